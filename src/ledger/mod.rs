@@ -1,0 +1,11 @@
+//! What an exchange cost and how it went: one [`Record`] for each, whatever its end.
+//!
+//! A record is handed to the journal (an append-only file, `journal`) before the client gets its last byte; a feeder carries
+//! it from there to the database in batches, exactly once (`feeder`). Queries read the database.
+
+pub mod feeder;
+pub mod journal;
+pub mod query;
+pub mod record;
+
+pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

@@ -1,0 +1,174 @@
+//! The ledger row of one exchange.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::unit::clock::Timestamp;
+use crate::unit::id::ExchangeId;
+use crate::unit::money::{NanoUsd, PriceRef};
+use crate::unit::usage::{Usage, UsageSource};
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The caller got a whole answer with a status below 400.
+    Answered,
+    /// Marg refused it before any provider was asked.
+    Refused,
+    /// The caller got an error that a provider gave, or that stands for the failure of all targets.
+    UpstreamFailed,
+    /// A provider broke off in the middle of the answer.
+    UpstreamCut,
+    /// The caller went away before the end.
+    ClientGone,
+    /// The gateway stopped, or a defect ended it.
+    Interrupted,
+}
+
+/// How one attempt at one target ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptEnd {
+    /// Its answer went to the caller (whatever its status).
+    Served,
+    /// A connection could not be made.
+    ConnectFailed,
+    /// No first byte, or no next byte, in time.
+    TimedOut,
+    /// The provider answered 429.
+    RateLimited,
+    /// The provider answered with a status that another target may mend.
+    BadStatus,
+    /// The connection broke before an answer.
+    Broken,
+    /// The connection broke in the middle of the answer.
+    Cut,
+    /// The caller went away during the attempt.
+    Abandoned,
+    /// Every credential of the provider was resting after a 429 or 401, so nothing was sent.
+    NoCredential,
+}
+
+/// One attempt at one target, in the order made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The provider's name in the configuration.
+    pub provider: Arc<str>,
+    /// The model asked of it.
+    pub model: String,
+    /// The position of the credential in the provider's list, from 0; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<u32>,
+    /// How it ended.
+    pub end: AttemptEnd,
+    /// The status that the provider answered with, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What went wrong, in words without credentials or addresses; at most 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Microseconds from the start of the exchange to the start of this attempt.
+    pub started_us: u64,
+    /// Microseconds that it took.
+    pub duration_us: u64,
+}
+
+/// One exchange. Serialises to one JSON object; absent values are left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The id of the exchange.
+    pub id: ExchangeId,
+    /// When its head had arrived.
+    pub started_at: Timestamp,
+    /// The caller's own `x-request-id`, when it was sane; at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What was asked: an operation name such as `chat`, `models`, `passthrough`.
+    pub operation: String,
+    /// The method and path, without the query; at most 512 bytes.
+    pub method: String,
+    /// The path, without the query; at most 512 bytes.
+    pub path: String,
+    /// The address of the caller, as resolved through trusted proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The key's id, if the caller was identified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Arc<str>>,
+    /// The key's organisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<Arc<str>>,
+    /// The key's team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<Arc<str>>,
+    /// The key's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Arc<str>>,
+    /// The model that the caller named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_requested: Option<String>,
+    /// The model that the provider said it used, else the one asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_served: Option<String>,
+    /// The provider whose answer went to the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Arc<str>>,
+    /// The name of the route that matched; `default` for the default provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// Whether the caller asked for a stream.
+    #[serde(default)]
+    pub stream: bool,
+    /// The status that the caller got; 0 if it went away before one was sent.
+    pub status: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The code of the error (`error::Kind::code`), if it ended in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What went wrong, in words without credentials, addresses or prompts; at most 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What it consumed; `None` if nothing is known, which is not zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Who counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_source: Option<UsageSource>,
+    /// What it cost; `None` if the model has no price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<NanoUsd>,
+    /// The price used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<PriceRef>,
+    /// Microseconds from the arrival of the head to the last byte handed out.
+    pub duration_us: u64,
+    /// Microseconds to the first byte of the answer's body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_us: Option<u64>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// The attempts, in order; empty if no provider was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+}
+
+/// What became known after the record was written: the tokens of an answer whose provider reported none, counted off the
+/// request path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Amendment {
+    /// The exchange.
+    pub id: ExchangeId,
+    /// The count.
+    pub usage: Usage,
+    /// Who counted.
+    pub usage_source: UsageSource,
+    /// The cost by that count, if the model has a price.
+    pub cost: Option<NanoUsd>,
+    /// The price used.
+    pub price: Option<PriceRef>,
+}

@@ -1,0 +1,132 @@
+//! The `providers:` part of the configuration.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::provider::preset::Preset;
+use crate::unit::glob::Glob;
+use crate::unit::secret::SecretRef;
+
+/// One provider. With a `preset`, only credentials are needed; without one, `base_url` is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// A row of the preset table: base URL, way of authentication, price list.
+    pub preset: Option<Preset>,
+    /// Where it is: `http://` or `https://`, host, optional port and path prefix, as in `https://api.openai.com/v1`.
+    pub base_url: Option<UrlRef>,
+    /// The credentials, used in turn; each rests alone after a 429 or a 401. Empty for providers that need none.
+    pub credentials: Vec<SecretRef>,
+    /// How a credential is sent; left out, as the preset says.
+    pub auth: Option<Auth>,
+    /// Off: no target of it is tried.
+    pub enabled: bool,
+    /// The models that it serves; empty means any. A target whose model is not among them is refused at load.
+    pub models: Vec<Glob>,
+    /// Headers added to every request; values may be secret references or bare text.
+    pub headers: BTreeMap<String, HeaderRef>,
+    /// The time to open a connection, TLS included.
+    pub connect_timeout_ms: u64,
+    /// The time from sending the request to the first byte of the answer.
+    pub first_byte_timeout_ms: u64,
+    /// The time between two chunks of an answer. There is no limit on the whole.
+    pub idle_timeout_ms: u64,
+    /// Which HTTP to speak.
+    pub http: HttpVersion,
+    /// A PEM file of certificate authorities to believe instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The provider id in the price list; left out, as the preset says.
+    pub price_provider: Option<String>,
+}
+
+impl Default for ProviderConfig {
+    fn default() -> Self {
+        Self {
+            preset: None,
+            base_url: None,
+            credentials: Vec::new(),
+            auth: None,
+            enabled: true,
+            models: Vec::new(),
+            headers: BTreeMap::new(),
+            connect_timeout_ms: 5_000,
+            first_byte_timeout_ms: 120_000,
+            idle_timeout_ms: 120_000,
+            http: HttpVersion::default(),
+            ca_file: None,
+            price_provider: None,
+        }
+    }
+}
+
+/// Which HTTP version to speak to a provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "1.1")]
+    Http1,
+    /// HTTP/2: by ALPN over TLS (falling back to 1.1), by prior knowledge without TLS.
+    #[serde(rename = "2")]
+    Http2,
+}
+
+/// How a credential is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auth {
+    /// `authorization: Bearer …` (RFC 6750).
+    Bearer,
+    /// `api-key: …` (Azure).
+    ApiKey,
+    /// `x-api-key: …` (Anthropic).
+    XApiKey,
+    /// `x-goog-api-key: …` (Google).
+    XGoogApiKey,
+    /// Nothing is sent.
+    None,
+}
+
+/// A URL, bare or by reference (`plain:`, `env:`, `file:`), since some URLs hold secrets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UrlRef {
+    /// Written out.
+    Bare(String),
+    /// To be looked up.
+    Ref(SecretRef),
+}
+
+impl<'de> Deserialize<'de> for UrlRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Ok(Self::Bare(text));
+        }
+        SecretRef::parse(&text).map(Self::Ref).map_err(|_| {
+            serde::de::Error::custom(
+                "a URL begins with http:// or https://, or is written plain:URL, env:NAME or file:PATH",
+            )
+        })
+    }
+}
+
+/// A header value, bare or by reference.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderRef {
+    /// Written out.
+    Bare(String),
+    /// To be looked up; its value is a secret.
+    Ref(SecretRef),
+}
+
+impl<'de> Deserialize<'de> for HeaderRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if ["plain:", "env:", "file:"].iter().any(|scheme| text.starts_with(scheme)) {
+            return SecretRef::parse(&text).map(Self::Ref).map_err(serde::de::Error::custom);
+        }
+        Ok(Self::Bare(text))
+    }
+}

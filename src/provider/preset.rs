@@ -1,0 +1,60 @@
+//! The preset table: what is known of each provider that speaks OpenAI's wire, one row each.
+
+use serde::Deserialize;
+
+use crate::provider::config::Auth;
+
+/// A row of the table, by its name in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Preset(&'static Row);
+
+/// What is known of a provider.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The name in the configuration.
+    pub name: &'static str,
+    /// The URL that paths such as `/chat/completions` are appended to.
+    pub base_url: &'static str,
+    /// How its credential is sent.
+    pub auth: Auth,
+    /// The environment variable that usually holds its key; `marg demo` looks there.
+    pub key_variable: Option<&'static str>,
+    /// Its id in the price list `genai-prices`, if it is there.
+    pub price_provider: Option<&'static str>,
+    /// The vendor page that says so.
+    pub source: &'static str,
+}
+
+/// Every preset, in the order in which `marg demo` prefers them as default provider.
+pub const TABLE: &[Row] = &[Row {
+    name: "openai",
+    base_url: "https://api.openai.com/v1",
+    auth: Auth::Bearer,
+    key_variable: Some("OPENAI_API_KEY"),
+    price_provider: Some("openai"),
+    source: "https://platform.openai.com/docs/api-reference",
+}];
+
+impl Preset {
+    /// The row.
+    pub fn row(self) -> &'static Row {
+        self.0
+    }
+
+    /// The preset of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.name == name).map(Self)
+    }
+}
+
+impl TryFrom<String> for Preset {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::named(&name).ok_or_else(|| {
+            let names: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+            format!("there is no preset {name:?}; there are {}", names.join(", "))
+        })
+    }
+}

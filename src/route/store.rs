@@ -1,0 +1,1 @@
+//! Routes kept in the store.

@@ -1,0 +1,105 @@
+//! Patterns with `*` (any run of characters) and `?` (one character), anchored at both ends, case-sensitive.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A pattern of at most [`Glob::MAX_BYTES`] bytes. Matching takes time linear in the text for each `*`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Glob(String);
+
+impl Glob {
+    /// The longest pattern that is accepted.
+    pub const MAX_BYTES: usize = 256;
+
+    /// Checks and takes a pattern.
+    ///
+    /// # Errors
+    /// A sentence, when the pattern is empty, too long or holds control characters.
+    pub fn new(pattern: &str) -> Result<Self, String> {
+        if pattern.is_empty() {
+            return Err("a pattern may not be empty; write * to match everything".to_owned());
+        }
+        if pattern.len() > Self::MAX_BYTES {
+            return Err(format!("a pattern has at most {} bytes", Self::MAX_BYTES));
+        }
+        if pattern.chars().any(char::is_control) {
+            return Err("a pattern may not hold control characters".to_owned());
+        }
+        Ok(Self(pattern.to_owned()))
+    }
+
+    /// Whether the whole text matches.
+    pub fn matches(&self, text: &str) -> bool {
+        let pattern: Vec<char> = self.0.chars().collect();
+        let text: Vec<char> = text.chars().collect();
+        let (mut p, mut t) = (0, 0);
+        // Where to go back to: the last star, and the text position that it has swallowed up to.
+        let mut star: Option<(usize, usize)> = None;
+        while t < text.len() {
+            match pattern.get(p) {
+                Some('*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(symbol) if *symbol == '?' || text.get(t) == Some(symbol) => {
+                    p += 1;
+                    t += 1;
+                }
+                _ => {
+                    let Some((star_p, star_t)) = star else { return false };
+                    star = Some((star_p, star_t + 1));
+                    p = star_p + 1;
+                    t = star_t + 1;
+                }
+            }
+        }
+        pattern.iter().skip(p).all(|symbol| *symbol == '*')
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the pattern has no wildcard, so that it matches exactly one text.
+    pub fn is_literal(&self) -> bool {
+        !self.0.contains(['*', '?'])
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl Serialize for Glob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Glob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_anchored_and_stars_backtrack() {
+        let matches = |pattern: &str, text: &str| Glob::new(pattern).unwrap().matches(text);
+        assert!(!matches("gpt-4", "gpt-4o"));
+        assert!(matches("gpt-*", "gpt-4o"));
+        assert!(matches("*mini*", "gpt-4o-mini-2024"));
+        assert!(matches("a*b*c", "aXbYbZc"));
+        assert!(!matches("a*b*c", "aXbYbZ"));
+        assert!(matches("?pt", "gpt"));
+        assert!(matches("*", ""));
+    }
+}

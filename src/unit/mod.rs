@@ -1,0 +1,10 @@
+//! Values without I/O that every other room shares: money, token counts, ids, time, secrets, patterns.
+//!
+//! Nothing here reads a file, the network or the environment; only `clock` reads the time.
+
+pub mod clock;
+pub mod glob;
+pub mod id;
+pub mod money;
+pub mod secret;
+pub mod usage;
