@@ -48,7 +48,8 @@ impl Glob {
                 (None, None) => return true,
                 (_, letter) => {
                     // The last star swallows one letter more; if none are left, nothing can match.
-                    let Some((behind_star, from)) = star.filter(|(_, from)| letter.is_some() && !from.is_empty()) else {
+                    let Some((behind_star, from)) = star.filter(|(_, from)| letter.is_some() && !from.is_empty())
+                    else {
                         return false;
                     };
                     pattern = behind_star;
