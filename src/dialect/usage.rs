@@ -38,7 +38,7 @@ pub fn find(operation: Operation, answer: Value<'_>) -> Option<Usage> {
     groq.and_then(|usage| read(operation, usage)).or_else(|| read(operation, in_choice()?))
 }
 
-/// Reads a usage object; `None` if it is not one or names no count.
+/// Reads a usage object; `None` if it is not one, is cut off (its last number may be half of one) or names no count.
 ///
 /// *Sources*, beside OpenAI's own (`prompt_tokens` contains `prompt_tokens_details.*`, `completion_tokens` contains
 /// `completion_tokens_details.*`; the Responses and Images APIs say `input_tokens`, `output_tokens`):
@@ -55,6 +55,9 @@ pub fn find(operation: Operation, answer: Value<'_>) -> Option<Usage> {
 /// - Perplexity: `reasoning_tokens` beside the totals are billed apart from `completion_tokens`, and `citation_tokens`
 ///   like input (<https://docs.perplexity.ai/getting-started/pricing>).
 pub fn read(operation: Operation, usage: Value<'_>) -> Option<Usage> {
+    if !usage.raw().ends_with(b"}") {
+        return None;
+    }
     let counts = Counts::collect(usage);
     counts.any().then(|| counts.disjoint(operation))
 }
