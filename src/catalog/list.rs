@@ -3,7 +3,7 @@
 //! The crate answers "what does this usage cost", walking its whole list for every question, and shows no rates. A card is
 //! found by asking it about chosen usages: each class alone, at each size of input where the price changes, and around the
 //! moment asked for. What it answers is linear between those points, so a card gives the crate's own answers, exactly
-//! (`a_card_costs_what_the_list_says_for_every_model` in the tests), in some tens of nanoseconds.
+//! (`a_card_costs_what_the_list_says_for_every_model` in the tests), in about 100 ns.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -155,13 +155,7 @@ impl Probe<'_> {
     }
 
     /// Adds the steps between two sizes. Halving finds every step whose rates do not return to those before it.
-    fn steps_between(
-        &self,
-        low: (u64, f64),
-        high: (u64, f64),
-        per_request: f64,
-        found: &mut Vec<u64>,
-    ) -> Option<()> {
+    fn steps_between(&self, low: (u64, f64), high: (u64, f64), per_request: f64, found: &mut Vec<u64>) -> Option<()> {
         if (low.1 - high.1).abs() <= 1e-9 * low.1.abs().max(high.1.abs()) {
             return Some(());
         }
@@ -189,9 +183,10 @@ impl Probe<'_> {
         let price_in = |slot: i64| {
             let probe = Self { at: start_of(slot), ..*self };
             // A small and a large input, since a price may change for only one of them.
-            SIZES.first().zip(SIZES.last()).map(|(small, large)| {
-                (probe.usd(mixture(*small as f64)), probe.usd(mixture(*large as f64)))
-            })
+            SIZES
+                .first()
+                .zip(SIZES.last())
+                .map(|(small, large)| (probe.usd(mixture(*small as f64)), probe.usd(mixture(*large as f64))))
         };
         let price = price_in(own);
         let first = (0..own).rev().take_while(|slot| price_in(*slot) == price).last().unwrap_or(own);
@@ -215,8 +210,18 @@ fn mixture(size: f64) -> [f64; CLASSES] {
 /// and wrote, audio and images; `output_tokens` holds reasoning. Caches and reasoning are taken to be text, since that is what
 /// providers report. Keys that no class feeds are said to be zero, or the list would call the usage incomplete.
 pub(super) fn overlapping(counts: [f64; CLASSES]) -> ListUsage {
-    let [input, cache_read, write_5m, write_1h, input_audio, input_image, output, reasoning, output_audio, output_image] =
-        counts;
+    let [
+        input,
+        cache_read,
+        write_5m,
+        write_1h,
+        input_audio,
+        input_image,
+        output,
+        reasoning,
+        output_audio,
+        output_image,
+    ] = counts;
     let write = write_5m + write_1h;
     let text_input = input + cache_read + write;
     let text_output = output + reasoning;

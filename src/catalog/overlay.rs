@@ -272,3 +272,6 @@ fn midnight(text: &str) -> Option<Timestamp> {
     let moment = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_microsecond();
     (moment >= 0).then_some(Timestamp(moment))
 }
+
+#[cfg(test)]
+mod tests;

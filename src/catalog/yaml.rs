@@ -34,10 +34,10 @@ impl Node {
     /// Line, column and a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, (u64, u64, String)> {
         serde_saphyr::from_str::<Node>(text).map_err(|error| {
-            let (line, column) =
-                error.locations().and_then(|found| found.primary_location()).map_or((1, 1), |place| {
-                    (place.line(), place.column())
-                });
+            let (line, column) = error
+                .locations()
+                .and_then(|found| found.primary_location())
+                .map_or((1, 1), |place| (place.line(), place.column()));
             let sentence = error.without_snippet().to_string();
             let end = sentence.find(" at line ").unwrap_or(sentence.len());
             (line, column, sentence.get(..end).unwrap_or_default().to_owned())
