@@ -1,17 +1,59 @@
 //! A process that the harness starts, pins and ends.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::now_ns;
-use crate::machine::pin;
+use crate::machine::{pin, runtime};
+
+/// The children that run now, so that a signal to the harness can end them.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// From now on SIGTERM and SIGINT kill the children before they end the harness: a signal runs no destructors, and a gateway
+/// left behind would spoil the next measurement.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn end_with_the_harness() -> anyhow::Result<()> {
+    let runtime = runtime(1)?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        for pid in running().iter().filter_map(|pid| i32::try_from(*pid).ok().and_then(Pid::from_raw)) {
+            if let Err(error) = kill_process(pid, Signal::KILL) {
+                eprintln!("marg-load: process {pid:?} could not be killed: {error}");
+            }
+        }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the load may be in the middle of anything; nothing of it is to be kept"
+        )]
+        process::exit(130);
+    })?;
+    Ok(())
+}
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running child. It is killed when dropped.
 #[derive(Debug)]
@@ -37,6 +79,7 @@ impl Child {
         let started = thread::scope(|scope| scope.spawn(start).join());
         let process = started.map_err(|_| anyhow::anyhow!("the starting thread panicked"))?;
         let process = process.with_context(|| format!("start {name}"))?;
+        running().insert(process.id());
         Ok(Self { name: name.to_owned(), process, errors })
     }
 
@@ -97,6 +140,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        running().remove(&self.process.id());
         // Both fail only if it has ended already, which is what is wanted.
         drop(self.process.kill());
         drop(self.process.wait());

@@ -79,7 +79,7 @@ struct RunOptions {
     #[arg(long, default_value_t = 1)]
     target_cores: usize,
     /// The gateway's binary.
-    #[arg(long, default_value = "target/release/marg")]
+    #[arg(long, default_value = "target/release/marg", overrides_with = "marg")]
     marg: PathBuf,
     /// The level of the gateway's log.
     #[arg(long, default_value = "info")]

@@ -63,6 +63,7 @@ pub enum Subject {
 /// When a process cannot be started or ends, or the report cannot be written.
 pub fn run(plan: &Plan) -> anyhow::Result<Report> {
     machine::raise_descriptor_limit().context("raise the limit of open files")?;
+    crate::child::end_with_the_harness().context("watch for signals")?;
     let cores = Cores::divide(plan.target_cores)?;
     let described = Machine::describe(thread::available_parallelism()?.get())?;
     machine::pin(&cores.load).context("pin the load")?;

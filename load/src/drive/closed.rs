@@ -38,13 +38,14 @@ pub async fn run(
     }
     let mut all = Tally::default();
     while !loops.is_empty() {
-        let next =
-            if meter.is_stopping() { timeout(PATIENCE, loops.join_next()).await } else { watched(&mut loops).await };
-        match next {
+        // Looked at before the waiting: what is set during it has its full patience in the next turn.
+        let is_stopping = meter.is_stopping();
+        let patience = if is_stopping { PATIENCE } else { Duration::from_millis(100) };
+        match timeout(patience, loops.join_next()).await {
             Ok(Some(Ok(tally))) => all.merge(&tally),
             Ok(Some(Err(error))) => all.fail(&anyhow!(error), meter),
             Ok(None) => break,
-            Err(_) if meter.is_stopping() => {
+            Err(_) if is_stopping => {
                 all.fail(&anyhow!("{} exchanges hung for {PATIENCE:?} after the end", loops.len()), meter);
                 loops.shutdown().await;
             }
@@ -52,13 +53,6 @@ pub async fn run(
         }
     }
     all
-}
-
-/// Waits a little for a loop to end, so that the flag is looked at again.
-async fn watched(
-    loops: &mut JoinSet<Tally>,
-) -> Result<Option<Result<Tally, tokio::task::JoinError>>, tokio::time::error::Elapsed> {
-    timeout(Duration::from_millis(100), loops.join_next()).await
 }
 
 async fn ask_on_and_on(address: SocketAddr, request: &Request, meter: &Meter, tally: &mut Tally) {
