@@ -8,7 +8,7 @@ use crate::admin::control::{
     Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness, ReadyStatus,
     ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
-use crate::assemble::core::Core;
+use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{live, load};
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
@@ -189,6 +189,8 @@ impl Core {
             errors: Vec::new(),
         };
         log::set_level(loaded.config.log.level.into());
+        self.gateway.journal.configure(journal_settings(&loaded.config));
+        self.feeder.configure(feeder_settings(&loaded.config));
         self.gateway.live.store(Arc::new(live));
         self.loaded.store(Arc::new(loaded));
         Ok(report)

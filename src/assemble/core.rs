@@ -178,7 +178,7 @@ impl Core {
 }
 
 async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>)> {
-    let ring = Arc::new(Ring::new(house.hash_key.clone()));
+    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     ring.refresh(&*house.store).await.context("cannot read the keys")?;
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
     let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
@@ -186,19 +186,20 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
 }
 
 fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
-    let settings = JournalSettings {
-        segment_bytes: config.ledger.journal_segment_bytes,
-        max_bytes: config.ledger.journal_max_bytes,
-    };
-    Journal::open(&folder, settings).with_context(|| format!("cannot open the journal in {}", folder.display()))
+    Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
 }
 
-fn feeder_settings(config: &Config) -> FeederSettings {
+pub(super) fn journal_settings(config: &Config) -> JournalSettings {
+    JournalSettings { segment_bytes: config.ledger.journal_segment_bytes, max_bytes: config.ledger.journal_max_bytes }
+}
+
+pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
+    let days = config.ledger.retention_days;
     FeederSettings {
         batch_rows: config.ledger.batch_rows,
         batch_delay: Duration::from_millis(config.ledger.batch_delay_ms),
         sync_interval: Duration::from_millis(config.ledger.sync_interval_ms),
-        retention_days: config.ledger.retention_days,
+        retention: (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400)),
     }
 }
 
