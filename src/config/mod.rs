@@ -15,7 +15,10 @@ use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+pub mod demo;
 pub mod load;
+pub mod problem;
+pub mod reload;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer};
 
 use crate::provider::preset::Preset;
 use crate::unit::glob::Glob;
-use crate::unit::secret::SecretRef;
+use crate::unit::secret::{Secret, SecretRef};
 
 /// One provider. With a `preset`, only credentials are needed; without one, `base_url` is.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -59,6 +61,42 @@ impl Default for ProviderConfig {
             price_provider: None,
         }
     }
+}
+
+/// One provider as it runs: every reference looked up, every value checked, every default filled in.
+#[derive(Clone, Debug)]
+pub struct ProviderSettings {
+    /// Its name in the configuration: 1 to 64 of `a-z A-Z 0-9 . _ -`.
+    pub name: String,
+    /// The preset that it was made from.
+    pub preset: Option<Preset>,
+    /// `http://` or `https://`, host, optional port, optional path without a slash at its end. No user name, query or
+    /// fragment. Secret because some URLs hold a token in their path.
+    pub base_url: Secret,
+    /// The credentials in the order of the file; each can be a header value. Empty for providers that need none.
+    pub credentials: Vec<Secret>,
+    /// How a credential is sent.
+    pub auth: Auth,
+    /// Off: no target of it is tried.
+    pub enabled: bool,
+    /// The models that it serves; empty means any.
+    pub models: Vec<Glob>,
+    /// Headers added to every request, in order of their names, each name once; values are marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The time to open a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// The time from sending the request to the first byte of the answer.
+    pub first_byte_timeout: Duration,
+    /// The time between two chunks of an answer.
+    pub idle_timeout: Duration,
+    /// Which HTTP to speak.
+    pub http: HttpVersion,
+    /// A PEM file of certificate authorities to believe instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The provider id in the price list.
+    pub price_provider: Option<String>,
+    /// Whether `stream_options.include_usage` may be added to a streamed request.
+    pub stream_usage: bool,
 }
 
 /// Which HTTP version to speak to a provider.

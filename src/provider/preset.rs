@@ -14,25 +14,41 @@ pub struct Preset(&'static Row);
 pub struct Row {
     /// The name in the configuration.
     pub name: &'static str,
+    /// Other names that are understood in the configuration.
+    pub aliases: &'static [&'static str],
     /// The URL that paths such as `/chat/completions` are appended to.
-    pub base_url: &'static str,
+    pub base_url: BaseUrl,
     /// How its credential is sent.
     pub auth: Auth,
-    /// The environment variable that usually holds its key; `marg demo` looks there.
+    /// The environment variable that usually holds its key; `marg demo` looks there. None for servers of one's own, which
+    /// need no credential.
     pub key_variable: Option<&'static str>,
     /// Its id in the price list `genai-prices`, if it is there.
     pub price_provider: Option<&'static str>,
+    /// Whether `stream_options.include_usage` is understood, so that it may be added to a streamed request.
+    pub stream_usage: bool,
     /// The vendor page that says so.
     pub source: &'static str,
+}
+
+/// Where a preset's provider is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseUrl {
+    /// At the same place for everybody.
+    Known(&'static str),
+    /// At a place of one's own, which the configuration must give; this is its form.
+    Given(&'static str),
 }
 
 /// Every preset, in the order in which `marg demo` prefers them as default provider.
 pub const TABLE: &[Row] = &[Row {
     name: "openai",
-    base_url: "https://api.openai.com/v1",
+    aliases: &[],
+    base_url: BaseUrl::Known("https://api.openai.com/v1"),
     auth: Auth::Bearer,
     key_variable: Some("OPENAI_API_KEY"),
     price_provider: Some("openai"),
+    stream_usage: true,
     source: "https://platform.openai.com/docs/api-reference",
 }];
 
@@ -44,7 +60,7 @@ impl Preset {
 
     /// The preset of a name.
     pub fn named(name: &str) -> Option<Self> {
-        TABLE.iter().find(|row| row.name == name).map(Self)
+        TABLE.iter().find(|row| row.name == name || row.aliases.contains(&name)).map(Self)
     }
 }
 
