@@ -21,7 +21,7 @@ use crate::admin::State;
 use crate::admin::respond::Refusal;
 use crate::error::{Error, Kind};
 use crate::key::admin::Role;
-use crate::key::token::TokenHash;
+use crate::key::token::{TokenHash, well_formed};
 use crate::unit::clock::Timestamp;
 
 /// How many wrong tokens an address may send in a minute.
@@ -128,42 +128,85 @@ impl Guesses {
     }
 }
 
-/// Lets a request pass to its route, or answers why not. Logs who changed what.
-pub async fn guard(state: State, access: Access, mut request: Request, next: Next) -> Response {
-    if access == Access::Open || (access == Access::Metrics && state.control.open_metrics()) {
+/// What stands in front of a route.
+#[derive(Clone)]
+pub struct Door {
+    /// What the admin side works with.
+    pub state: State,
+    /// Who may pass.
+    pub access: Access,
+    /// Whether the route reads a query; if not, one is refused.
+    pub takes_query: bool,
+}
+
+impl Door {
+    /// Lets a request pass to its route, or answers why not. Logs who changed what.
+    pub async fn pass(self, mut request: Request, next: Next) -> Response {
+        if self.is_closed() {
+            let caller = match request.extensions().get::<Caller>() {
+                Some(caller) => caller.clone(),
+                None => match identify(&self.state, request.headers(), peer(&request)).await {
+                    Ok(caller) => caller,
+                    Err(error) => return Refusal::from(error).into_response(),
+                },
+            };
+            if !self.access.roles().contains(&caller.role) {
+                let text = format!("The role {} may not do this.", caller.role);
+                return Refusal::from(Error::new(Kind::PermissionDenied, text)).into_response();
+            }
+            request.extensions_mut().insert(caller);
+        }
+        if !self.takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
+            let error = Error::new(Kind::InvalidRequest, "This endpoint takes no query parameters.");
+            return Refusal::from(error).into_response();
+        }
+        run(request, next).await
+    }
+
+    fn is_closed(&self) -> bool {
+        match self.access {
+            Access::Open => false,
+            Access::Metrics => !self.state.control.open_metrics(),
+            Access::Roles(_) => true,
+        }
+    }
+}
+
+/// Runs the route, and logs who asked for what if it is a change.
+async fn run(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let caller = match request.extensions().get::<Caller>() {
-        Some(caller) => caller.clone(),
-        None => match identify(&state, &request).await {
-            Ok(caller) => caller,
-            Err(error) => return Refusal::from(error).into_response(),
-        },
-    };
-    if !access.roles().contains(&caller.role) {
-        let text = format!("The role {} may not do this.", caller.role.as_str());
-        return Refusal::from(Error::new(Kind::PermissionDenied, text)).into_response();
-    }
-    let changes = request.method() != Method::GET && request.method() != Method::HEAD;
-    let subject = changes.then(|| (request.method().clone(), request.uri().path().to_owned()));
-    request.extensions_mut().insert(caller.clone());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let token = request.extensions().get::<Caller>().and_then(|caller| caller.token.clone());
     let answer = next.run(request).await;
-    if let Some((method, path)) = subject {
-        let token = caller.token.as_deref().unwrap_or("in-process");
-        tracing::info!(token, %method, path, status = answer.status().as_u16(), "an administrator asked for a change");
-    }
+    let token = token.as_deref().unwrap_or("in-process");
+    tracing::info!(token, %method, path, status = answer.status().as_u16(), "an administrator asked for a change");
     answer
 }
 
-async fn identify(state: &State, request: &Request) -> Result<Caller, Error> {
-    let token = bearer(request.headers())?;
-    let from = network(request.extensions().get::<Peer>().and_then(|peer| peer.0));
+/// Whether the token of somebody who was let in is still good. While the store is away nobody is thrown out.
+pub async fn still_good(state: &State, caller: &Caller) -> bool {
+    let Some(id) = &caller.token else { return true };
+    match state.tokens.get(id).await {
+        Ok(found) => found.is_some_and(|token| token.is_active(Timestamp::now())),
+        Err(_) => true,
+    }
+}
+
+fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().and_then(|peer| peer.0)
+}
+
+async fn identify(state: &State, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, Error> {
+    let token = bearer(headers)?;
+    let from = network(peer);
     let hash = state.hash_key.hash(token);
     if !state.guesses.allows(from, &hash) {
         let text = "Too many wrong tokens came from this address; wait a minute.";
         return Err(Error::new(Kind::LimitExceeded, text).retry_after(60));
     }
-    let found = state.tokens.find(&hash).await?;
+    let found = if well_formed(token) { state.tokens.find(&hash).await? } else { None };
     match found.filter(|token| token.is_active(Timestamp::now())) {
         Some(token) => {
             state.guesses.was_right(hash);

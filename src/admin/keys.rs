@@ -204,42 +204,42 @@ pub struct KeyCreate {
 
 /// What to change about a key. What is left out stays; null removes.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct KeyPatch {
     /// A name for people.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::name)]
     name: Option<String>,
     /// The organisation that it acts for.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::name_or_null)]
     org: Option<Option<String>>,
     /// The team that it acts for.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::name_or_null)]
     team: Option<Option<String>>,
     /// The person or service that it acts for.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::name_or_null)]
     user: Option<Option<String>>,
     /// Free labels; they replace all that there are.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(value_type = Labels)]
     labels: Option<Labels>,
     /// Patterns of the models that it may ask for; they replace all that there are.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::patterns)]
     models: Option<Vec<String>>,
     /// Addresses or networks that it may be used from; they replace all that there are.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::networks)]
     addresses: Option<Vec<String>>,
     /// From when on it is refused; it must lie ahead (409).
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(value_type = Option<Time>)]
     expires_at: Option<Option<Time>>,
     /// Whether it is switched on.
-    #[serde(deserialize_with = "some")]
+    #[serde(default, deserialize_with = "some")]
     #[schema(nullable = false)]
     enabled: Option<bool>,
 }

@@ -11,17 +11,19 @@ pub mod keys;
 mod live;
 pub mod openapi;
 mod page;
+pub mod record;
 pub mod providers;
 pub mod requests;
 pub mod respond;
 pub mod routes;
 pub mod service;
+mod shape;
 pub mod system;
 pub mod time;
 pub mod tokens;
 
-#[cfg(test)]
-mod tests;
+
+
 
 use std::sync::Arc;
 
@@ -29,14 +31,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
-use axum::response::IntoResponse;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
-use crate::admin::auth::{Access, Guesses};
-use crate::admin::respond::Refusal;
+use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
-use crate::error::{Error, Kind};
 use crate::unit::clock::Timestamp;
 
 /// What the admin side works with. Cheap to clone.
@@ -123,7 +122,7 @@ pub fn router(state: State) -> Router {
         let (_, mut paths, methods) = openapi::declare(access, routes);
         let takes_query = paths.paths.values_mut().any(|item| openapi::operations(item).any(|one| openapi::takes_query(one)));
         let door = Door { state: state.clone(), access, takes_query };
-        let methods = methods.route_layer(from_fn(move |request, next| door.clone().pass(request, next)));
+        let methods = methods.route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
         for path in paths.paths.keys() {
             router = router.route(path, methods.clone());
         }
@@ -134,21 +133,4 @@ pub fn router(state: State) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(respond::harden))
         .with_state(state)
-}
-
-#[derive(Clone)]
-struct Door {
-    state: State,
-    access: Access,
-    takes_query: bool,
-}
-
-impl Door {
-    async fn pass(self, request: Request, next: Next) -> axum::response::Response {
-        if !self.takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
-            let error = Error::new(Kind::InvalidRequest, "This endpoint takes no query parameters.");
-            return Refusal::from(error).into_response();
-        }
-        auth::guard(self.state, self.access, request, next).await
-    }
 }

@@ -96,7 +96,7 @@ fn refusal(operation: &mut Operation, status: &str, description: &str) {
     answer = answer.content("application/json", Content::new(Some(Ref::from_schema_name("ErrorAnswer"))));
     if status == "429" {
         let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
-        answer = answer.header("retry-after", HeaderBuilder::new().schema(seconds).build());
+        answer = answer.header("retry-after", HeaderBuilder::new().schema(Some(seconds)).build());
     }
     operation.responses.responses.entry(status.to_owned()).or_insert_with(|| RefOr::T(answer.build()));
 }

@@ -13,7 +13,7 @@ use crate::unit::usage::{Usage, UsageSource};
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RequestView {
     /// The id of the exchange.
-    #[schema(format = Uuid)]
+    #[schema(format = "uuid")]
     pub id: String,
     /// When its head had arrived.
     pub started_at: Time,
@@ -182,7 +182,8 @@ fn word<T: Serialize>(value: &T) -> String {
 /// A cell that a spreadsheet shows as text, whatever a caller put into it: one that would begin a formula gets an apostrophe
 /// before it (OWASP, CSV Injection), and every cell with a separator, a quote or a line end is quoted.
 fn csv_cell(text: &str) -> String {
-    let number = text.parse::<f64>().is_ok();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let formula = !number && text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%']);
     let safe = if formula { format!("'{text}") } else { text.to_owned() };
     if safe.contains([',', '"', '\r', '\n', '\'', ';', '\t']) {
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_cell_never_begins_a_formula() {
-        for bad in ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "|calc", "%x"] {
+        for bad in ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "|calc", "%x", "-inf", "-"] {
             let cell = csv_cell(bad);
             assert!(cell.trim_start_matches('"').starts_with('\''), "{cell}");
         }

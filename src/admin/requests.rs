@@ -10,13 +10,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
-use crate::admin::auth::Caller;
+use crate::admin::auth::{self, Caller};
 use crate::admin::live::{Closing, Pen, ReaderGone};
 use crate::admin::respond::{self, ErrorAnswer, Params, Params2, Refusal, Segment};
 use crate::admin::shape;
 use crate::admin::time::Time;
-use crate::admin::{record, state_of_token};
-use crate::admin::record::RequestView;
+use crate::admin::record::{self, RequestView};
 use crate::error::{Error, StoreError};
 use crate::ledger::query::{Cursor, Filter, Order, StatusFilter};
 use crate::ledger::{Outcome, Record};
@@ -312,7 +311,7 @@ impl Follow {
             };
             if last_sign.elapsed() >= SIGN_OF_LIFE {
                 last_sign = Tick::now();
-                if !state_of_token(&self.state, &self.caller).await {
+                if !auth::still_good(&self.state, &self.caller).await {
                     return Ok(());
                 }
                 pen.write(":\n\n").await?;

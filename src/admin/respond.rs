@@ -10,13 +10,13 @@ use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
 use crate::error::{Error, Fault, Kind};
@@ -163,15 +163,38 @@ pub struct Params<T>(pub T);
 impl<T: DeserializeOwned> FromRequestParts<State> for Params<T> {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, Refusal> {
-        match Query::<T>::from_request_parts(parts, state).await {
-            Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let cause = text.split_once(": ").map_or(text.as_str(), |(_, cause)| cause);
-                Err(Error::new(Kind::InvalidRequest, format!("The query is not what this endpoint takes: {cause}."))
-                    .into())
-            }
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Refusal> {
+        parse_query(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// A query of two parts, each with known parameters only: those that `A` names are its own, the rest are `B`'s.
+pub struct Params2<A, B>(pub A, pub B);
+
+impl<A: DeserializeOwned + IntoParams, B: DeserializeOwned> FromRequestParts<State> for Params2<A, B> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Refusal> {
+        let names: Vec<String> = A::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        let pairs = parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let (first, second): (Vec<&str>, Vec<&str>) = pairs.partition(|pair| {
+            let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+            names.iter().any(|known| known == name)
+        });
+        Ok(Self(parse_query(&first.join("&"))?, parse_query(&second.join("&"))?))
+    }
+}
+
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Refusal> {
+    let invalid = |why: &str| {
+        Refusal::from(Error::new(Kind::InvalidRequest, format!("The query is not what this endpoint takes: {why}.")))
+    };
+    let uri = Uri::builder().path_and_query(format!("/?{query}")).build().map_err(|_| invalid("it is malformed"))?;
+    match Query::<T>::try_from_uri(&uri) {
+        Ok(Query(value)) => Ok(value),
+        Err(rejection) => {
+            let text = rejection.body_text();
+            Err(invalid(text.split_once(": ").map_or(text.as_str(), |(_, cause)| cause)))
         }
     }
 }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::{GetSocketDigest, Stream};
+use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -89,7 +89,7 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         // A closed watch means that the server is gone, which is a shutdown as well.
-        _ = shutdown.wait_for(|stopping| *stopping) => {
+        () = async { drop(shutdown.wait_for(|stopping| *stopping).await) } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::admin::State;
 use crate::admin::control::{Readiness, ReadyStatus, ReloadProblem, ReloadReport};
-use crate::admin::respond::{self, ErrorAnswer};
+use crate::admin::respond;
 use crate::admin::time::Time;
 use crate::error::Kind;
 use crate::unit::version::{self, Build};
