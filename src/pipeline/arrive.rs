@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use http::HeaderMap;
 
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::exchange::{Exchange, clip};
 use crate::pipeline::Settings;
+use crate::pipeline::exchange::{Exchange, clip};
 
 /// What is known from a request's head alone.
 pub struct Head<'a> {
@@ -35,7 +35,9 @@ impl Exchange {
         let address = head.peer.map(|peer| caller_address(&self.live.settings, peer, head.headers));
         self.record.address = address.map(|address| address.to_string());
         if self.gateway.is_draining() {
-            return Err(Error::new(Kind::ShuttingDown, "This gateway is stopping; send the request again.").retry_after(1));
+            return Err(
+                Error::new(Kind::ShuttingDown, "This gateway is stopping; send the request again.").retry_after(1)
+            );
         }
         let most = self.live.settings.max_exchanges;
         if self.gateway.in_flight.load(Ordering::Acquire) > most {
@@ -45,7 +47,10 @@ impl Exchange {
         let size = head_size(head);
         if size > self.live.settings.max_header_bytes {
             let most = self.live.settings.max_header_bytes;
-            return Err(Error::new(Kind::TooLarge, format!("The request's head has {size} bytes; the most is {most} (server.max_header_bytes).")));
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!("The request's head has {size} bytes; the most is {most} (server.max_header_bytes)."),
+            ));
         }
         if let Err(error) = self.gateway.journal.ready() {
             let text = "This gateway cannot record exchanges at present, so it takes none; its operator has been told.";

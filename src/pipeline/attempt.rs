@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::error::{Error, Kind};
 use crate::ledger::{Attempt, AttemptEnd};
 use crate::pipeline::exchange::{Exchange, clip};
-use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429};
 use crate::provider::Provider;
+use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::secret::Secret;
@@ -88,9 +88,16 @@ impl Exchange {
         let Some(current) = self.current.take() else { return false };
         let name = &current.step.provider.name;
         let error = match end {
-            AttemptEnd::ConnectFailed => Error::new(Kind::UpstreamUnreachable, format!("The provider `{name}` cannot be reached.")),
-            AttemptEnd::TimedOut => Error::new(Kind::UpstreamTimeout, format!("The provider `{name}` did not answer in time.")),
-            _ => Error::new(Kind::UpstreamError, format!("The provider `{name}` broke the connection before it answered.")),
+            AttemptEnd::ConnectFailed => {
+                Error::new(Kind::UpstreamUnreachable, format!("The provider `{name}` cannot be reached."))
+            }
+            AttemptEnd::TimedOut => {
+                Error::new(Kind::UpstreamTimeout, format!("The provider `{name}` did not answer in time."))
+            }
+            _ => Error::new(
+                Kind::UpstreamError,
+                format!("The provider `{name}` broke the connection before it answered."),
+            ),
         };
         self.last_failure = Some(error);
         current.step.provider.health.failed(Timestamp::now(), text);
@@ -98,6 +105,17 @@ impl Exchange {
         self.at += 1;
         self.tries_on_step = 0;
         self.advance()
+    }
+
+    /// A pooled connection was dead before it carried anything: the same attempt begins anew, once. False if it already has.
+    pub fn renew(&mut self) -> bool {
+        match &mut self.current {
+            Some(current) if !current.renewed => {
+                current.renewed = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Weighs the status of an upstream's answer, before anything has reached the caller.
@@ -164,7 +182,8 @@ impl Exchange {
             duration_us: 0,
         });
         METRICS.attempts.with_label_values(&[&**name, word(AttemptEnd::NoCredential)]).inc();
-        let sooner = self.last_failure.as_ref().and_then(Error::retry_after_seconds).is_none_or(|other| seconds < other);
+        let sooner =
+            self.last_failure.as_ref().and_then(Error::retry_after_seconds).is_none_or(|other| seconds < other);
         if sooner {
             self.last_failure = Some(Error::new(Kind::LimitExceeded, text).retry_after(seconds));
         }
@@ -188,7 +207,9 @@ fn rest(current: &Current, status: u16, retry_after: Option<Duration>) {
 /// The delay that a `retry-after` or `retry-after-ms` header asks for: seconds or an HTTP date (RFC 9110 section 10.2.3),
 /// milliseconds as OpenAI and Azure send them.
 pub fn retry_after(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration> {
-    if let Some(millis) = headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok()) {
+    if let Some(millis) =
+        headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
+    {
         return Some(Duration::from_millis(millis));
     }
     let text = headers.get("retry-after")?.to_str().ok()?.trim();

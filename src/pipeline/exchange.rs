@@ -34,6 +34,8 @@ pub struct Exchange {
     pub facts: Option<Facts>,
     /// The body, once read.
     pub body: Bytes,
+    /// The body for the current target, until Pingora has taken it.
+    pub outgoing: Bytes,
     /// The targets, once planned.
     pub plan: Vec<Step>,
     /// Which step of the plan is next or current.
@@ -59,6 +61,8 @@ pub enum Relaying {
     Passing {
         /// Reads usage as it passes.
         reader: Box<AnswerReader>,
+        /// Whether it is an event stream.
+        event_stream: bool,
         /// The length that the upstream announced.
         expected: Option<u64>,
         /// The bytes that have come so far.
@@ -85,6 +89,7 @@ impl Exchange {
             key: None,
             facts: None,
             body: Bytes::new(),
+            outgoing: Bytes::new(),
             plan: Vec::new(),
             at: 0,
             current: None,
@@ -106,6 +111,11 @@ impl Exchange {
     /// Whether the caller asked for a stream.
     pub fn wants_stream(&self) -> bool {
         self.facts.as_ref().is_some_and(|facts| facts.stream)
+    }
+
+    /// Leaves no record: for the pages about the gateway itself, which monitors ask for all the time.
+    pub fn forget(&mut self) {
+        self.settled = true;
     }
 
     /// Notes that Marg refuses, and why.

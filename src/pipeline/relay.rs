@@ -55,7 +55,7 @@ impl Exchange {
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
         let hide = event_stream && hides_usage(operation, wants, asks);
         let reader = Box::new(AnswerReader::new(operation, event_stream, hide));
-        self.relaying = Relaying::Passing { reader, expected: head.length, seen: 0 };
+        self.relaying = Relaying::Passing { reader, event_stream, expected: head.length, seen: 0 };
         Framing { length_changes: hide, event_stream, status: head.status }
     }
 
@@ -83,10 +83,12 @@ impl Exchange {
             Relaying::Nothing => chunk,
             Relaying::Mending { collected, .. } => {
                 let room = MAX_ERROR_BYTES.saturating_sub(collected.len());
-                collected.extend_from_slice(chunk.as_deref().and_then(|bytes| bytes.get(..bytes.len().min(room))).unwrap_or_default());
+                collected.extend_from_slice(
+                    chunk.as_deref().and_then(|bytes| bytes.get(..bytes.len().min(room))).unwrap_or_default(),
+                );
                 if end { Some(self.mend()) } else { None }
             }
-            Relaying::Passing { reader, expected, seen } => {
+            Relaying::Passing { reader, expected, seen, event_stream: _ } => {
                 let chunk = chunk.unwrap_or_default();
                 *seen += chunk.len() as u64;
                 let whole = end || expected.is_some_and(|length| *seen >= length);
@@ -129,14 +131,18 @@ impl Exchange {
     /// The answer broke off. Gives what the caller can still be told in its dialect: an error event if it is in the middle
     /// of a stream.
     pub fn cut(&mut self, client_gone: bool) -> Option<Bytes> {
-        let streaming = matches!(&self.relaying, Relaying::Passing { reader, .. } if reader.is_event_stream());
+        let streaming = matches!(&self.relaying, Relaying::Passing { event_stream: true, .. });
         let error = Error::new(Kind::UpstreamError, "The provider broke off in the middle of the answer.");
         if client_gone {
             self.settle(Outcome::ClientGone);
             return None;
         }
         if let Some(current) = self.current.take() {
-            current.step.provider.health.failed(crate::unit::clock::Timestamp::now(), "broke off in the middle of an answer");
+            current
+                .step
+                .provider
+                .health
+                .failed(crate::unit::clock::Timestamp::now(), "broke off in the middle of an answer");
             self.end_attempt(&current, AttemptEnd::Cut, Some(self.record.status), None);
         }
         self.record.reason = Some(error.kind().code().to_owned());

@@ -3,13 +3,13 @@
 //! Usage becomes cost, the record goes to the journal – into the operating system's hands before the caller has the last
 //! byte – and the figures are counted. Settling twice does nothing the second time.
 
+use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
 use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
 use crate::pipeline::exchange::{Exchange, Relaying};
-use crate::catalog::prices::PriceQuery;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::usage::{Usage, UsageSource};
@@ -41,7 +41,7 @@ impl Exchange {
 
     /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count.
     fn close_answer(&mut self) -> Option<Uncounted> {
-        let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
+        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
         reader.finish();
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
@@ -52,13 +52,16 @@ impl Exchange {
             return None;
         }
         let operation = self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation);
-        let counts = matches!(operation, Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses);
+        let counts = matches!(
+            operation,
+            Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses
+        );
         let current = self.current.as_ref().filter(|_| counts)?;
         let (delivered, delivered_bytes) = reader.delivered();
         Some(Uncounted {
             id: self.record.id,
             operation,
-            event_stream: reader.is_event_stream(),
+            event_stream: *event_stream,
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
             delivered,

@@ -102,7 +102,9 @@ fn no_way(asked: Option<&str>) -> Error {
             let text = format!("The model `{model}` does not exist here or you do not have access to it.");
             Error::new(Kind::ModelNotFound, text).param("model")
         }
-        None => Error::new(Kind::NotFound, "No provider of this gateway takes requests without a model (default_provider)."),
+        None => {
+            Error::new(Kind::NotFound, "No provider of this gateway takes requests without a model (default_provider).")
+        }
     }
 }
 
@@ -118,7 +120,9 @@ impl Gateway {
         let team = key.principal.team.as_deref();
         let mut names: Vec<String> = live.table.literal_models(team).into_iter().map(str::to_owned).collect();
         for provider in live.providers.values().filter(|provider| provider.settings.enabled) {
-            names.extend(provider.settings.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()));
+            names.extend(
+                provider.settings.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()),
+            );
             if let Some(list) = &provider.settings.price_provider {
                 names.extend(live.catalog.models(list).into_iter().map(|card| card.id));
             }
@@ -140,7 +144,11 @@ impl Gateway {
             let asked = target.model.as_deref().unwrap_or(model);
             let known = target.model.is_some()
                 || !provider.settings.models.is_empty()
-                || provider.settings.price_provider.as_deref().is_none_or(|list| live.catalog.models(list).iter().any(|card| card.id == asked));
+                || provider
+                    .settings
+                    .price_provider
+                    .as_deref()
+                    .is_none_or(|list| live.catalog.models(list).iter().any(|card| card.id == asked));
             (provider.serves(Some(asked)) && known).then(|| provider.name.clone())
         })
     }

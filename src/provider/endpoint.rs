@@ -95,7 +95,10 @@ impl Endpoint {
                 let (resolved, host, port) = (self.resolved.clone(), self.host.clone(), self.port);
                 task::spawn("resolver", async move {
                     if let Err(reason) = resolved.ask(&host, port).await {
-                        tracing::warn!(reason, "a provider's name could not be resolved again; the last answer stays in use");
+                        tracing::warn!(
+                            reason,
+                            "a provider's name could not be resolved again; the last answer stays in use"
+                        );
                     }
                     resolved.busy.store(false, Ordering::Release);
                 });
@@ -153,7 +156,14 @@ mod tests {
 
     #[test]
     fn a_url_that_could_leak_or_mislead_is_refused() {
-        for url in ["ftp://x", "https://", "http://user:secret@host", "http://host/?key=1", "http://169.254.169.254/latest", "http://[fe80::1]/"] {
+        for url in [
+            "ftp://x",
+            "https://",
+            "http://user:secret@host",
+            "http://host/?key=1",
+            "http://169.254.169.254/latest",
+            "http://[fe80::1]/",
+        ] {
             let sentence = Endpoint::parse(url).map(|endpoint| endpoint.host).unwrap_err();
             assert!(!sentence.contains("secret"), "{sentence}");
         }
@@ -164,6 +174,9 @@ mod tests {
         let endpoint = Endpoint::parse("https://api.example.com/v1/").unwrap();
         assert_eq!((endpoint.tls, endpoint.port, endpoint.prefix.as_str()), (true, 443, "/v1"));
         let endpoint = Endpoint::parse("http://[::1]:8000").unwrap();
-        assert_eq!((endpoint.host.as_str(), endpoint.authority.as_str(), endpoint.prefix.as_str()), ("::1", "[::1]:8000", ""));
+        assert_eq!(
+            (endpoint.host.as_str(), endpoint.authority.as_str(), endpoint.prefix.as_str()),
+            ("::1", "[::1]:8000", "")
+        );
     }
 }

@@ -9,6 +9,7 @@ pub mod credential;
 pub mod endpoint;
 pub mod preset;
 pub mod simulated;
+pub mod transport;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::provider::config::ProviderSettings;
 use crate::provider::credential::Credentials;
 use crate::provider::endpoint::Endpoint;
+use crate::provider::transport::Transport;
 use crate::unit::clock::Timestamp;
 
 /// A provider, ready to serve.
@@ -27,6 +29,8 @@ pub struct Provider {
     pub settings: ProviderSettings,
     /// Where it is.
     pub endpoint: Endpoint,
+    /// How it is connected to.
+    pub transport: Transport,
     /// What it is asked with.
     pub credentials: Credentials,
     /// How it has been doing since it was built.
@@ -37,11 +41,13 @@ impl Provider {
     /// Builds a provider from checked settings.
     ///
     /// # Errors
-    /// A sentence, when the base URL has a form that cannot be used.
+    /// A sentence, when the base URL has a form that cannot be used, or the file of certificate authorities cannot be read.
     pub fn new(settings: ProviderSettings) -> Result<Self, String> {
+        let endpoint = Endpoint::parse(settings.base_url.expose())?;
         Ok(Self {
             name: Arc::from(settings.name.as_str()),
-            endpoint: Endpoint::parse(settings.base_url.expose())?,
+            transport: Transport::new(&settings, &endpoint)?,
+            endpoint,
             credentials: Credentials::new(settings.credentials.clone()),
             health: Health::default(),
             settings,
@@ -52,7 +58,9 @@ impl Provider {
     pub fn serves(&self, model: Option<&str>) -> bool {
         self.settings.enabled
             && match model {
-                Some(model) if !self.settings.models.is_empty() => self.settings.models.iter().any(|glob| glob.matches(model)),
+                Some(model) if !self.settings.models.is_empty() => {
+                    self.settings.models.iter().any(|glob| glob.matches(model))
+                }
                 _ => true,
             }
     }

@@ -1,12 +1,9 @@
 //! The preset table: what is known of each provider that speaks OpenAI's wire, one row each.
 
-use serde::Deserialize;
-
 use crate::provider::config::Auth;
 
 /// A row of the table, by its name in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset(&'static Row);
 
 /// What is known of a provider.
@@ -58,19 +55,13 @@ impl Preset {
         self.0
     }
 
-    /// The preset of a name.
+    /// Whether its provider is at the same place for everybody, so that the configuration need not say where.
+    pub fn has_known_url(self) -> bool {
+        matches!(self.0.base_url, BaseUrl::Known(_))
+    }
+
+    /// The preset of a name or alias.
     pub fn named(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.name == name || row.aliases.contains(&name)).map(Self)
-    }
-}
-
-impl TryFrom<String> for Preset {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        Self::named(&name).ok_or_else(|| {
-            let names: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
-            format!("there is no preset {name:?}; there are {}", names.join(", "))
-        })
     }
 }

@@ -59,7 +59,11 @@ impl Table {
     /// # Errors
     /// One sentence for each fault, each beginning with the route's name: an unknown provider, no target, both `to` and
     /// `split`, only weights of 0, too many targets or routes.
-    pub fn build(routes: &[RouteConfig], default: Option<&str>, providers: &HashSet<Arc<str>>) -> Result<Self, Vec<String>> {
+    pub fn build(
+        routes: &[RouteConfig],
+        default: Option<&str>,
+        providers: &HashSet<Arc<str>>,
+    ) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         if routes.len() > MAX_ROUTES {
             faults.push(format!("there are {} routes; the most is {MAX_ROUTES}", routes.len()));
@@ -76,7 +80,10 @@ impl Table {
                 faults.push(format!("default_provider: there is no provider {name:?}"));
                 return None;
             };
-            Some(Plan { route: Arc::from("default"), targets: vec![Target { provider: provider.clone(), model: None }] })
+            Some(Plan {
+                route: Arc::from("default"),
+                targets: vec![Target { provider: provider.clone(), model: None }],
+            })
         });
         if faults.is_empty() { Ok(Self { routes: built, fallback }) } else { Err(faults) }
     }
@@ -119,7 +126,9 @@ impl Route {
             (Some(to), []) => vec![(target(to)?, 1)],
             (None, []) => return Err(format!("{name}: a route needs `to` or `split`")),
             (Some(_), _) => return Err(format!("{name}: a route has `to` or `split`, not both")),
-            (None, sides) => sides.iter().map(|side| Ok((target(&side.to)?, side.weight))).collect::<Result<_, String>>()?,
+            (None, sides) => {
+                sides.iter().map(|side| Ok((target(&side.to)?, side.weight))).collect::<Result<_, String>>()?
+            }
         };
         let weights = first.iter().map(|(_, weight)| u64::from(*weight)).sum();
         if weights == 0 {
@@ -199,16 +208,24 @@ mod tests {
 
     #[test]
     fn a_route_to_nowhere_is_refused_with_its_name() {
-        let faults = table("[{to: c}, {name: n}, {to: a, split: [{to: b, weight: 1}]}, {split: [{to: b, weight: 0}]}]", Some("x"));
+        let faults = table(
+            "[{to: c}, {name: n}, {to: a, split: [{to: b, weight: 1}]}, {split: [{to: b, weight: 0}]}]",
+            Some("x"),
+        );
         let faults = faults.unwrap_err().join("\n");
-        for part in ["route-1: there is no provider \"c\"", "n: a route needs", "not both", "above 0", "default_provider"] {
+        for part in
+            ["route-1: there is no provider \"c\"", "n: a route needs", "not both", "above 0", "default_provider"]
+        {
             assert!(faults.contains(part), "{part} is missing from {faults}");
         }
     }
 
     #[test]
     fn the_first_match_decides_and_the_default_is_last() {
-        let table = table("[{match: {model: 'gpt-*', team: red}, to: b}, {match: {model: gpt-4}, to: 'a:x', fallback: [b, 'a:x']}]", Some("a"));
+        let table = table(
+            "[{match: {model: 'gpt-*', team: red}, to: b}, {match: {model: gpt-4}, to: 'a:x', fallback: [b, 'a:x']}]",
+            Some("a"),
+        );
         let table = table.unwrap();
         assert_eq!(names(table.plan(Some("gpt-4"), Some("red"), 0)), ["b"]);
         assert_eq!(names(table.plan(Some("gpt-4"), None, 0)), ["a:x", "b"]);
