@@ -66,7 +66,7 @@ impl Default for ProviderConfig {
 }
 
 /// One provider as it runs: every reference looked up, every value checked, every default filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderSettings {
     /// Its name in the configuration: 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub name: String,
