@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use http::{HeaderName, HeaderValue};
 
 use crate::provider::preset::Preset;
 use crate::unit::glob::Glob;
-use crate::unit::secret::SecretRef;
+use crate::unit::secret::{Secret, SecretRef};
 
 /// One provider. With a `preset`, only credentials are needed; without one, `base_url` is.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderConfig {
     /// A row of the preset table: base URL, way of authentication, price list.
     pub preset: Option<Preset>,
@@ -39,6 +39,9 @@ pub struct ProviderConfig {
     pub ca_file: Option<PathBuf>,
     /// The provider id in the price list; left out, as the preset says.
     pub price_provider: Option<String>,
+    /// Whether `stream_options.include_usage` may be added to a streamed request, so that the provider reports what it
+    /// used; left out, as the preset says, and yes without a preset.
+    pub stream_usage: Option<bool>,
 }
 
 impl Default for ProviderConfig {
@@ -57,25 +60,59 @@ impl Default for ProviderConfig {
             http: HttpVersion::default(),
             ca_file: None,
             price_provider: None,
+            stream_usage: None,
         }
     }
 }
 
+/// One provider as it runs: every reference looked up, every value checked, every default filled in.
+#[derive(Clone, Debug)]
+pub struct ProviderSettings {
+    /// Its name in the configuration: 1 to 64 of `a-z A-Z 0-9 . _ -`.
+    pub name: String,
+    /// The preset that it was made from.
+    pub preset: Option<Preset>,
+    /// `http://` or `https://`, host, optional port, optional path without a slash at its end. No user name, query or
+    /// fragment. Secret because some URLs hold a token in their path.
+    pub base_url: Secret,
+    /// The credentials in the order of the file; each can be a header value. Empty for providers that need none.
+    pub credentials: Vec<Secret>,
+    /// How a credential is sent.
+    pub auth: Auth,
+    /// Off: no target of it is tried.
+    pub enabled: bool,
+    /// The models that it serves; empty means any.
+    pub models: Vec<Glob>,
+    /// Headers added to every request, in order of their names, each name once; values are marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The time to open a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// The time from sending the request to the first byte of the answer.
+    pub first_byte_timeout: Duration,
+    /// The time between two chunks of an answer.
+    pub idle_timeout: Duration,
+    /// Which HTTP to speak.
+    pub http: HttpVersion,
+    /// A PEM file of certificate authorities to believe instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The provider id in the price list.
+    pub price_provider: Option<String>,
+    /// Whether `stream_options.include_usage` may be added to a streamed request.
+    pub stream_usage: bool,
+}
+
 /// Which HTTP version to speak to a provider.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {
     /// HTTP/1.1.
     #[default]
-    #[serde(rename = "1.1")]
     Http1,
     /// HTTP/2: by ALPN over TLS (falling back to 1.1), by prior knowledge without TLS.
-    #[serde(rename = "2")]
     Http2,
 }
 
 /// How a credential is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// `authorization: Bearer …` (RFC 6750).
     Bearer,
@@ -98,16 +135,18 @@ pub enum UrlRef {
     Ref(SecretRef),
 }
 
-impl<'de> Deserialize<'de> for UrlRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.starts_with("http://") || text.starts_with("https://") {
-            return Ok(Self::Bare(text));
+impl UrlRef {
+    /// Parses a URL that begins with `http://` or `https://`, or a reference.
+    ///
+    /// # Errors
+    /// A sentence that does not repeat the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if matches!(scheme.as_deref(), Some("http" | "https")) {
+            return Ok(Self::Bare(text.to_owned()));
         }
-        SecretRef::parse(&text).map(Self::Ref).map_err(|_| {
-            serde::de::Error::custom(
-                "a URL begins with http:// or https://, or is written plain:URL, env:NAME or file:PATH",
-            )
+        SecretRef::parse(text).map(Self::Ref).map_err(|_| {
+            "a URL begins with http:// or https://, or is written plain:URL, env:NAME or file:PATH".to_owned()
         })
     }
 }
@@ -121,12 +160,15 @@ pub enum HeaderRef {
     Ref(SecretRef),
 }
 
-impl<'de> Deserialize<'de> for HeaderRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl HeaderRef {
+    /// Parses a reference, or takes the text as it is.
+    ///
+    /// # Errors
+    /// A sentence that does not repeat the text, when a reference names nothing.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if ["plain:", "env:", "file:"].iter().any(|scheme| text.starts_with(scheme)) {
-            return SecretRef::parse(&text).map(Self::Ref).map_err(serde::de::Error::custom);
+            return SecretRef::parse(text).map(Self::Ref);
         }
-        Ok(Self::Bare(text))
+        Ok(Self::Bare(text.to_owned()))
     }
 }

@@ -29,20 +29,53 @@ impl Glob {
         Ok(Self(pattern.to_owned()))
     }
 
-    /// Whether the whole text matches.
+    /// Whether the whole text matches. Allocates nothing.
     pub fn matches(&self, text: &str) -> bool {
-        let pattern: Vec<char> = self.0.chars().collect();
-        let text: Vec<char> = text.chars().collect();
+        let (mut pattern, mut rest) = (self.0.as_str(), text);
+        // Where to go back to: the pattern behind the last star, and the text behind what that star has swallowed.
+        let mut star: Option<(&str, &str)> = None;
+        loop {
+            let mut symbols = pattern.chars();
+            match (symbols.next(), rest.chars().next()) {
+                (Some('*'), _) => {
+                    pattern = symbols.as_str();
+                    star = Some((pattern, rest));
+                }
+                (Some(symbol), Some(letter)) if symbol == '?' || symbol == letter => {
+                    pattern = symbols.as_str();
+                    rest = behind(rest);
+                }
+                (None, None) => return true,
+                (_, letter) => {
+                    // The last star swallows one letter more; if none are left, nothing can match.
+                    let Some((behind_star, from)) = star.filter(|(_, from)| letter.is_some() && !from.is_empty())
+                    else {
+                        return false;
+                    };
+                    pattern = behind_star;
+                    rest = behind(from);
+                    star = Some((behind_star, rest));
+                }
+            }
+        }
+    }
+
+    /// Whether this pattern certainly matches everything that the other one matches. `false` if that cannot be seen by
+    /// laying one over the other, as with `*a*` over `?*a`.
+    pub fn covers(&self, other: &Glob) -> bool {
+        let this: Vec<char> = self.0.chars().collect();
+        // What the other pattern writes is text here: its star can be swallowed by a star only, its `?` by both wildcards.
+        let fits = |mine: char, theirs: char| mine == theirs || (mine == '?' && theirs != '*');
+        let other: Vec<char> = other.0.chars().collect();
         let (mut p, mut t) = (0, 0);
-        // Where to go back to: the last star, and the text position that it has swallowed up to.
         let mut star: Option<(usize, usize)> = None;
-        while t < text.len() {
-            match pattern.get(p) {
+        while let Some(theirs) = other.get(t) {
+            match this.get(p) {
                 Some('*') => {
                     star = Some((p, t));
                     p += 1;
                 }
-                Some(symbol) if *symbol == '?' || text.get(t) == Some(symbol) => {
+                Some(mine) if fits(*mine, *theirs) => {
                     p += 1;
                     t += 1;
                 }
@@ -54,7 +87,7 @@ impl Glob {
                 }
             }
         }
-        pattern.iter().skip(p).all(|symbol| *symbol == '*')
+        this.iter().skip(p).all(|symbol| *symbol == '*')
     }
 
     /// The pattern as written.
@@ -66,6 +99,13 @@ impl Glob {
     pub fn is_literal(&self) -> bool {
         !self.0.contains(['*', '?'])
     }
+}
+
+/// The text behind its first character.
+fn behind(text: &str) -> &str {
+    let mut letters = text.chars();
+    letters.next();
+    letters.as_str()
 }
 
 impl fmt::Display for Glob {
@@ -101,5 +141,20 @@ mod tests {
         assert!(!matches("a*b*c", "aXbYbZ"));
         assert!(matches("?pt", "gpt"));
         assert!(matches("*", ""));
+        assert!(!matches("a*", ""));
+        assert!(!matches("?", ""));
+        assert!(matches("*ü?", "grün"));
+        assert!(!matches("a**b", "ac"));
+    }
+
+    #[test]
+    fn a_pattern_covers_only_what_it_matches_whole() {
+        let covers = |mine: &str, theirs: &str| Glob::new(mine).unwrap().covers(&Glob::new(theirs).unwrap());
+        for (mine, theirs) in [("gpt-4", "gpt-*"), ("?", "*"), ("gpt-?", "gpt-*"), ("a*b", "a*"), ("gpt-4", "gpt-?")] {
+            assert!(!covers(mine, theirs), "{mine} {theirs}");
+        }
+        for (mine, theirs) in [("*", "*"), ("*", "gpt-4"), ("gpt-*", "gpt-4*"), ("gpt-*", "gpt-?"), ("a*", "a*b*"), ("?*", "??")] {
+            assert!(covers(mine, theirs), "{mine} {theirs}");
+        }
     }
 }
