@@ -81,9 +81,7 @@ impl AnswerReader {
         if std::mem::replace(&mut self.read, true) || self.stream.is_some() {
             return;
         }
-        if let Some(answer) = Value::first(self.delivered.head()) {
-            self.findings.read(answer);
-        }
+        self.findings.read(Value::whole(self.delivered.head()));
         if self.delivered.total > DOCUMENT_LIMIT_BYTES as u64 {
             self.findings.tail(&self.delivered.tail);
         }
@@ -175,7 +173,12 @@ impl Stream {
     }
 
     /// An event ends: `range` of the chunk, behind what was held.
-    fn whole_event(&mut self, range: std::ops::Range<usize>, out: &mut Outgoing<'_>, findings: &mut Findings) -> Meaning {
+    fn whole_event(
+        &mut self,
+        range: std::ops::Range<usize>,
+        out: &mut Outgoing<'_>,
+        findings: &mut Findings,
+    ) -> Meaning {
         let piece = out.chunk.get(range.clone()).unwrap_or_default();
         if self.partial.is_empty() {
             let meaning = findings.event(piece);

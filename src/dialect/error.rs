@@ -282,7 +282,13 @@ mod tests {
                 }
             }
         }
-        check(400, r#"{"error":{"message":"key hunter2hunter2 bad","type":"t","code":"c"}}"#, "key [redacted] bad", "t", Some("c"));
+        check(
+            400,
+            r#"{"error":{"message":"key hunter2hunter2 bad","type":"t","code":"c"}}"#,
+            "key [redacted] bad",
+            "t",
+            Some("c"),
+        );
         let page = upstream(502, "<title>hunter2hunter2 at api.upstream.example</title>").to_string();
         assert!(!page.contains("hunter2") && !page.contains("upstream"), "{page}");
         assert!(!upstream(500, "plain hunter2hunter2").to_string().contains("hunter2"));
@@ -292,18 +298,54 @@ mod tests {
     fn every_shape_becomes_openais() {
         let bad = "invalid_request_error";
         check(404, r#"{"error":"no such model"}"#, "no such model", bad, None);
-        check(400, r#"{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}"#, "too long", "BadRequestError", Some("400"));
-        check(422, r#"{"detail":[{"loc":["body","n",0],"msg":"field required","type":"missing"}]}"#, "body.n.0: field required", bad, None);
+        check(
+            400,
+            r#"{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}"#,
+            "too long",
+            "BadRequestError",
+            Some("400"),
+        );
+        check(
+            422,
+            r#"{"detail":[{"loc":["body","n",0],"msg":"field required","type":"missing"}]}"#,
+            "body.n.0: field required",
+            bad,
+            None,
+        );
         check(401, r#"{"detail":"Unauthorized"}"#, "Unauthorized", bad, None);
-        check(400, r#"[{"error":{"code":400,"message":"bad key","status":"INVALID_ARGUMENT"}}]"#, "bad key", "INVALID_ARGUMENT", Some("400"));
-        check(400, r#"{"success":false,"errors":[{"code":7003,"message":"no route"}],"messages":[]}"#, "no route", bad, None);
+        check(
+            400,
+            r#"[{"error":{"code":400,"message":"bad key","status":"INVALID_ARGUMENT"}}]"#,
+            "bad key",
+            "INVALID_ARGUMENT",
+            Some("400"),
+        );
+        check(
+            400,
+            r#"{"success":false,"errors":[{"code":7003,"message":"no route"}],"messages":[]}"#,
+            "no route",
+            bad,
+            None,
+        );
         check(400, r#"{"type":"about:blank","title":"Bad Request"}"#, "Bad Request", "about:blank", None);
-        check(400, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Overloaded", "overloaded_error", None);
+        check(
+            400,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            "Overloaded",
+            "overloaded_error",
+            None,
+        );
         check(400, r#"{"error":true,"message":"m"}"#, "m", bad, None);
         check(429, r#"{"ok":false}"#, "the provider answered with status 429", "rate_limit_error", None);
         check(500, "", "the provider answered with status 500", "server_error", None);
         check(500, " \r\n", "the provider answered with status 500", "server_error", None);
-        check(502, "<html><head><TITLE>\n 502 Bad  Gateway</TITLE>", "the provider answered with status 502 and a page titled \"502 Bad Gateway\"", "server_error", None);
+        check(
+            502,
+            "<html><head><TITLE>\n 502 Bad  Gateway</TITLE>",
+            "the provider answered with status 502 and a page titled \"502 Bad Gateway\"",
+            "server_error",
+            None,
+        );
         check(502, "<html>no title", "the provider answered with status 502", "server_error", None);
         check(503, "upstream connect error\u{7}", "upstream connect error", "service_unavailable_error", None);
         check(500, "{\"error\":{\"message\":\"cut o", "cut o", "server_error", None);

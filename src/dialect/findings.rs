@@ -113,70 +113,57 @@ impl Findings {
             return Meaning { last: true, only_usage: false };
         }
         self.parsed = self.parsed.saturating_add(1);
-        let Some(answer) = Value::first(&data) else { return Meaning::default() };
-        let kind = answer.get("type").and_then(Value::string).unwrap_or_default();
-        let usage = self.read(answer);
-        self.first_token = self.first_token || self.holds_content(answer, &kind);
-        self.read_error(answer, &kind);
-        let no_choice = answer.present("choices").is_none_or(|choices| choices.elements().next().is_none());
-        let no_error = answer.present("error").is_none();
+        let parts = Parts::of(Value::whole(&data));
+        let kind = parts.kind.and_then(Value::string).unwrap_or_default();
+        let usage = self.read_parts(&parts);
+        self.first_token = self.first_token || self.holds_content(&parts, &kind);
+        if parts.error.is_none() && kind == "error" {
+            self.keep_error(Value::whole(&data));
+        }
+        let no_choice = parts.choices.is_none_or(|choices| choices.elements().next().is_none());
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
-            only_usage: usage && no_choice && no_error && answer.present("usage").is_some(),
+            only_usage: usage && parts.usage.is_some() && no_choice && parts.error.is_none(),
         }
     }
 
-    /// Reads a JSON answer, or the JSON of an event. Gives whether it carries usage.
-    pub(super) fn read(&mut self, answer: Value<'_>) -> bool {
-        let usage = usage::find(self.operation, answer);
+    /// Reads a JSON answer.
+    pub(super) fn read(&mut self, answer: Value<'_>) {
+        self.read_parts(&Parts::of(answer));
+    }
+
+    /// Reads an answer or an event. Gives whether it carries usage.
+    fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
+        let usage = parts.usage(self.operation);
         self.usage = usage.or(self.usage);
-        let mut finish = None;
-        for (name, value) in answer.members() {
-            if name.is("model") {
-                keep(&mut self.model, value);
-            } else if name.is("id") {
-                keep(&mut self.id, value);
-            } else if name.is("choices") {
-                finish = finish_of_first(value).or(finish);
-            } else if name.is("response") && self.speaks_responses() {
-                self.read_response(value);
-            } else if name.is("status") && self.operation == Operation::Responses {
-                self.read_response(answer);
-            }
+        keep(&mut self.model, parts.model);
+        keep(&mut self.id, parts.id);
+        keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
+        if self.speaks_responses()
+            && let Some(response) = parts.response
+        {
+            self.read_response(&Parts::of(response));
+        } else if self.operation == Operation::Responses {
+            self.read_response(parts);
         }
-        if let Some(finish) = finish {
-            keep(&mut self.finish_reason, finish);
+        if let Some(error) = parts.error {
+            self.keep_error(error);
         }
         usage.is_some()
     }
 
     /// *Source*: the response object, <https://platform.openai.com/docs/api-reference/responses/object>: `status` is
     /// `completed`, `failed`, `in_progress`, `cancelled`, `queued` or `incomplete`.
-    fn read_response(&mut self, response: Value<'_>) {
-        if let Some(model) = response.get("model") {
-            keep(&mut self.model, model);
-        }
-        if let Some(id) = response.get("id") {
-            keep(&mut self.id, id);
-        }
-        let status = response.get("status");
-        let word = status.and_then(Value::string).unwrap_or_default();
+    fn read_response(&mut self, response: &Parts<'_>) {
+        keep(&mut self.model, response.model);
+        keep(&mut self.id, response.id);
+        let word = response.status.and_then(Value::string).unwrap_or_default();
         if !matches!(&*word, "" | "in_progress" | "queued") {
-            let reason = response.get("incomplete_details").and_then(|details| details.present("reason"));
-            if let Some(reason) = reason.or(status) {
-                keep(&mut self.finish_reason, reason);
-            }
+            let reason = response.incomplete_details.and_then(|details| details.present("reason"));
+            keep(&mut self.finish_reason, reason.or(response.status));
         }
-        if let Some(error) = response.present("error") {
+        if let Some(error) = response.error {
             self.keep_error(error);
-        }
-    }
-
-    fn read_error(&mut self, answer: Value<'_>, kind: &str) {
-        if let Some(error) = answer.present("error") {
-            self.keep_error(error);
-        } else if kind == "error" {
-            self.keep_error(answer);
         }
     }
 
@@ -194,10 +181,10 @@ impl Findings {
         self.error = Some(StreamError { message: cut(&message, MESSAGE_LIMIT_BYTES).to_owned(), code });
     }
 
-    fn holds_content(&self, answer: Value<'_>, kind: &str) -> bool {
+    fn holds_content(&self, parts: &Parts<'_>, kind: &str) -> bool {
         match self.operation {
             Operation::Chat | Operation::Completions => {
-                answer.get("choices").is_some_and(|choices| choices.elements().any(choice_holds_content))
+                parts.choices.is_some_and(|choices| choices.elements().any(choice_holds_content))
             }
             Operation::Responses => kind.ends_with(".delta"),
             // Of other streams every event is content.
@@ -211,12 +198,8 @@ impl Findings {
         if let Some(value) = last_member(tail, b"\"usage\"") {
             self.usage = usage::read(self.operation, value).or(self.usage);
         }
-        if let Some(value) = last_member(tail, b"\"model\"") {
-            keep(&mut self.model, value);
-        }
-        if let Some(value) = last_member(tail, b"\"finish_reason\"") {
-            keep(&mut self.finish_reason, value);
-        }
+        keep(&mut self.model, last_member(tail, b"\"model\""));
+        keep(&mut self.finish_reason, last_member(tail, b"\"finish_reason\""));
     }
 }
 
@@ -245,10 +228,66 @@ fn last_member<'a>(tail: &'a [u8], key: &[u8]) -> Option<Value<'a>> {
 }
 
 /// Keeps the first whole, non-empty string.
-fn keep(slot: &mut Option<String>, value: Value<'_>) {
-    let whole = value.raw().len() > 2 && value.raw().ends_with(b"\"");
-    if slot.is_none() && whole {
-        *slot = value.string().map(|text| cut(&text, NAME_LIMIT_BYTES).to_owned());
+fn keep(slot: &mut Option<String>, value: Option<Value<'_>>) {
+    if slot.is_some() {
+        return;
+    }
+    let whole = value.filter(|value| value.raw().len() > 2 && value.raw().ends_with(b"\""));
+    *slot = whole.and_then(Value::string).map(|text| cut(&text, NAME_LIMIT_BYTES).to_owned());
+}
+
+/// The members of an answer, or of an event, that matter; `null` counts as absent. Found in one walk.
+#[derive(Default)]
+struct Parts<'a> {
+    id: Option<Value<'a>>,
+    model: Option<Value<'a>>,
+    kind: Option<Value<'a>>,
+    status: Option<Value<'a>>,
+    incomplete_details: Option<Value<'a>>,
+    choices: Option<Value<'a>>,
+    response: Option<Value<'a>>,
+    error: Option<Value<'a>>,
+    usage: Option<Value<'a>>,
+    groq: Option<Value<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(answer: Value<'a>) -> Self {
+        let mut parts = Self::default();
+        for (name, value) in answer.members() {
+            let slot = match name.decode().as_ref() {
+                "id" => &mut parts.id,
+                "model" => &mut parts.model,
+                "type" => &mut parts.kind,
+                "status" => &mut parts.status,
+                "incomplete_details" => &mut parts.incomplete_details,
+                "choices" => &mut parts.choices,
+                "response" => &mut parts.response,
+                "error" => &mut parts.error,
+                "usage" => &mut parts.usage,
+                "x_groq" => &mut parts.groq,
+                _ => continue,
+            };
+            *slot = Some(value).filter(|value| !value.is_null());
+        }
+        parts
+    }
+
+    /// The usage object, read.
+    ///
+    /// *Sources*, in the order tried: `usage` (OpenAI, <https://platform.openai.com/docs/api-reference/chat/object>);
+    /// `response.usage` (the terminal events of the Responses API,
+    /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
+    /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
+    /// <https://platform.moonshot.ai/docs/api/chat>).
+    fn usage(&self, operation: Operation) -> Option<Usage> {
+        let read = |usage| usage::read(operation, usage);
+        let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
+        self.usage
+            .and_then(read)
+            .or_else(|| inside(self.response))
+            .or_else(|| inside(self.groq))
+            .or_else(|| inside(self.choices.and_then(|choices| choices.elements().next())))
     }
 }
 

@@ -8,18 +8,22 @@
 //! kept. Reading values again is `value`'s work.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
+use crate::dialect::json::keys::Keys;
+use crate::dialect::json::special::{first_of_word, plain_chunks, special_mask};
 use crate::dialect::value;
-use crate::error::{Error, Kind};
+
+mod fault;
+mod keys;
+mod special;
+
+pub use crate::dialect::json::fault::{Fault, JsonError};
 
 /// How many containers may be open at once.
 pub const DEPTH_LIMIT: usize = 128;
 /// The largest document, in bytes.
 const LENGTH_LIMIT: usize = i32::MAX as usize;
-/// Up to this many keys are compared one by one; objects with more are sorted when they close.
-const FEW_KEYS: usize = 24;
 
 /// A string in the document: the span between its quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,69 +74,6 @@ pub trait Visit {
 
 /// The visitor that only lets a document be validated.
 impl Visit for () {}
-
-/// Why a document is refused, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JsonError {
-    /// The byte at which it stops being acceptable.
-    pub offset: usize,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
-/// What is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Something else was expected.
-    Expected(&'static str),
-    /// A byte is not UTF-8.
-    NotUtf8,
-    /// A control character stands unescaped in a string.
-    ControlCharacter,
-    /// A backslash begins no escape.
-    BadEscape,
-    /// Half of a surrogate pair.
-    LoneSurrogate,
-    /// A string does not end.
-    OpenString,
-    /// A number breaks the grammar.
-    BadNumber,
-    /// More containers are open than allowed.
-    TooDeep,
-    /// A key stands twice in one object; its first 64 characters.
-    TwiceKey(String),
-    /// Something follows the document.
-    Trailing,
-    /// The document is larger than the scanner takes.
-    TooLong,
-}
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.offset;
-        match &self.fault {
-            Fault::Expected(what) => write!(out, "expected {what} at byte {at}"),
-            Fault::NotUtf8 => write!(out, "the text is not UTF-8 at byte {at}"),
-            Fault::ControlCharacter => write!(out, "a string holds a control character at byte {at}"),
-            Fault::BadEscape => write!(out, "a string holds an invalid escape at byte {at}"),
-            Fault::LoneSurrogate => write!(out, "a string holds half of a surrogate pair at byte {at}"),
-            Fault::OpenString => write!(out, "the string that begins at byte {at} does not end"),
-            Fault::BadNumber => write!(out, "invalid number at byte {at}"),
-            Fault::TooDeep => write!(out, "nested deeper than {DEPTH_LIMIT} levels (byte {at})"),
-            Fault::TwiceKey(key) => write!(out, "the key \"{key}\" appears twice (byte {at})"),
-            Fault::Trailing => write!(out, "something follows the document at byte {at}"),
-            Fault::TooLong => write!(out, "the document is larger than 2 GiB"),
-        }
-    }
-}
-
-impl std::error::Error for JsonError {}
-
-impl From<JsonError> for Error {
-    fn from(fault: JsonError) -> Self {
-        Error::new(Kind::InvalidRequest, format!("the body is not valid JSON: {fault}"))
-    }
-}
 
 /// A member of the top-level object: the spans of its key (with quotes) and of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,24 +287,47 @@ impl Scanner<'_> {
     /// Reads a string from its opening quote to behind its closing one.
     #[inline]
     fn string(&mut self) -> Result<Text, JsonError> {
-        let opening = self.at;
-        let start = opening + 1;
+        let start = self.at + 1;
+        // Most strings are keys and words: often the first eight bytes hold the end.
+        let word = self.document.get(start..).and_then(|rest| rest.first_chunk::<8>());
+        if let Some(length) = word.and_then(first_of_word)
+            && self.document.get(start + length) == Some(&b'"')
+        {
+            self.at = start + length + 1;
+            return Ok(Text { start, end: start + length, escaped: false });
+        }
+        self.long_string(start)
+    }
+
+    fn long_string(&mut self, start: usize) -> Result<Text, JsonError> {
         let mut escaped = false;
         self.at = start;
         loop {
-            self.at += until_special(self.document.get(self.at..).unwrap_or_default());
-            match self.document.get(self.at) {
-                Some(b'"') => {
-                    let text = Text { start, end: self.at, escaped };
-                    self.at += 1;
-                    return Ok(text);
+            self.at += plain_chunks(self.document.get(self.at..).unwrap_or_default());
+            let rest = self.document.get(self.at..).unwrap_or_default();
+            let (mut specials, length) = special_mask(rest);
+            let base = self.at;
+            while specials != 0 {
+                self.at = base + specials.trailing_zeros() as usize;
+                match self.document.get(self.at) {
+                    Some(b'"') => {
+                        let text = Text { start, end: self.at, escaped };
+                        self.at += 1;
+                        return Ok(text);
+                    }
+                    Some(b'\\') => {
+                        escaped = true;
+                        self.escape()?;
+                    }
+                    _ => return self.fail(Fault::ControlCharacter),
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return self.fail(Fault::ControlCharacter),
-                None => return Err(JsonError { offset: opening, fault: Fault::OpenString }),
+                // What the escape took is no longer special.
+                let taken = u32::try_from(self.at - base).unwrap_or(u32::MAX);
+                specials &= u32::MAX.checked_shl(taken).unwrap_or(0);
+            }
+            self.at = self.at.max(base + length);
+            if self.at >= self.document.len() {
+                return Err(JsonError { offset: start - 1, fault: Fault::OpenString });
             }
         }
     }
@@ -438,154 +402,6 @@ impl Scanner<'_> {
         }
         self.at > start
     }
-}
-
-/// The distance to the next byte that ends a run of plain string content: a quote, a backslash or a control character;
-/// the length if there is none.
-#[inline]
-fn until_special(bytes: &[u8]) -> usize {
-    let (chunks, tail) = bytes.as_chunks::<32>();
-    for (index, chunk) in chunks.iter().enumerate() {
-        // Without branches inside, the compiler tests the whole chunk with a few vector instructions.
-        let hit = chunk.iter().fold(0, |hit, byte| hit | u8::from(is_special(*byte)));
-        if hit != 0 {
-            return index * 32 + first_special(chunk);
-        }
-    }
-    let behind = tail.iter().position(|byte| is_special(*byte)).unwrap_or(tail.len());
-    chunks.len() * 32 + behind
-}
-
-#[inline]
-fn is_special(byte: u8) -> bool {
-    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
-}
-
-/// The position of the first special byte of a chunk that has one, eight bytes at a time.
-#[inline]
-fn first_special(chunk: &[u8; 32]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES * 0x80;
-    let (words, _) = chunk.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * 0x22);
-        let backslash = word ^ (ONES * 0x5C);
-        // Each term sets the high bit of every byte that matches; false hits arise only above a true one, so the lowest
-        // bit is exact.
-        let hits = ((quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-            | (word.wrapping_sub(ONES * 0x20) & !word))
-            & HIGHS;
-        if hits != 0 {
-            return index * 8 + hits.trailing_zeros() as usize / 8;
-        }
-    }
-    0
-}
-
-/// The keys of the objects that are open, outermost first.
-#[derive(Default)]
-struct Keys {
-    kept: Vec<Key>,
-    /// The decoded bytes of keys with escapes.
-    decoded: Vec<u8>,
-}
-
-/// A key: where its decoded bytes are (`length` has the high bit set if among `Keys::decoded`) and where it stands.
-#[derive(Clone, Copy)]
-struct Key {
-    start: u32,
-    length: u32,
-    at: u32,
-}
-
-const DECODED: u32 = 1 << 31;
-
-/// A position in a document, which `LENGTH_LIMIT` keeps below 2 GiB.
-fn short(position: usize) -> u32 {
-    u32::try_from(position).unwrap_or(u32::MAX)
-}
-
-impl Keys {
-    fn len(&self) -> u32 {
-        short(self.kept.len())
-    }
-
-    fn bytes<'a>(&'a self, key: Key, document: &'a [u8]) -> &'a [u8] {
-        let from = if key.length & DECODED != 0 { self.decoded.as_slice() } else { document };
-        let start = key.start as usize;
-        from.get(start..start + (key.length & !DECODED) as usize).unwrap_or_default()
-    }
-
-    /// Keeps a key of the innermost object; if that object has few keys, compares it with them.
-    #[inline]
-    fn add(&mut self, first: u32, text: Text, document: &[u8]) -> Result<(), JsonError> {
-        let at = short(text.start);
-        let mut key = Key { start: at, length: short(text.end - text.start), at };
-        if text.escaped {
-            key.start = short(self.decoded.len());
-            self.decoded.extend_from_slice(text.decode(document).as_bytes());
-            key.length = (short(self.decoded.len()) - key.start) | DECODED;
-        }
-        let siblings = self.kept.get(first as usize..).unwrap_or_default();
-        if siblings.len() < FEW_KEYS {
-            let bytes = self.bytes(key, document);
-            if siblings.iter().any(|other| self.bytes(*other, document) == bytes) {
-                return Err(twice(bytes, key));
-            }
-        }
-        self.kept.push(key);
-        Ok(())
-    }
-
-    /// Forgets the keys of the innermost object, after comparing them all if they are many.
-    #[inline]
-    fn close(&mut self, first: u32, document: &[u8]) -> Result<(), JsonError> {
-        let siblings = self.kept.get(first as usize..).unwrap_or_default();
-        if siblings.len() > FEW_KEYS {
-            self.compare_all(siblings, document)?;
-        }
-        if let Some(key) = siblings.iter().find(|key| key.length & DECODED != 0) {
-            self.decoded.truncate(key.start as usize);
-        }
-        self.kept.truncate(first as usize);
-        Ok(())
-    }
-
-    /// Sorts by hash, then by bytes: however the hashes collide, time stays `n log n`, so the hash needs no secret.
-    #[cold]
-    fn compare_all(&self, siblings: &[Key], document: &[u8]) -> Result<(), JsonError> {
-        let mut order: Vec<(u64, Key)> = siblings.iter().map(|key| (hash(self.bytes(*key, document)), *key)).collect();
-        order.sort_unstable_by(|(left_hash, left), (right_hash, right)| {
-            left_hash
-                .cmp(right_hash)
-                .then_with(|| self.bytes(*left, document).cmp(self.bytes(*right, document)))
-                .then_with(|| left.at.cmp(&right.at))
-        });
-        let again = order.windows(2).filter_map(|pair| match pair {
-            [(a, left), (b, right)] if a == b && self.bytes(*left, document) == self.bytes(*right, document) => {
-                Some(*right)
-            }
-            _ => None,
-        });
-        match again.min_by_key(|key| key.at) {
-            Some(key) => Err(twice(self.bytes(key, document), key)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// FNV-1a, 64 bits.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cold]
-fn twice(bytes: &[u8], key: Key) -> JsonError {
-    let name = String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(64).collect();
-    // The span begins behind the quote; the sentence points at the quote.
-    JsonError { offset: (key.at as usize).saturating_sub(1), fault: Fault::TwiceKey(name) }
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ fn first_part(body: &[u8], boundary: &str, finder: &memmem::Finder<'_>) -> Resul
 fn head(body: &[u8], start: usize) -> Result<(&str, usize), Error> {
     let rest = body.get(start..).unwrap_or_default();
     let window = rest.get(..rest.len().min(HEAD_LIMIT_BYTES)).unwrap_or_default();
-    let length = memmem::find(window, b"\r\n\r\n").ok_or_else(|| malformed("a part of the form has no complete head"))?;
+    let length =
+        memmem::find(window, b"\r\n\r\n").ok_or_else(|| malformed("a part of the form has no complete head"))?;
     let head = std::str::from_utf8(window.get(..length).unwrap_or_default())
         .map_err(|_| malformed("the head of a part of the form is not UTF-8"))?;
     Ok((head, start + length + 4))

@@ -335,7 +335,8 @@ mod tests {
 
     #[test]
     fn known_endpoints_are_found_with_and_without_version() {
-        for (path, methods, operation) in ENDPOINTS.iter().map(|(path, operation, methods)| (path, methods, operation)) {
+        for (path, methods, operation) in ENDPOINTS.iter().map(|(path, operation, methods)| (path, methods, operation))
+        {
             for form in [format!("/v1{path}"), (*path).to_owned(), format!("/v1{path}/")] {
                 for method in methods.split(", ") {
                     let found = place(method, &form).unwrap();
@@ -370,7 +371,15 @@ mod tests {
 
     #[test]
     fn other_paths_pass_through_under_the_version_only() {
-        for path in ["/files", "/files/", "/files/f-1/content", "/chat/completions/id", "/a%20b", "/100%25", "/Chat/Completions"] {
+        for path in [
+            "/files",
+            "/files/",
+            "/files/f-1/content",
+            "/chat/completions/id",
+            "/a%20b",
+            "/100%25",
+            "/Chat/Completions",
+        ] {
             for method in ANY.split(", ") {
                 let found = place(method, &format!("/v1{path}")).unwrap();
                 assert_eq!((found.operation, found.path.as_str()), (Operation::Passthrough, path));

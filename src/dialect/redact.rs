@@ -11,8 +11,35 @@ const SHORTEST_BYTES: usize = 4;
 
 /// How the credentials of vendors begin; what follows is at least eight characters, one of them not a small letter.
 const TOKEN_PREFIXES: &[&str] = &[
-    "sk-", "sk_", "pk-", "pk_", "rk_", "csk-", "gsk_", "xai-", "hf_", "r8_", "nvapi-", "pplx-", "fw_", "fw-", "tgp_", "key_",
-    "key-", "marg_", "AIza", "ya29.", "AKIA", "ASIA", "ghp_", "gho_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "eyJ",
+    "sk-",
+    "sk_",
+    "pk-",
+    "pk_",
+    "rk_",
+    "csk-",
+    "gsk_",
+    "xai-",
+    "hf_",
+    "r8_",
+    "nvapi-",
+    "pplx-",
+    "fw_",
+    "fw-",
+    "tgp_",
+    "key_",
+    "key-",
+    "marg_",
+    "AIza",
+    "ya29.",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "github_pat_",
+    "glpat-",
+    "xoxb-",
+    "xoxp-",
+    "eyJ",
 ];
 
 /// The text without what must not be seen; borrowed if nothing had to go.
@@ -118,7 +145,8 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 fn looks_like_token(word: &str) -> bool {
     TOKEN_PREFIXES.iter().any(|prefix| {
         word.strip_prefix(prefix).is_some_and(|rest| {
-            rest.len() >= 8 && rest.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || byte == b'*')
+            rest.len() >= 8
+                && rest.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || byte == b'*')
         })
     })
 }

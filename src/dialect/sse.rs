@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn where_a_stream_is_cut_does_not_matter() {
-        for stream in ["data: a\n\n: c\n\ndata: b\ndata: c\n\n", "data: a\r\n\r\n: c\r\n\r\ndata: b\r\ndata: c\r\n\r\n"] {
+        for stream in ["data: a\n\n: c\n\ndata: b\ndata: c\n\n", "data: a\r\n\r\n: c\r\n\r\ndata: b\r\ndata: c\r\n\r\n"]
+        {
             let whole: Vec<String> = split(&[stream]).iter().map(|event| event.replace(['\r', '\n'], "|")).collect();
             for first in 0..stream.len() {
                 for second in first..stream.len() {

@@ -9,35 +9,6 @@ use crate::dialect::operation::Operation;
 use crate::dialect::value::Value;
 use crate::unit::usage::Usage;
 
-/// Finds the usage object of an answer, or of an event of a stream, and reads it.
-///
-/// *Sources*, in the order tried: `usage` (OpenAI, <https://platform.openai.com/docs/api-reference/chat/object>);
-/// `response.usage` (the terminal events of the Responses API,
-/// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq stream,
-/// <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
-/// <https://platform.moonshot.ai/docs/api/chat>).
-pub fn find(operation: Operation, answer: Value<'_>) -> Option<Usage> {
-    let mut groq = None;
-    let mut choices = None;
-    for (name, value) in answer.members() {
-        if name.is("usage") {
-            if let Some(usage) = read(operation, value) {
-                return Some(usage);
-            }
-        } else if name.is("response") {
-            if let Some(usage) = value.get("usage").and_then(|usage| read(operation, usage)) {
-                return Some(usage);
-            }
-        } else if name.is("x_groq") {
-            groq = value.get("usage");
-        } else if name.is("choices") {
-            choices = Some(value);
-        }
-    }
-    let in_choice = || choices?.elements().next()?.get("usage");
-    groq.and_then(|usage| read(operation, usage)).or_else(|| read(operation, in_choice()?))
-}
-
 /// Reads a usage object; `None` if it is not one, is cut off (its last number may be half of one) or names no count.
 ///
 /// *Sources*, beside OpenAI's own (`prompt_tokens` contains `prompt_tokens_details.*`, `completion_tokens` contains
@@ -184,14 +155,13 @@ impl Counts {
         let details = &self.output_details;
         let total = self.output.unwrap_or(0);
         let sum = self.input.unwrap_or(0).saturating_add(total).saturating_add(outside_cache);
-        let beyond = if self.input.is_some() && self.output.is_some() {
-            self.total.unwrap_or(0).saturating_sub(sum)
-        } else {
-            0
-        };
+        let beyond =
+            if self.input.is_some() && self.output.is_some() { self.total.unwrap_or(0).saturating_sub(sum) } else { 0 };
         let mut rest = Rest(total);
         usage.reasoning = match details.reasoning.or(self.reasoning) {
-            Some(reasoning) if reasoning > 0 && (beyond == reasoning || self.reasoning_is_apart(reasoning)) => reasoning,
+            Some(reasoning) if reasoning > 0 && (beyond == reasoning || self.reasoning_is_apart(reasoning)) => {
+                reasoning
+            }
             Some(reasoning) => rest.take(reasoning),
             None if self.prompt_named => beyond,
             None => 0,
@@ -264,13 +234,12 @@ mod tests {
         assert_eq!(of("\"usage\""), None);
         assert_eq!(of(r#"{"type":"duration","seconds":9}"#), None);
         assert_eq!(of(r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#), Some(Usage::default()));
-        let answer = Value::first(br#"{"usage":null,"choices":[]}"#).unwrap();
-        assert_eq!(find(Operation::Chat, answer), None);
     }
 
     #[test]
     fn fields_that_are_not_counts_are_ignored() {
-        let usage = of(r#"{"prompt_tokens":-5,"completion_tokens":7.5,"total_tokens":"9","prompt_cache_hit_tokens":3}"#);
+        let usage =
+            of(r#"{"prompt_tokens":-5,"completion_tokens":7.5,"total_tokens":"9","prompt_cache_hit_tokens":3}"#);
         assert_eq!(usage, Some(Usage { cache_read: 3, ..Usage::default() }));
         let usage = of(r#"{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":null,"total_tokens":1e9}"#);
         assert_eq!(usage, Some(Usage { input: 10, output: 2, ..Usage::default() }));
@@ -300,15 +269,11 @@ mod tests {
 
     #[test]
     fn reasoning_outside_the_output_is_told_by_the_total() {
-        let outside = of(
-            r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":35,
-                "completion_tokens_details":{"reasoning_tokens":20}}"#,
-        );
+        let outside = of(r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":35,
+                "completion_tokens_details":{"reasoning_tokens":20}}"#);
         assert_eq!(outside, Some(Usage { input: 10, output: 5, reasoning: 20, ..Usage::default() }));
-        let inside = of(
-            r#"{"prompt_tokens":10,"completion_tokens":25,"total_tokens":35,
-                "completion_tokens_details":{"reasoning_tokens":20}}"#,
-        );
+        let inside = of(r#"{"prompt_tokens":10,"completion_tokens":25,"total_tokens":35,
+                "completion_tokens_details":{"reasoning_tokens":20}}"#);
         assert_eq!(inside, Some(Usage { input: 10, output: 5, reasoning: 20, ..Usage::default() }));
     }
 }

@@ -20,6 +20,12 @@ impl<'a> Value<'a> {
         bytes.get(..length).map(Self)
     }
 
+    /// The value that some bytes are, space around it taken off. Cheaper than `first`, which looks for the end; what
+    /// stands behind the value, if anything does, is seen by no method but `raw`.
+    pub fn whole(bytes: &'a [u8]) -> Self {
+        Self(bytes.trim_ascii())
+    }
+
     /// The value's own bytes.
     pub fn raw(self) -> &'a [u8] {
         self.0

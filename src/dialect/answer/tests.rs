@@ -27,7 +27,10 @@ fn a_stream_is_relayed_unchanged_and_read() {
     let (out, reader) = relay(Operation::Chat, false, &[stream.as_bytes()]);
     assert_eq!(out, stream.as_bytes());
     assert_eq!(reader.usage(), counted());
-    assert_eq!((reader.model(), reader.response_id(), reader.finish_reason()), (Some("m-1"), Some("c-1"), Some("stop")));
+    assert_eq!(
+        (reader.model(), reader.response_id(), reader.finish_reason()),
+        (Some("m-1"), Some("c-1"), Some("stop"))
+    );
     assert!(reader.first_token_seen() && reader.stream_error().is_none());
     assert_eq!(reader.delivered(), (Bytes::from(stream.clone()), stream.len() as u64));
 }
@@ -135,7 +138,10 @@ fn an_answer_is_complete_when_the_caller_thinks_so() {
     assert!(!complete(Operation::Chat, "data: [DONE]\n"));
     assert!(!complete(Operation::Chat, WORD));
     assert!(!complete(Operation::Chat, "data: {\"choices\":[{\"delta\":{\"content\":\"data: [DONE]\"}}]}\n\n"));
-    assert!(complete(Operation::Responses, "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n"));
+    assert!(complete(
+        Operation::Responses,
+        "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n"
+    ));
     assert!(!complete(Operation::Responses, "data: {\"type\":\"response.created\",\"response\":{}}\n\n"));
     let mut reader = AnswerReader::new(Operation::Chat, false, false);
     assert!(!reader.push(Bytes::from_static(b"{}"), false).complete);
@@ -240,7 +246,9 @@ fn the_tail_follows_the_head_without_a_gap() {
 
 #[test]
 fn anything_is_relayed() {
-    for soup in ["", "\n\n\n\n", "data", "data:", "data: \u{0}\n\n", "{}", "data: {\n\n", "data: {\"usage\":\n\n", "\r\r\r"] {
+    for soup in
+        ["", "\n\n\n\n", "data", "data:", "data: \u{0}\n\n", "{}", "data: {\n\n", "data: {\"usage\":\n\n", "\r\r\r"]
+    {
         for hide in [false, true] {
             let (out, _) = relay(Operation::Chat, hide, &[soup.as_bytes(), soup.as_bytes(), b""]);
             assert_eq!(out, soup.repeat(2).as_bytes(), "{soup:?}");

@@ -82,7 +82,10 @@ fn other_endpoints_need_their_own_fields() {
     refused(Operation::Completions, r#"{"model":"a"}"#, "you must provide a prompt parameter", Some("prompt"));
     refused(Operation::Embeddings, r#"{"model":"a"}"#, "you must provide an input parameter", Some("input"));
     refused(Operation::Embeddings, r#"{"input":"a"}"#, "you must provide a model parameter", Some("model"));
-    assert_eq!(read(Operation::Responses, r#"{"input":"a","max_output_tokens":9}"#).unwrap().max_output_tokens, Some(9));
+    assert_eq!(
+        read(Operation::Responses, r#"{"input":"a","max_output_tokens":9}"#).unwrap().max_output_tokens,
+        Some(9)
+    );
     assert_eq!(read(Operation::Moderations, r#"{"input":"a"}"#).unwrap().model, None);
     assert_eq!(read(Operation::Completions, r#"{"model":"a","prompt":null}"#).unwrap().choices, 1);
 }
@@ -102,8 +105,7 @@ fn a_full_chat_is_understood() {
     assert!(facts.stream && facts.wants_usage);
     assert_eq!((facts.choices, facts.max_output_tokens, facts.tools), (3, Some(9), 2));
     assert_eq!(facts.end_user.as_deref(), Some("u-1"));
-    let expected =
-        Modalities { image_input: true, audio_input: true, audio_output: true, ..Modalities::default() };
+    let expected = Modalities { image_input: true, audio_input: true, audio_output: true, ..Modalities::default() };
     assert_eq!(facts.modalities, expected);
     // Two roles, two texts and the format of the audio; no type, no link, no data.
     assert_eq!(facts.input_text_bytes, (6 + 4) + (4 + 5) + 3);
@@ -170,7 +172,8 @@ fn form(parts: &[(&str, &str)]) -> Bytes {
 }
 
 const MODEL: &str = "Content-Disposition: form-data; name=\"model\"";
-const FILE: &str = "content-disposition: form-data; name=\"file\"; filename=\"a;name=model.wav\"\r\nContent-Type: audio/wav";
+const FILE: &str =
+    "content-disposition: form-data; name=\"file\"; filename=\"a;name=model.wav\"\r\nContent-Type: audio/wav";
 
 #[test]
 fn the_model_of_a_form_is_found_and_replaced() {
