@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::decode::join;
 use crate::config::problem::Report;
-use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, routes, url};
+use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, routes, suggest, url};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, UrlRef};
 use crate::provider::preset::BaseUrl;
 
@@ -37,6 +37,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     ledger(&config.ledger, report);
     for (name, provider) in &config.providers {
         self::provider(name, provider, report);
+        // An overlay may hold providers of its own.
+        if config.prices.overlay.is_none() {
+            price_provider(name, provider, report);
+        }
     }
     routes::check(config, report);
 }
@@ -92,8 +96,16 @@ fn provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
         let variable = provider.preset.and_then(|preset| preset.row().key_variable).unwrap_or_default();
         report.warn(&path, format!("no `credentials`, so its answers will be 401; write credentials: [env:{variable}]"));
     }
-    if provider.price_provider.as_deref() == Some("") {
-        report.error(&join(&path, "price_provider"), "expected a provider id of the price list; leave it out if there is none");
+}
+
+fn price_provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
+    let Some(id) = provider.price_provider.as_deref() else { return };
+    let known: Vec<&str> = genai_prices::Calculator::bundled().providers().map(|provider| provider.id()).collect();
+    if !known.contains(&id) {
+        let near = suggest::nearest(id, &known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        let path = join(&join("providers", name), "price_provider");
+        let shown = suggest::shorten(id);
+        report.warn(&path, format!("the price list has no provider {shown:?}, so its calls have no price{near}"));
     }
 }
 
@@ -155,7 +167,12 @@ pub(super) fn header_value(text: &str) -> Result<HeaderValue, &'static str> {
     if text.len() > MAX_HEADER_BYTES {
         return Err("the value of a header has at most 8192 bytes");
     }
-    let mut value = HeaderValue::from_str(text).map_err(|_| "the value of a header holds visible ASCII characters only")?;
+    // RFC 9110 section 5.5: anything else is obsolete, and read differently by different servers.
+    const FORM: &str = "the value of a header holds visible ASCII characters, blanks and tabs only";
+    if !text.bytes().all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t')) {
+        return Err(FORM);
+    }
+    let mut value = HeaderValue::from_str(text).map_err(|_| FORM)?;
     value.set_sensitive(true);
     Ok(value)
 }

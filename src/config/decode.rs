@@ -24,6 +24,7 @@ pub(super) struct Table<'a, 'n> {
     at: Place,
     entries: Vec<(&'n Name, &'n Node)>,
     names: Vec<&'static str>,
+    missing: Vec<&'static str>,
     broken: bool,
 }
 
@@ -67,7 +68,7 @@ impl Decoder {
     }
 
     fn table<T>(&mut self, node: Option<&Node>, at: Place, decode: impl FnOnce(&mut Table<'_, '_>) -> T) -> T {
-        let mut table = Table { decoder: self, at, entries: Vec::new(), names: Vec::new(), broken: false };
+        let mut table = Table { decoder: self, at, entries: Vec::new(), names: Vec::new(), missing: Vec::new(), broken: false };
         if let Some(node) = node {
             table.open(node);
         }
@@ -107,11 +108,17 @@ impl<'n> Table<'_, 'n> {
         self.entries.push((name, value));
     }
 
-    fn end(self) {
-        let names = &self.names;
+    fn end(mut self) {
+        let names = std::mem::take(&mut self.names);
         for (name, _) in self.entries.iter().filter(|(name, _)| !names.contains(&name.text.as_str())) {
             let path = join(&self.at.path, &name.text);
-            self.decoder.report.error_at(name.mark, &path, suggest::unknown_key(&name.text, names));
+            // The misspelt key and the missing one are one mistake.
+            let meant = suggest::meant(&name.text, &names);
+            self.missing.retain(|missing| Some(*missing) != meant);
+            self.decoder.report.error_at(name.mark, &path, suggest::unknown_key(&name.text, &names));
+        }
+        for name in std::mem::take(&mut self.missing) {
+            self.fault_at(self.at.mark, format!("`{name}` is missing"));
         }
     }
 
@@ -229,7 +236,7 @@ impl<'n> Table<'_, 'n> {
     pub(super) fn require(&mut self, name: &'static str) {
         let given = self.entries.iter().any(|(known, node)| known.text == name && !node.is_null());
         if !given && !self.broken {
-            self.fault_at(self.at.mark, format!("`{name}` is missing"));
+            self.missing.push(name);
         }
     }
 
@@ -321,6 +328,7 @@ impl<'n> Table<'_, 'n> {
             at: place,
             entries: Vec::new(),
             names: Vec::new(),
+            missing: Vec::new(),
             broken: false,
         };
         inner.open(node);

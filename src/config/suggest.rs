@@ -34,11 +34,16 @@ pub(super) fn unknown_key(key: &str, names: &[&'static str]) -> String {
     if key == "<<" {
         return "merge keys are not understood; write the keys out".to_owned();
     }
-    let elsewhere = ELSEWHERE.iter().find(|(theirs, ours)| *theirs == key && names.contains(ours)).map(|(_, ours)| *ours);
-    match elsewhere.or_else(|| nearest(key, names)) {
+    match meant(key, names) {
         Some(name) => format!("unknown key {:?}; did you mean `{name}`?", shorten(key)),
         None => format!("unknown key {:?}; known here: {}", shorten(key), names.join(", ")),
     }
+}
+
+/// The known key that an unknown one probably stands for.
+pub(super) fn meant(key: &str, names: &[&'static str]) -> Option<&'static str> {
+    let elsewhere = ELSEWHERE.iter().find(|(theirs, ours)| *theirs == key && names.contains(ours));
+    elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, names))
 }
 
 /// The sentence for a word that is not in a closed list.
@@ -50,13 +55,14 @@ pub(super) fn unknown_word(word: &str, words: &[&'static str]) -> String {
     }
 }
 
-/// The nearest of some names, if it is near enough to be a slip: one edit in three characters, and at most three.
+/// The nearest of some names, if it is near enough to be a slip: one edit in three characters, and at most three. Case
+/// makes no difference.
 pub(super) fn nearest<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
     let length = word.chars().count();
     if length > MAX_SHOWN {
         return None;
     }
-    let most = (length / 3).clamp(1, 3);
+    let most = (length / 3).min(3);
     names
         .iter()
         .map(|name| (distance(&word.to_lowercase(), &name.to_lowercase()), *name))

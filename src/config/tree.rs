@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use serde_saphyr::granit_parser::{Event, Marker, Options, Parser, ScalarStyle};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, ScanError};
 
 use crate::config::problem::{Mark, Report};
 
@@ -67,9 +67,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
         let step = match event {
-            Err(error) => {
-                Err(Fault { mark: mark(error.marker()), text: format!("this is not YAML: {}", error.info()) })
-            }
+            Err(error) => Err(Fault { mark: mark(error.marker()), text: explain(&error) }),
             Ok((Event::DocumentStart(..), span)) => {
                 documents += 1;
                 let second = Fault { mark: mark(&span.start), text: "a second document; one file holds one".to_owned() };
@@ -84,6 +82,17 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
         }
     }
     builder.root
+}
+
+fn explain(error: &ScanError) -> String {
+    match error.kind() {
+        ErrorKind::RecursionLimitExceeded => format!("nested more than {MAX_DEPTH} levels deep"),
+        ErrorKind::UnknownAnchor => "this alias names no anchor before it".to_owned(),
+        ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation | ErrorKind::TabNotAllowed => {
+            "a tab stands where only blanks may; indent with blanks".to_owned()
+        }
+        _ => format!("this is not YAML: {}", error.info()),
+    }
 }
 
 /// A fault that ends the reading.

@@ -89,6 +89,8 @@ pub struct Journal {
     /// Bytes not yet in the database; signed, because the parts of a sum may arrive out of order.
     backlog: AtomicI64,
     torn_writes: AtomicU64,
+    /// The last line was not taken by the operating system.
+    failing: AtomicBool,
     /// The folder has entries that a loss of power would lose.
     folder_is_dirty: AtomicBool,
     /// When the backlog was last seen empty.
@@ -139,6 +141,7 @@ impl Journal {
             held: AtomicU64::new(0),
             backlog: AtomicI64::new(0),
             torn_writes: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             folder_is_dirty: AtomicBool::new(true),
             caught_up_at: AtomicI64::new(started_at.micros()),
             reader_sleeps: AtomicBool::new(false),
@@ -162,11 +165,33 @@ impl Journal {
     pub fn append(&self, line: &Line) -> Result<(), JournalError> {
         FRAME.with_borrow_mut(|frame| {
             let done = line::encode(line, frame).and_then(|()| self.write(frame));
+            let failing = matches!(done, Err(JournalError::Disk(_)));
+            if failing != self.failing.load(Ordering::Relaxed) {
+                self.failing.store(failing, Ordering::Relaxed);
+            }
             if frame.capacity() > KEPT_FRAME_BYTES {
                 *frame = Vec::new();
             }
             done
         })
+    }
+
+    /// Whether the next line will probably be taken; ask before something is begun that must be recorded. Costs two loads. After
+    /// a failure only another append – that of a refusal, say – can find out that the disk takes lines again.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`] when less than a sixteenth of the bound, at most 1 MiB, is left; [`JournalError::Disk`] when the
+    /// last line was not taken.
+    pub fn ready(&self) -> Result<(), JournalError> {
+        let limit_bytes = self.max_bytes.load(Ordering::Relaxed);
+        let reserve = (limit_bytes / 16).min(1024 * 1024);
+        if self.held.load(Ordering::Relaxed) > limit_bytes - reserve {
+            return Err(JournalError::Full { limit_bytes });
+        }
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(JournalError::Disk(io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
     }
 
     fn write(&self, frame: &[u8]) -> Result<(), JournalError> {

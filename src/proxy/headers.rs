@@ -1,7 +1,7 @@
 //! Headers on both legs: what a provider is told, and what a caller is told.
 
 use http::HeaderName;
-use http::header::{self, HeaderMap};
+use http::header;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
@@ -163,7 +163,3 @@ pub fn allowed(session: &Session) -> String {
     dialect::allowed_methods(session.req_header().uri.path()).unwrap_or("GET, POST").to_owned()
 }
 
-/// Whether a header is present more than once or with more than one value.
-pub fn is_repeated(headers: &HeaderMap, name: HeaderName) -> bool {
-    headers.get_all(name).iter().count() > 1
-}
