@@ -36,33 +36,62 @@ use utoipa_axum::routes;
 
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
+use crate::config::PrefixStyle;
+use crate::key::admin::AdminTokenStore;
+use crate::key::ring::Ring;
+use crate::key::store::KeyStore;
+use crate::key::token::HashKey;
+use crate::ledger::query::LedgerStore;
+use crate::route::store::RouteStore;
 use crate::unit::clock::Timestamp;
 
 /// What the admin side works with. Cheap to clone.
 #[derive(Clone)]
 pub struct State {
     /// Application keys in the store.
-    pub keys: Arc<dyn crate::key::store::KeyStore>,
+    pub keys: Arc<dyn KeyStore>,
     /// Application keys in memory; told of every change at once.
-    pub ring: Arc<crate::key::ring::Ring>,
+    pub ring: Arc<Ring>,
     /// What token hashes are keyed with.
-    pub hash_key: Arc<crate::key::token::HashKey>,
+    pub hash_key: Arc<HashKey>,
     /// Admin tokens.
-    pub tokens: Arc<dyn crate::key::admin::AdminTokenStore>,
+    pub tokens: Arc<dyn AdminTokenStore>,
     /// Stored routes.
-    pub routes: Arc<dyn crate::route::store::RouteStore>,
+    pub routes: Arc<dyn RouteStore>,
     /// The request log.
-    pub ledger: Arc<dyn crate::ledger::query::LedgerStore>,
+    pub ledger: Arc<dyn LedgerStore>,
     /// The running gateway.
     pub control: Arc<dyn Control>,
     /// How new tokens begin when the request does not say.
-    pub prefix_style: crate::config::PrefixStyle,
+    pub prefix_style: PrefixStyle,
     /// When this process was started.
     pub started_at: Timestamp,
     /// Wrong tokens by address.
     pub guesses: Arc<Guesses>,
     /// Held while a change depends on what else is stored: the last administrator, the order of routes.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl State {
+    /// An admin side over one store that holds everything, of a process that starts now.
+    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: HashKey, control: Arc<dyn Control>) -> Self
+    where
+        S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
+    {
+        Self {
+            keys: store.clone(),
+            ring,
+            hash_key: Arc::new(hash_key),
+            tokens: store.clone(),
+            routes: store.clone(),
+            ledger: store,
+            control,
+            prefix_style: PrefixStyle::default(),
+            started_at: Timestamp::now(),
+            guesses: Arc::default(),
+            turn: Arc::default(),
+        }
+    }
 }
 
 impl FromRequestParts<State> for State {

@@ -92,3 +92,15 @@ impl From<crate::error::Error> for Failure {
         Self::of_status(error.kind().status(), error.text())
     }
 }
+
+impl From<crate::error::StoreError> for Failure {
+    /// On this machine the cause helps, and whoever runs the command may read the folder anyway.
+    fn from(error: crate::error::StoreError) -> Self {
+        use crate::error::StoreError;
+        match &error {
+            StoreError::Conflict(_) => Self::new(Exit::Conflict, error.to_string()),
+            StoreError::NotFound => Self::new(Exit::NotFound, error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+}

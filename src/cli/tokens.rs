@@ -63,7 +63,7 @@ pub enum RoleName {
 impl RoleName {
     fn wire(self) -> &'static str {
         match self {
-            Self::ReadOnly => "read_only",
+            Self::ReadOnly => "read-only",
             Self::Auditor => "auditor",
             Self::Operator => "operator",
             Self::Admin => "admin",
