@@ -1,1 +1,15 @@
-//! catalog
+//! What models cost, and how many tokens a text has.
+//!
+//! `prices` answers what an exchange cost: from an operator's overlay file first, then from the list of the `genai-prices`
+//! crate; a model that neither knows has no cost, which is not zero. `tokens` counts text where a provider reported no usage.
+//! Nothing here does I/O after `Catalog::load`.
+
+mod card;
+mod list;
+mod overlay;
+pub mod prices;
+mod simulated;
+pub mod tokens;
+mod yaml;
+
+pub use prices::{Catalog, Cost, ModelCard, PriceQuery};

@@ -34,6 +34,26 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     changed
 }
 
+/// The parts of the configuration that differ, as key paths: whole sections, and single providers.
+pub fn changed(old: &Config, new: &Config) -> Vec<String> {
+    let Config { data_dir, server, admin, log, keys, ledger, prices, providers, default_provider, routes } = new;
+    let sections = [
+        ("data_dir", *data_dir != old.data_dir),
+        ("server", *server != old.server),
+        ("admin", *admin != old.admin),
+        ("log", *log != old.log),
+        ("keys", *keys != old.keys),
+        ("ledger", *ledger != old.ledger),
+        ("prices", *prices != old.prices),
+        ("default_provider", *default_provider != old.default_provider),
+        ("routes", *routes != old.routes),
+    ];
+    let gone = old.providers.keys().filter(|name| !providers.contains_key(*name));
+    let other = providers.iter().filter(|(name, provider)| old.providers.get(*name) != Some(*provider)).map(|(name, _)| name);
+    let sections = sections.into_iter().filter(|(_, differs)| *differs).map(|(path, _)| path.to_owned());
+    sections.chain(gone.chain(other).map(|name| format!("providers.{name}"))).collect()
+}
+
 fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerConfig) {
     let ServerConfig {
         listen,

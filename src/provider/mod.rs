@@ -1,5 +1,115 @@
-//! Who serves: presets, credentials, endpoints.
+//! Who serves: presets, credentials, endpoints, and how each provider has been doing.
+//!
+//! A provider's credentials are used in turn. One that was answered with 429 rests for that model for as long as the answer
+//! said; one that was answered with 401 rests for every model; the others go on. Figures of health are for people and for
+//! the admin side: they decide nothing here.
 
 pub mod config;
+pub mod credential;
+pub mod endpoint;
 pub mod preset;
 pub mod simulated;
+pub mod transport;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::provider::config::ProviderSettings;
+use crate::provider::credential::Credentials;
+use crate::provider::endpoint::Endpoint;
+use crate::provider::transport::Transport;
+use crate::unit::clock::Timestamp;
+
+/// A provider, ready to serve.
+#[derive(Debug)]
+pub struct Provider {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its settings, with secrets resolved.
+    pub settings: ProviderSettings,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// How it is connected to.
+    pub transport: Transport,
+    /// What it is asked with.
+    pub credentials: Credentials,
+    /// How it has been doing since it was built.
+    pub health: Health,
+}
+
+impl Provider {
+    /// Builds a provider from checked settings.
+    ///
+    /// # Errors
+    /// A sentence, when the base URL has a form that cannot be used, or the file of certificate authorities cannot be read.
+    pub fn new(settings: ProviderSettings) -> Result<Self, String> {
+        let endpoint = Endpoint::parse(settings.base_url.expose())?;
+        Ok(Self {
+            name: Arc::from(settings.name.as_str()),
+            transport: Transport::new(&settings, &endpoint)?,
+            endpoint,
+            credentials: Credentials::new(settings.credentials.clone()),
+            health: Health::default(),
+            settings,
+        })
+    }
+
+    /// Whether it may be asked for that model at all.
+    pub fn serves(&self, model: Option<&str>) -> bool {
+        self.settings.enabled
+            && match model {
+                Some(model) if !self.settings.models.is_empty() => {
+                    self.settings.models.iter().any(|glob| glob.matches(model))
+                }
+                _ => true,
+            }
+    }
+}
+
+/// Figures since the provider was built.
+#[derive(Debug, Default)]
+pub struct Health {
+    attempts: AtomicU64,
+    failures: AtomicU64,
+    failures_in_a_row: AtomicU64,
+    last: Mutex<Option<(Timestamp, String)>>,
+}
+
+/// A reading of [`Health`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HealthReading {
+    /// Attempts made.
+    pub attempts: u64,
+    /// Those that failed through the provider's fault.
+    pub failures: u64,
+    /// Failures since the last success.
+    pub failures_in_a_row: u64,
+    /// The last failure: when, and what.
+    pub last_failure: Option<(Timestamp, String)>,
+}
+
+impl Health {
+    /// Counts an attempt that the provider answered properly.
+    pub fn succeeded(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.failures_in_a_row.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts an attempt that failed through the provider's fault. The text holds neither credentials nor addresses.
+    pub fn failed(&self, at: Timestamp, text: &str) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, text.to_owned()));
+    }
+
+    /// The figures now.
+    pub fn read(&self) -> HealthReading {
+        HealthReading {
+            attempts: self.attempts.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            failures_in_a_row: self.failures_in_a_row.load(Ordering::Relaxed),
+            last_failure: self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,1 +1,357 @@
-//! proxy
+//! The data plane: the only `impl ProxyHttp`, and Pingora's quirks.
+//!
+//! Each phase is a few lines that call one verb of `pipeline`:
+//!
+//! ```text
+//! connection   guard     bounds connections, heads that drip, idle time
+//! request      arrive → identify → locate → read → understand → plan      (or an answer without a provider)
+//! upstream     next target → address, encode → weigh ──next target──┐
+//!                                  ▲─────────────────────────────────┘
+//! response     relay, settle
+//! ```
+//!
+//! A request body of any size is read before the upstream is chosen and replayed for each attempt (`body`, `replay`).
+
+pub mod answer;
+pub mod body;
+pub mod guard;
+mod headers;
+mod replay;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error as PingoraError, ErrorSource, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::error::{Error, Kind};
+use crate::ledger::{AttemptEnd, Outcome};
+use crate::pipeline::Gateway;
+use crate::pipeline::answer::Answer;
+use crate::pipeline::arrive::Head;
+use crate::pipeline::attempt::{Weighing, retry_after};
+use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::relay::AnswerHead;
+use crate::proxy::replay::{Deadline, Slot};
+use crate::unit::clock::Timestamp;
+
+/// The data plane of one gateway.
+pub struct Front {
+    gateway: Arc<Gateway>,
+    /// What `/ready` and `/version` say.
+    state: Arc<dyn StatePages>,
+}
+
+/// The pages about the gateway itself that anyone may read.
+pub trait StatePages: Send + Sync {
+    /// The answer to `/health`, `/ready` or `/version`; `None` for other paths.
+    fn page(&self, path: &str) -> Option<Answer>;
+}
+
+/// What Pingora carries through the phases of one exchange.
+pub struct Context {
+    exchange: Exchange,
+    stand_in: Option<Slot>,
+    deadline: Option<Arc<Deadline>>,
+    /// Set by `upstream_response_filter` when it gives an answer up for the next target.
+    next_target: bool,
+}
+
+impl Front {
+    /// The data plane of a gateway.
+    pub fn new(gateway: Arc<Gateway>, state: Arc<dyn StatePages>) -> Self {
+        Self { gateway, state }
+    }
+
+    /// Everything before a provider is asked; `None` means that one is to be asked now.
+    async fn admit(&self, session: &mut Session, context: &mut Context) -> Result<Option<Answer>, Error> {
+        let exchange = &mut context.exchange;
+        let request = session.req_header();
+        let (method, path) = (request.method.as_str(), request.uri.path());
+        if let Some(page) = self.state.page(path).filter(|_| method == "GET" || method == "HEAD") {
+            exchange.forget();
+            return Ok(Some(page));
+        }
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
+        exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
+        body::refuse_smuggling(session)?;
+        exchange.identify(&request.headers)?;
+        exchange.locate(method, path)?;
+        if let Some(answer) = exchange.local_answer()? {
+            return Ok(Some(answer));
+        }
+        let read = body::read(session, exchange).await?;
+        exchange.keep_body(read.bytes, read.held);
+        let request = session.req_header();
+        let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
+        exchange.understand(content_type)?;
+        exchange.plan(&request.headers)?;
+        let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
+        if read.needs_replay || watched {
+            let deadline = Arc::new(Deadline::new(context.exchange.started));
+            context.stand_in = Some(replay::wrap(session, read.needs_replay, deadline.clone()));
+            context.deadline = Some(deadline);
+        }
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Front {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context { exchange: Exchange::begin(&self.gateway), stand_in: None, deadline: None, next_target: false }
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {
+        // No compression and no other module of Pingora's: bodies go through unchanged.
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> pingora_error::Result<bool> {
+        guard::head_has_arrived(session);
+        body::tune(session, &context.exchange);
+        let answer = match self.admit(session, context).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(answer)) => {
+                context.exchange.record.status = answer.status;
+                answer
+            }
+            Err(error) => {
+                tracing::debug!(?error, id = %context.exchange.record.id, "refused");
+                context.exchange.refuse(&error);
+                let answer = Answer::error(&error);
+                match error.kind() {
+                    Kind::MethodNotAllowed => answer.header("allow", headers::allowed(session)),
+                    _ => answer,
+                }
+            }
+        };
+        answer::send(session, &mut context.exchange, answer).await;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> pingora_error::Result<Box<HttpPeer>> {
+        context.next_target = false;
+        session.set_close_on_response_before_downstream_finish(true);
+        loop {
+            let Some(current) = &context.exchange.current else {
+                return Err(PingoraError::explain(ErrorType::ConnectError, "no target is left"));
+            };
+            let provider = current.step.provider.clone();
+            match provider.endpoint.address().await {
+                Ok(address) => return Ok(Box::new(provider.transport.peer(address))),
+                Err(reason) => {
+                    context.exchange.fail(AttemptEnd::ConnectFailed, reason);
+                }
+            }
+        }
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<PingoraError>,
+    ) -> Box<PingoraError> {
+        if let Some(current) = &context.exchange.current {
+            current.step.provider.endpoint.address_failed();
+        }
+        let text = format!("could not connect: {}", error.etype().as_str());
+        error.set_retry(context.exchange.fail(AttemptEnd::ConnectFailed, &text));
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _descriptor: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        if let (Some(deadline), Some(current)) = (&context.deadline, &context.exchange.current) {
+            let limits = current.step.provider.transport.watched();
+            deadline.expect_first_byte(limits);
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        let body = context.exchange.encode();
+        headers::address(session.req_header(), request, &context.exchange, body.len())?;
+        context.exchange.outgoing = body;
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        // Pingora replays what it kept of the body, or a sentinel; either is replaced by the whole body for this target.
+        *body = if end {
+            Some(std::mem::take(&mut context.exchange.outgoing)).filter(|body| !body.is_empty())
+        } else {
+            None
+        };
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        let status = response.status.as_u16();
+        if (100..200).contains(&status) {
+            return Ok(());
+        }
+        if let Some(deadline) = &context.deadline {
+            deadline.expect_next_byte();
+        }
+        let delay = retry_after(&response.headers, Timestamp::now());
+        if context.exchange.weigh(status, delay) == Weighing::NextTarget {
+            context.next_target = true;
+            let mut error = PingoraError::new_up(ErrorType::HTTPStatus(status));
+            error.set_retry(true);
+            return Err(error);
+        }
+        let text = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
+        let bodyless = session.req_header().method == http::Method::HEAD || matches!(status, 204 | 304);
+        let length = text("content-length").and_then(|length| length.parse().ok());
+        let head =
+            AnswerHead { status, content_type: text("content-type"), length: if bodyless { Some(0) } else { length } };
+        let framing = context.exchange.begin_relay(&head);
+        headers::sign(response, &context.exchange, framing, bodyless)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> pingora_error::Result<Option<Duration>> {
+        if let Some(deadline) = &context.deadline {
+            deadline.expect_next_byte();
+        }
+        *body = context.exchange.relay(body.take(), end);
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<PingoraError>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<PingoraError> {
+        if context.next_target {
+            error.as_up();
+            error.set_retry(true);
+            return error;
+        }
+        let late = context.deadline.as_ref().is_some_and(|deadline| deadline.has_passed());
+        if late {
+            error.as_up();
+        }
+        let started = session.response_written().is_some_and(|response| !response.status.is_informational());
+        if *error.esource() == ErrorSource::Downstream || started {
+            error.set_retry(false);
+            return error;
+        }
+        error.retry.decide_reuse(reused);
+        if reused && error.retry() && !late && context.exchange.renew() {
+            return error;
+        }
+        let end = if late || is_timeout(error.etype()) { AttemptEnd::TimedOut } else { AttemptEnd::Broken };
+        let text = format!("broke before it answered: {}", error.etype().as_str());
+        error.as_up();
+        error.set_retry(context.exchange.fail(end, &text));
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &PingoraError, context: &mut Context) -> FailToProxy {
+        let exchange = &mut context.exchange;
+        let client_gone = *error.esource() == ErrorSource::Downstream;
+        let started = session.response_written().is_some_and(|response| !response.status.is_informational());
+        if started || client_gone {
+            if let Some(event) = exchange.cut(client_gone) {
+                // The caller may be gone by now as well; then there is nobody to tell.
+                let _told = session.write_response_body(Some(event), true).await;
+            }
+            return FailToProxy { error_code: exchange.record.status, can_reuse_downstream: false };
+        }
+        let failure = exchange.give_up();
+        exchange.refuse(&failure);
+        session.set_keepalive(None);
+        let answer = Answer::error(&failure);
+        let status = answer.status;
+        answer::send(session, &mut context.exchange, answer).await;
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&PingoraError>, context: &mut Context) {
+        let outcome = match error {
+            Some(error) if *error.esource() == ErrorSource::Downstream => Outcome::ClientGone,
+            Some(_) if matches!(context.exchange.relaying, Relaying::Passing { .. }) => Outcome::UpstreamCut,
+            Some(_) => Outcome::UpstreamFailed,
+            None => context.exchange.record.outcome,
+        };
+        let outcome = if outcome == Outcome::Interrupted && error.is_none() { Outcome::Answered } else { outcome };
+        context.exchange.settle(outcome);
+        if let Some(slot) = context.stand_in.take() {
+            replay::unwrap(session, &slot);
+        }
+        guard::head_may_come(session);
+        if self.gateway.is_draining() {
+            session.set_keepalive(None);
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &PingoraError) -> bool {
+        // The exchange's own line says it, without addresses.
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _context: &Context,
+        _error: &PingoraError,
+        _when: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+fn is_timeout(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout
+    )
+}

@@ -1,4 +1,275 @@
-//! Where a call goes: the route table, the plan, health.
+//! Where a call goes: the route table, and the plan that it gives for one call.
+//!
+//! Routes of the configuration come first, then stored ones by position; the first that matches decides. Where none does,
+//! the default provider serves, if one is named. The table only orders targets; which of them can be tried is `provider`'s
+//! to say. Building a table refuses routes that name unknown providers.
 
 pub mod config;
 pub mod store;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::route::config::{RouteConfig, TargetConfig};
+use crate::unit::glob::Glob;
+
+/// The most routes in a table.
+pub const MAX_ROUTES: usize = 10_000;
+/// The most targets in one plan.
+pub const MAX_TARGETS: usize = 16;
+
+/// One place to ask: a provider, and the model to ask of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The provider's name.
+    pub provider: Arc<str>,
+    /// The model to ask for; `None` asks for the one that the caller named.
+    pub model: Option<Arc<str>>,
+}
+
+/// The targets for one call, best first; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The name of the route that gave it; `default` for the default provider.
+    pub route: Arc<str>,
+    /// The targets, without repetitions, at most [`MAX_TARGETS`].
+    pub targets: Vec<Target>,
+}
+
+/// A route laid open, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The position among the routes that the table was built from; `None` for the default provider.
+    pub index: Option<usize>,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The first target, or the sides of the split with their weights.
+    pub first: Vec<(Target, u32)>,
+    /// The targets after it.
+    pub rest: Vec<Target>,
+}
+
+/// Every route, in matching order.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+    fallback: Option<Plan>,
+}
+
+#[derive(Debug)]
+struct Route {
+    name: Arc<str>,
+    model: Option<Glob>,
+    team: Option<Glob>,
+    first: Vec<(Target, u32)>,
+    weights: u64,
+    rest: Vec<Target>,
+}
+
+impl Table {
+    /// Builds a table from routes in matching order and the default provider's name.
+    ///
+    /// # Errors
+    /// One sentence for each fault, each beginning with the route's name: an unknown provider, no target, both `to` and
+    /// `split`, only weights of 0, too many targets or routes.
+    pub fn build(
+        routes: &[RouteConfig],
+        default: Option<&str>,
+        providers: &HashSet<Arc<str>>,
+    ) -> Result<Self, Vec<String>> {
+        let mut faults = Vec::new();
+        if routes.len() > MAX_ROUTES {
+            faults.push(format!("there are {} routes; the most is {MAX_ROUTES}", routes.len()));
+        }
+        let mut built = Vec::with_capacity(routes.len());
+        for (index, config) in routes.iter().enumerate() {
+            match Route::build(config, index, providers) {
+                Ok(route) => built.push(route),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let fallback = default.and_then(|name| {
+            let Some(provider) = providers.get(name) else {
+                faults.push(format!("default_provider: there is no provider {name:?}"));
+                return None;
+            };
+            Some(Plan {
+                route: Arc::from("default"),
+                targets: vec![Target { provider: provider.clone(), model: None }],
+            })
+        });
+        if faults.is_empty() { Ok(Self { routes: built, fallback }) } else { Err(faults) }
+    }
+
+    /// The plan for a call, or `None` if no route leads anywhere for it. `draw` is a uniformly random number; it decides
+    /// splits. A call without a model matches only routes that do not ask for one.
+    pub fn plan(&self, model: Option<&str>, team: Option<&str>, draw: u64) -> Option<Plan> {
+        match self.routes.iter().find(|route| route.takes(model, team)) {
+            Some(route) => Some(route.plan(draw)),
+            None => self.fallback.clone(),
+        }
+    }
+
+    /// The route that would take a call, laid open; its index is the position among the routes that the table was built
+    /// from, `None` for the default provider.
+    pub fn explain(&self, model: Option<&str>, team: Option<&str>) -> Option<Explained> {
+        let found = self.routes.iter().enumerate().find(|(_, route)| route.takes(model, team));
+        match found {
+            Some((index, route)) => Some(Explained {
+                index: Some(index),
+                route: route.name.clone(),
+                first: route.first.clone(),
+                rest: route.rest.clone(),
+            }),
+            None => self.fallback.as_ref().map(|plan| Explained {
+                index: None,
+                route: plan.route.clone(),
+                first: plan.targets.iter().map(|target| (target.clone(), 1)).collect(),
+                rest: Vec::new(),
+            }),
+        }
+    }
+
+    /// The models that routes name without wildcards, as far as that team may use them; sorted, without repetitions.
+    pub fn literal_models(&self, team: Option<&str>) -> Vec<&str> {
+        let mut models: Vec<&str> = self
+            .routes
+            .iter()
+            .filter(|route| route.takes_team(team))
+            .filter_map(|route| route.model.as_ref())
+            .filter(|glob| glob.is_literal())
+            .map(Glob::as_str)
+            .collect();
+        models.sort_unstable();
+        models.dedup();
+        models
+    }
+}
+
+impl Route {
+    fn build(config: &RouteConfig, index: usize, providers: &HashSet<Arc<str>>) -> Result<Self, String> {
+        let name = config.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
+        let target = |config: &TargetConfig| -> Result<Target, String> {
+            let provider = providers
+                .get(config.provider.as_str())
+                .ok_or_else(|| format!("{name}: there is no provider {:?}", config.provider))?;
+            Ok(Target { provider: provider.clone(), model: config.model.as_deref().map(Arc::from) })
+        };
+        let first: Vec<(Target, u32)> = match (&config.to, config.split.as_slice()) {
+            (Some(to), []) => vec![(target(to)?, 1)],
+            (None, []) => return Err(format!("{name}: a route needs `to` or `split`")),
+            (Some(_), _) => return Err(format!("{name}: a route has `to` or `split`, not both")),
+            (None, sides) => {
+                sides.iter().map(|side| Ok((target(&side.to)?, side.weight))).collect::<Result<_, String>>()?
+            }
+        };
+        let weights = first.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        if weights == 0 {
+            return Err(format!("{name}: at least one side of a split needs a weight above 0"));
+        }
+        let rest = config.fallback.iter().map(target).collect::<Result<Vec<_>, String>>()?;
+        if rest.len() >= MAX_TARGETS || first.len() > MAX_TARGETS {
+            return Err(format!("{name}: a route has at most {MAX_TARGETS} targets"));
+        }
+        let RouteConfig { name: _, matches, to: _, split: _, fallback: _ } = config;
+        Ok(Self {
+            name: Arc::from(name.as_str()),
+            model: matches.model.clone(),
+            team: matches.team.clone(),
+            first,
+            weights,
+            rest,
+        })
+    }
+
+    fn takes(&self, model: Option<&str>, team: Option<&str>) -> bool {
+        let model_fits = match (&self.model, model) {
+            (None, _) => true,
+            (Some(glob), Some(model)) => glob.matches(model),
+            (Some(_), None) => false,
+        };
+        model_fits && self.takes_team(team)
+    }
+
+    fn takes_team(&self, team: Option<&str>) -> bool {
+        match (&self.team, team) {
+            (None, _) => true,
+            (Some(glob), Some(team)) => glob.matches(team),
+            (Some(_), None) => false,
+        }
+    }
+
+    fn plan(&self, draw: u64) -> Plan {
+        let mut ticket = draw % self.weights;
+        let drawn = self.first.iter().find(|(_, weight)| match ticket.checked_sub(u64::from(*weight)) {
+            Some(left) => {
+                ticket = left;
+                false
+            }
+            None => true,
+        });
+        let mut targets: Vec<Target> = Vec::with_capacity(1 + self.rest.len());
+        for target in drawn.map(|(target, _)| target).into_iter().chain(&self.rest) {
+            if !targets.contains(target) {
+                targets.push(target.clone());
+            }
+        }
+        Plan { route: self.name.clone(), targets }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn providers() -> HashSet<Arc<str>> {
+        ["a", "b"].into_iter().map(Arc::from).collect()
+    }
+
+    fn table(yaml: &str, default: Option<&str>) -> Result<Table, Vec<String>> {
+        let routes: Vec<RouteConfig> = serde_saphyr::from_str(yaml).unwrap();
+        Table::build(&routes, default, &providers())
+    }
+
+    fn names(plan: Option<Plan>) -> Vec<String> {
+        let show = |target: &Target| match &target.model {
+            Some(model) => format!("{}:{model}", target.provider),
+            None => target.provider.to_string(),
+        };
+        plan.map(|plan| plan.targets.iter().map(show).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_route_to_nowhere_is_refused_with_its_name() {
+        let faults = table(
+            "[{to: c}, {name: n}, {to: a, split: [{to: b, weight: 1}]}, {split: [{to: b, weight: 0}]}]",
+            Some("x"),
+        );
+        let faults = faults.unwrap_err().join("\n");
+        for part in
+            ["route-1: there is no provider \"c\"", "n: a route needs", "not both", "above 0", "default_provider"]
+        {
+            assert!(faults.contains(part), "{part} is missing from {faults}");
+        }
+    }
+
+    #[test]
+    fn the_first_match_decides_and_the_default_is_last() {
+        let table = table(
+            "[{match: {model: 'gpt-*', team: red}, to: b}, {match: {model: gpt-4}, to: 'a:x', fallback: [b, 'a:x']}]",
+            Some("a"),
+        );
+        let table = table.unwrap();
+        assert_eq!(names(table.plan(Some("gpt-4"), Some("red"), 0)), ["b"]);
+        assert_eq!(names(table.plan(Some("gpt-4"), None, 0)), ["a:x", "b"]);
+        assert_eq!(names(table.plan(Some("other"), None, 0)), ["a"]);
+        assert_eq!(names(table.plan(None, None, 0)), ["a"]);
+    }
+
+    #[test]
+    fn a_split_follows_its_weights_and_a_drained_side_gets_nothing() {
+        let table = table("[{split: [{to: a, weight: 3}, {to: b, weight: 1}, {to: 'b:z', weight: 0}]}]", None).unwrap();
+        let count = |name: &str| (0..400).filter(|draw| names(table.plan(Some("m"), None, *draw)) == [name]).count();
+        assert_eq!((count("a"), count("b"), count("b:z")), (300, 100, 0));
+    }
+}

@@ -29,32 +29,35 @@ impl Glob {
         Ok(Self(pattern.to_owned()))
     }
 
-    /// Whether the whole text matches.
+    /// Whether the whole text matches. Allocates nothing.
     pub fn matches(&self, text: &str) -> bool {
-        let pattern: Vec<char> = self.0.chars().collect();
-        let text: Vec<char> = text.chars().collect();
-        let (mut p, mut t) = (0, 0);
-        // Where to go back to: the last star, and the text position that it has swallowed up to.
-        let mut star: Option<(usize, usize)> = None;
-        while t < text.len() {
-            match pattern.get(p) {
-                Some('*') => {
-                    star = Some((p, t));
-                    p += 1;
+        let (mut pattern, mut rest) = (self.0.as_str(), text);
+        // Where to go back to: the pattern behind the last star, and the text behind what that star has swallowed.
+        let mut star: Option<(&str, &str)> = None;
+        loop {
+            let mut symbols = pattern.chars();
+            match (symbols.next(), rest.chars().next()) {
+                (Some('*'), _) => {
+                    pattern = symbols.as_str();
+                    star = Some((pattern, rest));
                 }
-                Some(symbol) if *symbol == '?' || text.get(t) == Some(symbol) => {
-                    p += 1;
-                    t += 1;
+                (Some(symbol), Some(letter)) if symbol == '?' || symbol == letter => {
+                    pattern = symbols.as_str();
+                    rest = behind(rest);
                 }
-                _ => {
-                    let Some((star_p, star_t)) = star else { return false };
-                    star = Some((star_p, star_t + 1));
-                    p = star_p + 1;
-                    t = star_t + 1;
+                (None, None) => return true,
+                (_, letter) => {
+                    // The last star swallows one letter more; if none are left, nothing can match.
+                    let Some((behind_star, from)) = star.filter(|(_, from)| letter.is_some() && !from.is_empty())
+                    else {
+                        return false;
+                    };
+                    pattern = behind_star;
+                    rest = behind(from);
+                    star = Some((behind_star, rest));
                 }
             }
         }
-        pattern.iter().skip(p).all(|symbol| *symbol == '*')
     }
 
     /// Whether this pattern certainly matches everything that the other one matches. `false` if that cannot be seen by
@@ -98,6 +101,13 @@ impl Glob {
     }
 }
 
+/// The text behind its first character.
+fn behind(text: &str) -> &str {
+    let mut letters = text.chars();
+    letters.next();
+    letters.as_str()
+}
+
 impl fmt::Display for Glob {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0)
@@ -131,6 +141,10 @@ mod tests {
         assert!(!matches("a*b*c", "aXbYbZ"));
         assert!(matches("?pt", "gpt"));
         assert!(matches("*", ""));
+        assert!(!matches("a*", ""));
+        assert!(!matches("?", ""));
+        assert!(matches("*ü?", "grün"));
+        assert!(!matches("a**b", "ac"));
     }
 
     #[test]

@@ -1,0 +1,260 @@
+//! **Attempts**: which target is asked next, and how its failure or answer is **weighed**.
+//!
+//! A target is asked at most once; only its next credential may be tried after a 429 or a 401. Another target is asked after
+//! a connection that failed, a time-out, a 429, a 401 or a 5xx, and only while nothing has reached the caller. Any other
+//! answer is the caller's: a request that one provider calls wrong is not sent to the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Kind};
+use crate::ledger::{Attempt, AttemptEnd};
+use crate::pipeline::exchange::{Exchange, clip};
+use crate::provider::Provider;
+use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429};
+use crate::telemetry::metrics::METRICS;
+use crate::unit::clock::{Tick, Timestamp};
+use crate::unit::secret::Secret;
+
+/// The most credentials of one target that one exchange tries.
+const MAX_CREDENTIALS: u32 = 4;
+
+/// One step of a plan.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who is asked.
+    pub provider: Arc<Provider>,
+    /// For which model; empty if the request names none.
+    pub model: String,
+}
+
+/// The attempt being made or about to be made.
+#[derive(Debug)]
+pub struct Current {
+    /// Who is asked, for what.
+    pub step: Step,
+    /// With which credential: its position and itself.
+    pub credential: Option<(u32, Secret)>,
+    /// When it began.
+    pub started: Tick,
+    /// Whether a pooled connection turned out to be dead and the attempt began anew on a fresh one.
+    pub renewed: bool,
+}
+
+/// What is to be done with an upstream's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighing {
+    /// The caller gets it.
+    Serve,
+    /// It is dropped, and the next target asked.
+    NextTarget,
+}
+
+impl Exchange {
+    /// Readies the next attempt; false if none is left.
+    pub fn advance(&mut self) -> bool {
+        let now = Tick::now();
+        self.current = None;
+        while let Some(step) = self.plan.get(self.at).cloned() {
+            let credential = match step.provider.credentials.pick(&step.model, now) {
+                Pick::Use(index, secret) if self.tries_on_step < MAX_CREDENTIALS => Some((index, secret)),
+                Pick::NoneNeeded if self.tries_on_step == 0 => None,
+                Pick::AllRest(left) if self.tries_on_step == 0 => {
+                    self.note_rest(&step, left);
+                    self.at += 1;
+                    continue;
+                }
+                _ => {
+                    self.at += 1;
+                    self.tries_on_step = 0;
+                    continue;
+                }
+            };
+            self.tries_on_step += 1;
+            self.current = Some(Current { step, credential, started: now, renewed: false });
+            return true;
+        }
+        false
+    }
+
+    /// The error that stands for the failure of every target.
+    pub fn give_up(&mut self) -> Error {
+        self.last_failure.take().unwrap_or_else(|| Error::new(Kind::UpstreamUnreachable, "No provider could be asked."))
+    }
+
+    /// Ends the current attempt as failed, and readies the next; false if none is left, and then the caller gets
+    /// [`Exchange::give_up`].
+    pub fn fail(&mut self, end: AttemptEnd, text: &str) -> bool {
+        let Some(current) = self.current.take() else { return false };
+        let name = &current.step.provider.name;
+        let error = match end {
+            AttemptEnd::ConnectFailed => {
+                Error::new(Kind::UpstreamUnreachable, format!("The provider `{name}` cannot be reached."))
+            }
+            AttemptEnd::TimedOut => {
+                Error::new(Kind::UpstreamTimeout, format!("The provider `{name}` did not answer in time."))
+            }
+            _ => Error::new(
+                Kind::UpstreamError,
+                format!("The provider `{name}` broke the connection before it answered."),
+            ),
+        };
+        self.last_failure = Some(error);
+        current.step.provider.health.failed(Timestamp::now(), text);
+        self.end_attempt(&current, end, None, Some(text));
+        self.at += 1;
+        self.tries_on_step = 0;
+        self.advance()
+    }
+
+    /// A pooled connection was dead before it carried anything: the same attempt begins anew, once. False if it already has.
+    pub fn renew(&mut self) -> bool {
+        match &mut self.current {
+            Some(current) if !current.renewed => {
+                current.renewed = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Weighs the status of an upstream's answer, before anything has reached the caller.
+    pub fn weigh(&mut self, status: u16, retry_after: Option<Duration>) -> Weighing {
+        let Some(current) = self.current.take() else { return Weighing::Serve };
+        let (end, same_target) = match status {
+            429 => (AttemptEnd::RateLimited, true),
+            401 => (AttemptEnd::BadStatus, true),
+            300..=399 | 408 | 500..=599 => (AttemptEnd::BadStatus, false),
+            _ => {
+                current.step.provider.health.succeeded();
+                self.current = Some(current);
+                return Weighing::Serve;
+            }
+        };
+        current.step.provider.health.failed(Timestamp::now(), &format!("answered with status {status}"));
+        rest(&current, status, retry_after);
+        // Whether another target is left is known only by looking; if none is, this attempt is the one that is served.
+        let (at, tries) = (self.at, self.tries_on_step);
+        if !(same_target && current.step.provider.credentials.secrets().len() > 1) {
+            self.at += 1;
+            self.tries_on_step = 0;
+        }
+        let attempts = self.record.attempts.len();
+        if self.advance() {
+            let rests = self.record.attempts.split_off(attempts);
+            self.end_attempt(&current, end, Some(status), None);
+            self.record.attempts.extend(rests);
+            return Weighing::NextTarget;
+        }
+        (self.at, self.tries_on_step) = (at, tries);
+        self.current = Some(current);
+        Weighing::Serve
+    }
+
+    /// Writes an attempt down.
+    pub(crate) fn end_attempt(&mut self, current: &Current, end: AttemptEnd, status: Option<u16>, text: Option<&str>) {
+        METRICS.attempts.with_label_values(&[&*current.step.provider.name, word(end)]).inc();
+        let now = Tick::now();
+        self.record.attempts.push(Attempt {
+            provider: current.step.provider.name.clone(),
+            model: current.step.model.clone(),
+            credential: current.credential.as_ref().map(|(index, _)| *index),
+            end,
+            status,
+            error: text.map(clip),
+            started_us: micros(current.started.since(self.started)),
+            duration_us: micros(now.since(current.started)),
+        });
+    }
+
+    fn note_rest(&mut self, step: &Step, left: Duration) {
+        let seconds = left.as_secs() + 1;
+        let name = &step.provider.name;
+        let text = format!("Every credential of the provider `{name}` rests after a rate limit for {seconds} s more.");
+        self.record.attempts.push(Attempt {
+            provider: name.clone(),
+            model: step.model.clone(),
+            credential: None,
+            end: AttemptEnd::NoCredential,
+            status: None,
+            error: Some(text.clone()),
+            started_us: micros(self.started.elapsed()),
+            duration_us: 0,
+        });
+        METRICS.attempts.with_label_values(&[&**name, word(AttemptEnd::NoCredential)]).inc();
+        let sooner =
+            self.last_failure.as_ref().and_then(Error::retry_after_seconds).is_none_or(|other| seconds < other);
+        if sooner {
+            self.last_failure = Some(Error::new(Kind::LimitExceeded, text).retry_after(seconds));
+        }
+    }
+}
+
+/// Lets the credential rest as the answer asks. One that is a provider's only one rests only when the answer says for how
+/// long: without that, asking again is better than refusing.
+fn rest(current: &Current, status: u16, retry_after: Option<Duration>) {
+    let credentials = &current.step.provider.credentials;
+    let (index, others) = (current.credential.as_ref().map_or(0, |(index, _)| *index), credentials.secrets().len() > 1);
+    let now = Tick::now();
+    match (status, retry_after) {
+        (429, Some(span)) => credentials.rest(index, Some(&current.step.model), span, now),
+        (429, None) if others => credentials.rest(index, Some(&current.step.model), REST_AFTER_429, now),
+        (401, _) if others => credentials.rest(index, None, REST_AFTER_401, now),
+        _ => {}
+    }
+}
+
+/// The delay that a `retry-after` or `retry-after-ms` header asks for: seconds or an HTTP date (RFC 9110 section 10.2.3),
+/// milliseconds as OpenAI and Azure send them.
+pub fn retry_after(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration> {
+    if let Some(millis) =
+        headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
+    {
+        return Some(Duration::from_millis(millis));
+    }
+    let text = headers.get("retry-after")?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second();
+    u64::try_from(date - now.seconds()).ok().map(Duration::from_secs)
+}
+
+/// Microseconds, saturating.
+pub(crate) fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn word(end: AttemptEnd) -> &'static str {
+    match end {
+        AttemptEnd::Served => "served",
+        AttemptEnd::ConnectFailed => "connect_failed",
+        AttemptEnd::TimedOut => "timed_out",
+        AttemptEnd::RateLimited => "rate_limited",
+        AttemptEnd::BadStatus => "bad_status",
+        AttemptEnd::Broken => "broken",
+        AttemptEnd::Cut => "cut",
+        AttemptEnd::Abandoned => "abandoned",
+        AttemptEnd::NoCredential => "no_credential",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_after_is_read_in_every_form() {
+        let read = |name: &'static str, value: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            retry_after(&headers, Timestamp(1_000_000_000_000))
+        };
+        assert_eq!(read("retry-after", "soon"), None);
+        assert_eq!(read("retry-after", "-1"), None);
+        assert_eq!(read("retry-after", "1e300"), None);
+        assert_eq!(read("retry-after", "7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
+        assert_eq!(read("retry-after", "Mon, 12 Jan 1970 13:46:45 GMT"), Some(Duration::from_secs(5)));
+    }
+}

@@ -1,0 +1,149 @@
+//! Counts the tokens of answers whose providers reported none, off the request path.
+//!
+//! One thread takes jobs from a bounded queue and appends what it counted to the journal as an amendment of the record. When
+//! the queue is full the job is dropped, the record stays without usage – which is not zero – and a counter says so.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::catalog::prices::{Catalog, PriceQuery};
+use crate::catalog::tokens;
+use crate::dialect::{self, Operation};
+use crate::ledger::Amendment;
+use crate::ledger::journal::{Journal, Line};
+use crate::pipeline::settle::count_usage;
+use crate::provider::Provider;
+use crate::telemetry::metrics::METRICS;
+use crate::unit::clock::Timestamp;
+use crate::unit::id::ExchangeId;
+use crate::unit::usage::{Usage, UsageSource};
+
+/// The most answers that wait to be counted.
+const QUEUE: usize = 256;
+/// The largest request that is counted word by word; larger ones are estimated at four bytes a token.
+const MAX_REQUEST: usize = 1024 * 1024;
+
+/// An answer to be counted.
+pub struct Uncounted {
+    /// The exchange.
+    pub id: ExchangeId,
+    /// What was asked.
+    pub operation: Operation,
+    /// Whether the answer was an event stream.
+    pub event_stream: bool,
+    /// The request's body, unless it is long.
+    pub request: Bytes,
+    /// The length of the request's body.
+    pub request_bytes: u64,
+    /// The beginning of the answer's body.
+    pub delivered: Bytes,
+    /// The length of the whole answer's body.
+    pub delivered_bytes: u64,
+    /// Who served it.
+    pub provider: Arc<Provider>,
+    /// The model.
+    pub model: String,
+    /// When.
+    pub at: Timestamp,
+    /// The prices that hold.
+    pub catalog: Arc<Catalog>,
+}
+
+/// The thread that counts.
+pub struct Counter {
+    queue: Mutex<Option<SyncSender<Uncounted>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Counter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(journal: Arc<Journal>) -> std::io::Result<Self> {
+        let (queue, jobs) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("count".to_owned()).spawn(move || work(&jobs, &journal))?;
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands an answer over; never waits.
+    pub fn hand(&self, mut job: Uncounted) {
+        if job.request.len() > MAX_REQUEST {
+            // A large body is not held for a figure that is an estimate anyway.
+            job.request = Bytes::new();
+        }
+        let provider = job.provider.name.clone();
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.as_ref().is_none_or(|queue| queue.try_send(job).is_err()) {
+            tracing::warn!(%provider, "an answer without reported usage was not counted: too many wait");
+        }
+    }
+
+    /// Counts what waits, then ends the thread.
+    pub fn stop(&self) {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the counting thread ended by a defect");
+        }
+    }
+}
+
+fn work(jobs: &Receiver<Uncounted>, journal: &Journal) {
+    while let Ok(job) = jobs.recv() {
+        let usage = usage(&job);
+        METRICS.estimated.with_label_values(&[&*job.provider.name]).inc();
+        count_usage(&job.provider.name, &job.model, &usage);
+        let query = PriceQuery {
+            provider_name: &job.provider.name,
+            price_provider: job.provider.settings.price_provider.as_deref(),
+            model: &job.model,
+            at: job.at,
+        };
+        let cost = job.catalog.cost(&query, &usage);
+        let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
+        let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price };
+        if let Err(error) = journal.append(&Line::Amend(amendment)) {
+            tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");
+        }
+    }
+}
+
+fn usage(job: &Uncounted) -> Usage {
+    let input = if job.request.is_empty() {
+        job.request_bytes / 4
+    } else {
+        tokens::count(&job.model, &dialect::request_text(job.operation, &job.request))
+    };
+    let output = if matches!(job.operation, Operation::Embeddings) {
+        0
+    } else {
+        let kept = tokens::count(&job.model, &dialect::delivered_text(job.operation, job.event_stream, &job.delivered));
+        scale(kept, job.delivered.len() as u64, job.delivered_bytes)
+    };
+    Usage { input, output, ..Usage::default() }
+}
+
+/// A count of a beginning, scaled to the whole.
+fn scale(count: u64, kept: u64, whole: u64) -> u64 {
+    if kept == 0 || whole <= kept {
+        return count;
+    }
+    let scaled = u128::from(count) * u128::from(whole) / u128::from(kept);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_beginning_is_scaled_to_the_whole() {
+        assert_eq!(scale(10, 100, 100), 10);
+        assert_eq!(scale(10, 100, 250), 25);
+        assert_eq!(scale(10, 0, 250), 10);
+    }
+}

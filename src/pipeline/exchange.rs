@@ -1,0 +1,182 @@
+//! The exchange: one client request with all its upstream attempts.
+//!
+//! It is Pingora's per-request context. Whatever happens, dropping it settles it: Pingora skips its last phase after a panic
+//! and at the end of a shutdown's grace period.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::dialect::{AnswerReader, Facts, Operation, Place};
+use crate::error::{Error, Kind};
+use crate::key::Key;
+use crate::ledger::{Outcome, Record};
+use crate::pipeline::attempt::{Current, Step};
+use crate::pipeline::{Gateway, Held, InFlight, Live};
+use crate::unit::clock::{Tick, Timestamp};
+use crate::unit::id::ExchangeId;
+
+/// One exchange.
+pub struct Exchange {
+    /// The process that it runs in.
+    pub gateway: Arc<Gateway>,
+    /// The configuration that it began with.
+    pub live: Arc<Live>,
+    /// When its head had arrived.
+    pub started: Tick,
+    /// What the ledger will say; filled as things become known.
+    pub record: Record,
+    /// What was asked for, once understood.
+    pub place: Option<Place>,
+    /// The key, once identified.
+    pub key: Option<Arc<Key>>,
+    /// What the body says, once understood.
+    pub facts: Option<Facts>,
+    /// The body, once read.
+    pub body: Bytes,
+    /// The body for the current target, until Pingora has taken it.
+    pub outgoing: Bytes,
+    /// The targets, once planned.
+    pub plan: Vec<Step>,
+    /// Which step of the plan is next or current.
+    pub at: usize,
+    /// The attempt being made or about to be made.
+    pub current: Option<Current>,
+    /// How many credentials of the present step have been tried.
+    pub tries_on_step: u32,
+    /// What is done with the answer's body.
+    pub relaying: Relaying,
+    /// The last failure, for the case that nothing else is left.
+    pub last_failure: Option<Error>,
+    pub(crate) held: Option<Held>,
+    pub(crate) settled: bool,
+    _in_flight: InFlight,
+}
+
+/// What is done with the body of an upstream's answer.
+pub enum Relaying {
+    /// No answer yet.
+    Nothing,
+    /// It passes through a reader.
+    Passing {
+        /// Reads usage as it passes.
+        reader: Box<AnswerReader>,
+        /// Whether it is an event stream.
+        event_stream: bool,
+        /// The length that the upstream announced.
+        expected: Option<u64>,
+        /// The bytes that have come so far.
+        seen: u64,
+    },
+    /// It is an error body, collected to be rewritten in the caller's dialect.
+    Mending {
+        /// The upstream's status.
+        status: u16,
+        /// The beginning of the body, at most 64 KiB.
+        collected: Vec<u8>,
+    },
+}
+
+impl Exchange {
+    /// An exchange that begins now.
+    pub fn begin(gateway: &Arc<Gateway>) -> Self {
+        let id = ExchangeId::new();
+        Self {
+            live: gateway.live.load_full(),
+            started: Tick::now(),
+            record: blank(id),
+            place: None,
+            key: None,
+            facts: None,
+            body: Bytes::new(),
+            outgoing: Bytes::new(),
+            plan: Vec::new(),
+            at: 0,
+            current: None,
+            tries_on_step: 0,
+            relaying: Relaying::Nothing,
+            last_failure: None,
+            held: None,
+            settled: false,
+            _in_flight: gateway.enter(),
+            gateway: gateway.clone(),
+        }
+    }
+
+    /// The operation, `Passthrough` until it is known.
+    pub fn operation(&self) -> Operation {
+        self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation)
+    }
+
+    /// Whether the caller asked for a stream.
+    pub fn wants_stream(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.stream)
+    }
+
+    /// Leaves no record: for the pages about the gateway itself, which monitors ask for all the time.
+    pub fn forget(&mut self) {
+        self.settled = true;
+    }
+
+    /// Notes that Marg refuses, and why.
+    pub fn refuse(&mut self, error: &Error) {
+        self.record.status = error.kind().status();
+        self.record.outcome = match error.kind() {
+            Kind::UpstreamError | Kind::UpstreamTimeout | Kind::UpstreamUnreachable => Outcome::UpstreamFailed,
+            _ => Outcome::Refused,
+        };
+        self.record.reason = Some(error.kind().code().to_owned());
+        self.record.error = Some(clip(error.text()));
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(Outcome::Interrupted);
+        }
+    }
+}
+
+/// The first 512 bytes of a text, cut between characters.
+pub fn clip(text: &str) -> String {
+    let mut end = text.len().min(512);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+fn blank(id: ExchangeId) -> Record {
+    Record {
+        id,
+        started_at: Timestamp::now(),
+        request_id: None,
+        operation: String::new(),
+        method: String::new(),
+        path: String::new(),
+        address: None,
+        key_id: None,
+        org: None,
+        team: None,
+        user: None,
+        model_requested: None,
+        model_served: None,
+        provider: None,
+        route: None,
+        stream: false,
+        status: 0,
+        outcome: Outcome::Interrupted,
+        reason: None,
+        error: None,
+        usage: None,
+        usage_source: None,
+        cost: None,
+        price: None,
+        duration_us: 0,
+        ttft_us: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        attempts: Vec::new(),
+    }
+}

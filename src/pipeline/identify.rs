@@ -1,0 +1,79 @@
+//! **Identify**: whose call it is, from the headers alone, before any body is read.
+//!
+//! A wrong key costs a hash and a look-up in memory. Answers never say whether a key once existed beyond what its holder
+//! could know: only a caller with the whole token learns that it is revoked, expired or disabled.
+
+use http::HeaderMap;
+
+use crate::error::{Error, Kind, Result};
+use crate::key::ring::Refusal;
+use crate::pipeline::exchange::Exchange;
+use crate::unit::clock::Timestamp;
+
+impl Exchange {
+    /// Finds the caller's key.
+    ///
+    /// # Errors
+    /// `InvalidApiKey` without a usable key, `PermissionDenied` from an address that the key may not be used from.
+    pub fn identify(&mut self, headers: &HeaderMap) -> Result<()> {
+        let Some(token) = token(headers) else {
+            let text = "You did not provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.";
+            return Err(Error::new(Kind::InvalidApiKey, text));
+        };
+        let address = self.record.address.as_deref().and_then(|address| address.parse().ok());
+        match self.gateway.ring.admit(token, address, Timestamp::now()) {
+            Ok(key) => {
+                self.record.key_id = Some(key.id.clone());
+                self.record.org.clone_from(&key.principal.org);
+                self.record.team.clone_from(&key.principal.team);
+                self.record.user.clone_from(&key.principal.user);
+                self.key = Some(key);
+                Ok(())
+            }
+            Err(refusal) => Err(explain(refusal)),
+        }
+    }
+}
+
+fn explain(refusal: Refusal) -> Error {
+    let (kind, text) = match refusal {
+        Refusal::Malformed => (Kind::InvalidApiKey, "Incorrect API key provided: it is not complete, or mistyped."),
+        Refusal::Unknown => (Kind::InvalidApiKey, "Incorrect API key provided: this gateway does not know it."),
+        Refusal::Revoked => (Kind::InvalidApiKey, "This API key has been revoked."),
+        Refusal::Expired => (Kind::InvalidApiKey, "This API key has expired."),
+        Refusal::Disabled => (Kind::InvalidApiKey, "This API key is disabled at present."),
+        Refusal::Address => (Kind::PermissionDenied, "This API key may not be used from your address."),
+    };
+    Error::new(kind, text)
+}
+
+/// The token that a caller sent: `authorization: Bearer …` in any case (RFC 6750 section 2.1), else `x-api-key`, `api-key`
+/// or `x-goog-api-key`. At most 512 bytes; longer ones are none of ours.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, token) = value.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let named = || ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok());
+    bearer.or_else(named).map(str::trim).filter(|token| !token.is_empty() && token.len() <= 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_wherever_an_sdk_puts_it() {
+        let found = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            token(&headers).map(str::to_owned)
+        };
+        assert_eq!(found("authorization", "Basic abc"), None);
+        assert_eq!(found("authorization", "Bearer "), None);
+        assert_eq!(found("authorization", "bEaReR  t1 ").as_deref(), Some("t1"));
+        for name in ["x-api-key", "api-key", "x-goog-api-key"] {
+            assert_eq!(found(name, "t2").as_deref(), Some("t2"));
+        }
+    }
+}

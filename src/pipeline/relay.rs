@@ -1,0 +1,153 @@
+//! **Relay**: an upstream's answer on its way to the caller, frame by frame, never a whole stream.
+
+use bytes::Bytes;
+
+use crate::dialect::{self, AnswerReader};
+use crate::error::{Error, Kind};
+use crate::ledger::{AttemptEnd, Outcome};
+use crate::pipeline::attempt::micros;
+use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::understand::hides_usage;
+
+/// The most of an upstream's error body that is read.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// What is known of an answer from its head.
+pub struct AnswerHead<'a> {
+    /// The status.
+    pub status: u16,
+    /// `content-type`, if sent.
+    pub content_type: Option<&'a str>,
+    /// `content-length`, if sent.
+    pub length: Option<u64>,
+}
+
+/// How the answer's head must be changed before it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// The body's length changes, so the head may not announce one.
+    pub length_changes: bool,
+    /// It is an event stream.
+    pub event_stream: bool,
+    /// The status to send on.
+    pub status: u16,
+}
+
+impl Exchange {
+    /// Begins to relay an answer that is the caller's.
+    pub fn begin_relay(&mut self, head: &AnswerHead<'_>) -> Framing {
+        let Some(current) = &self.current else {
+            return Framing { length_changes: false, event_stream: false, status: head.status };
+        };
+        self.record.provider = Some(current.step.provider.name.clone());
+        self.record.model_served = (!current.step.model.is_empty()).then(|| current.step.model.clone());
+        if head.status >= 300 {
+            // A redirect is not followed and its target is not told: to the caller it is a broken answer.
+            let status = if head.status < 400 { Kind::UpstreamError.status() } else { head.status };
+            self.record.status = status;
+            self.record.reason = Some(Kind::UpstreamError.code().to_owned());
+            self.relaying = Relaying::Mending { status: head.status, collected: Vec::new() };
+            return Framing { length_changes: true, event_stream: false, status };
+        }
+        self.record.status = head.status;
+        let event_stream = head.content_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+        let (operation, asks) = (self.operation(), self.asks_for_usage());
+        let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
+        let hide = event_stream && hides_usage(operation, wants, asks);
+        let reader = Box::new(AnswerReader::new(operation, event_stream, hide));
+        self.relaying = Relaying::Passing { reader, event_stream, expected: head.length, seen: 0 };
+        Framing { length_changes: hide, event_stream, status: head.status }
+    }
+
+    /// Whether the current target is asked to report usage in a stream.
+    pub fn asks_for_usage(&self) -> bool {
+        self.wants_stream() && self.current.as_ref().is_some_and(|current| current.step.provider.settings.stream_usage)
+    }
+
+    /// The request's body for the current target: the caller's own bytes, with the model's name replaced where the route
+    /// says so, and usage asked for on streams.
+    pub fn encode(&self) -> Bytes {
+        match (&self.facts, &self.current) {
+            (Some(facts), Some(current)) => {
+                let model = if current.step.model.is_empty() { None } else { Some(current.step.model.as_str()) };
+                facts.body_for(&self.body, model.or(facts.model.as_deref()).unwrap_or_default(), self.asks_for_usage())
+            }
+            _ => self.body.clone(),
+        }
+    }
+
+    /// Passes one piece of the answer on. When the caller will regard the answer as whole once it has this piece, the
+    /// exchange is settled first: nothing that was answered goes unrecorded.
+    pub fn relay(&mut self, chunk: Option<Bytes>, end: bool) -> Option<Bytes> {
+        let out = match &mut self.relaying {
+            Relaying::Nothing => chunk,
+            Relaying::Mending { collected, .. } => {
+                let room = MAX_ERROR_BYTES.saturating_sub(collected.len());
+                collected.extend_from_slice(
+                    chunk.as_deref().and_then(|bytes| bytes.get(..bytes.len().min(room))).unwrap_or_default(),
+                );
+                if end { Some(self.mend()) } else { None }
+            }
+            Relaying::Passing { reader, expected, seen, event_stream: _ } => {
+                let chunk = chunk.unwrap_or_default();
+                *seen += chunk.len() as u64;
+                let whole = end || expected.is_some_and(|length| *seen >= length);
+                let relayed = reader.push(chunk, whole);
+                if self.record.ttft_us.is_none() && reader.first_token_seen() {
+                    self.record.ttft_us = Some(micros(self.started.elapsed()));
+                }
+                self.record.bytes_out += relayed.bytes.len() as u64;
+                if relayed.complete || whole {
+                    self.settle(Outcome::Answered);
+                }
+                Some(relayed.bytes)
+            }
+        };
+        out.filter(|bytes| !bytes.is_empty())
+    }
+
+    /// The upstream's error in the caller's dialect, without credentials and addresses; settles.
+    fn mend(&mut self) -> Bytes {
+        let Relaying::Mending { status, collected } = std::mem::replace(&mut self.relaying, Relaying::Nothing) else {
+            return Bytes::new();
+        };
+        let body = match &self.current {
+            Some(current) if status >= 400 => {
+                let provider = &current.step.provider;
+                let secrets: Vec<&str> = provider.credentials.secrets().iter().map(|secret| secret.expose()).collect();
+                let hosts = [provider.endpoint.authority.as_str(), provider.endpoint.host.as_str()];
+                dialect::upstream_error_body(status, &collected, &secrets, &hosts)
+            }
+            _ => dialect::error_body(&Error::new(
+                Kind::UpstreamError,
+                format!("The provider answered with the redirect {status}, which is not followed."),
+            )),
+        };
+        self.record.bytes_out = body.len() as u64;
+        self.settle(Outcome::UpstreamFailed);
+        body
+    }
+
+    /// The answer broke off. Gives what the caller can still be told in its dialect: an error event if it is in the middle
+    /// of a stream.
+    pub fn cut(&mut self, client_gone: bool) -> Option<Bytes> {
+        let streaming = matches!(&self.relaying, Relaying::Passing { event_stream: true, .. });
+        let error = Error::new(Kind::UpstreamError, "The provider broke off in the middle of the answer.");
+        if client_gone {
+            self.settle(Outcome::ClientGone);
+            return None;
+        }
+        if let Some(current) = self.current.take() {
+            current
+                .step
+                .provider
+                .health
+                .failed(crate::unit::clock::Timestamp::now(), "broke off in the middle of an answer");
+            self.end_attempt(&current, AttemptEnd::Cut, Some(self.record.status), None);
+        }
+        self.record.reason = Some(error.kind().code().to_owned());
+        self.record.error = Some(error.text().to_owned());
+        self.settle(Outcome::UpstreamCut);
+        streaming.then(|| dialect::cut_event(&error))
+    }
+}

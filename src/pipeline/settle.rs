@@ -1,0 +1,194 @@
+//! **Settle**: the single exit of every exchange, whatever its end.
+//!
+//! Usage becomes cost, the record goes to the journal – into the operating system's hands before the caller has the last
+//! byte – and the figures are counted. Settling twice does nothing the second time.
+
+use crate::catalog::prices::PriceQuery;
+use crate::dialect::Operation;
+use crate::ledger::journal::Line;
+use crate::ledger::{AttemptEnd, Outcome, Record};
+use crate::pipeline::attempt::micros;
+use crate::pipeline::count::Uncounted;
+use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::telemetry::metrics::METRICS;
+use crate::unit::clock::Tick;
+use crate::unit::usage::{Usage, UsageSource};
+
+impl Exchange {
+    /// Ends the exchange.
+    pub fn settle(&mut self, outcome: Outcome) {
+        if self.settled {
+            return;
+        }
+        self.settled = true;
+        self.record.outcome = outcome;
+        if self.record.operation.is_empty() {
+            // Nothing ever arrived: a connection that was closed before a whole head.
+            return;
+        }
+        let uncounted = self.close_answer();
+        self.close_attempt(outcome);
+        self.record.duration_us = micros(self.started.elapsed());
+        self.price();
+        self.journal();
+        count(&self.record);
+        tell(&self.record);
+        if let Some(uncounted) = uncounted {
+            self.gateway.counter.hand(uncounted);
+        }
+        self.held = None;
+    }
+
+    /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count.
+    fn close_answer(&mut self) -> Option<Uncounted> {
+        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
+        reader.finish();
+        if let Some(model) = reader.model() {
+            self.record.model_served = Some(crate::pipeline::exchange::clip(model));
+        }
+        self.record.usage = reader.usage();
+        if self.record.usage.is_some() {
+            self.record.usage_source = Some(UsageSource::Reported);
+            return None;
+        }
+        let operation = self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation);
+        let counts = matches!(
+            operation,
+            Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses
+        );
+        let current = self.current.as_ref().filter(|_| counts)?;
+        let (delivered, delivered_bytes) = reader.delivered();
+        Some(Uncounted {
+            id: self.record.id,
+            operation,
+            event_stream: *event_stream,
+            request: self.body.clone(),
+            request_bytes: self.record.bytes_in,
+            delivered,
+            delivered_bytes,
+            provider: current.step.provider.clone(),
+            model: current.step.model.clone(),
+            at: self.record.started_at,
+            catalog: self.live.catalog.clone(),
+        })
+    }
+
+    fn close_attempt(&mut self, outcome: Outcome) {
+        let Some(current) = self.current.take() else { return };
+        let answered = self.record.provider.is_some();
+        let end = match outcome {
+            _ if !answered && self.record.attempts.is_empty() && outcome == Outcome::Refused => return,
+            Outcome::ClientGone | Outcome::Interrupted => AttemptEnd::Abandoned,
+            Outcome::UpstreamCut => AttemptEnd::Cut,
+            _ => AttemptEnd::Served,
+        };
+        let status = answered.then_some(self.record.status);
+        self.end_attempt(&current, end, status, None);
+        self.current = Some(current);
+    }
+
+    fn price(&mut self) {
+        let (Some(usage), Some(current)) = (&self.record.usage, &self.current) else { return };
+        let settings = &current.step.provider.settings;
+        let cost = |model: &str| {
+            let query = PriceQuery {
+                provider_name: &current.step.provider.name,
+                price_provider: settings.price_provider.as_deref(),
+                model,
+                at: self.record.started_at,
+            };
+            self.live.catalog.cost(&query, usage)
+        };
+        // The model that the provider names is what it bills; if that has no price, the one that was asked for may.
+        let served = self.record.model_served.as_deref();
+        match served.and_then(cost).or_else(|| cost(&current.step.model)) {
+            Some(cost) => {
+                self.record.cost = Some(cost.amount);
+                self.record.price = Some(cost.price);
+            }
+            None => METRICS.unpriced.with_label_values(&[&*current.step.provider.name]).inc(),
+        }
+    }
+
+    fn journal(&mut self) {
+        let started = Tick::now();
+        if let Err(error) = self.gateway.journal.append(&Line::Record(self.record.clone())) {
+            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
+        }
+        METRICS.journal_append.observe(started.elapsed().as_secs_f64());
+    }
+}
+
+fn count(record: &Record) {
+    let provider = record.provider.as_deref().unwrap_or("none");
+    let status = match record.status {
+        0 => "none",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    METRICS.exchanges.with_label_values(&[record.operation.as_str(), provider, word(record.outcome), status]).inc();
+    METRICS.duration.with_label_values(&[record.operation.as_str(), provider]).observe(record.duration_us as f64 / 1e6);
+    if let Some(reason) = record.reason.as_deref().filter(|_| record.outcome == Outcome::Refused) {
+        METRICS.refusals.with_label_values(&[reason]).inc();
+    }
+    if let Some(first) = record.ttft_us.filter(|_| record.stream) {
+        METRICS.first_token.with_label_values(&[provider]).observe(first as f64 / 1e6);
+    }
+    if let Some(usage) = &record.usage {
+        count_usage(provider, record.model_served.as_deref().unwrap_or("none"), usage);
+    }
+    if let Some(cost) = record.cost {
+        let model = METRICS.model_label(record.model_served.as_deref().unwrap_or("none"));
+        METRICS.cost.with_label_values(&[provider, model]).inc_by(u64::try_from(cost.nanos()).unwrap_or(0));
+    }
+}
+
+/// Counts tokens by class.
+pub(crate) fn count_usage(provider: &str, model: &str, usage: &Usage) {
+    let model = METRICS.model_label(model);
+    let classes = [
+        ("input", usage.input.saturating_add(usage.input_audio).saturating_add(usage.input_image)),
+        ("cache_read", usage.cache_read),
+        ("cache_write", usage.cache_write_5m.saturating_add(usage.cache_write_1h)),
+        ("output", usage.output.saturating_add(usage.output_audio).saturating_add(usage.output_image)),
+        ("reasoning", usage.reasoning),
+    ];
+    for (class, tokens) in classes.into_iter().filter(|(_, tokens)| *tokens > 0) {
+        METRICS.tokens.with_label_values(&[provider, model, class]).inc_by(tokens);
+    }
+}
+
+/// One line in the log for each exchange; no prompt, no answer.
+fn tell(record: &Record) {
+    tracing::info!(
+        id = %record.id,
+        request_id = record.request_id.as_deref(),
+        operation = record.operation.as_str(),
+        path = record.path.as_str(),
+        key = record.key_id.as_deref(),
+        model = record.model_requested.as_deref(),
+        provider = record.provider.as_deref(),
+        status = record.status,
+        outcome = word(record.outcome),
+        reason = record.reason.as_deref(),
+        attempts = record.attempts.len(),
+        input_tokens = record.usage.as_ref().map(Usage::input_total),
+        output_tokens = record.usage.as_ref().map(Usage::output_total),
+        cost_nano_usd = record.cost.map(|cost| cost.nanos()),
+        duration_us = record.duration_us,
+        "exchange"
+    );
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered => "answered",
+        Outcome::Refused => "refused",
+        Outcome::UpstreamFailed => "upstream_failed",
+        Outcome::UpstreamCut => "upstream_cut",
+        Outcome::ClientGone => "client_gone",
+        Outcome::Interrupted => "interrupted",
+    }
+}

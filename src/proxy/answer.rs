@@ -1,0 +1,48 @@
+//! Writes an answer that Marg gives itself.
+
+use bytes::Bytes;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::ledger::Outcome;
+use crate::pipeline::answer::Answer;
+use crate::pipeline::exchange::Exchange;
+
+/// Settles the exchange and sends the answer. A caller that is gone is not an error.
+pub async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) {
+    let head_only = session.req_header().method == http::Method::HEAD;
+    exchange.record.bytes_out = if head_only { 0 } else { answer.body.len() as u64 };
+    let outcome = match exchange.record.outcome {
+        Outcome::Interrupted => Outcome::Answered,
+        other => other,
+    };
+    exchange.settle(outcome);
+    let Ok(response) = head(&answer, exchange) else {
+        tracing::error!(id = %exchange.record.id, "an answer could not be written down");
+        return;
+    };
+    // What is left of the request's body is not waited for: the connection ends instead.
+    if !session.as_mut().is_body_done() {
+        session.set_keepalive(None);
+    }
+    let body = if head_only { Bytes::new() } else { answer.body };
+    if session.write_response_header(Box::new(response), body.is_empty()).await.is_ok() && !body.is_empty() {
+        let _gone = session.write_response_body(Some(body), true).await;
+    }
+}
+
+fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(answer.status, Some(8 + answer.headers.len()))?;
+    response.insert_header("content-type", answer.content_type)?;
+    response.insert_header("content-length", answer.body.len())?;
+    response.insert_header("cache-control", "no-store")?;
+    response.insert_header("x-request-id", exchange.request_id())?;
+    response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
+    if !exchange.record.attempts.is_empty() {
+        response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
+    }
+    for (name, value) in &answer.headers {
+        response.insert_header(*name, value.as_str())?;
+    }
+    Ok(response)
+}

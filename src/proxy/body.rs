@@ -1,0 +1,153 @@
+//! The request's body: read whole before an upstream is chosen, bounded in size and time.
+//!
+//! Pingora keeps at most 64 KiB of a body for a second attempt, and forwards nothing at all if it kept nothing. So for a body
+//! of known length the keeping begins when at most 64 KiB are left: Pingora then replays that tail once for each attempt,
+//! and `request_body_filter` puts the whole body in its place. For other long bodies `replay` answers for the kept part.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora_proxy::Session;
+
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::Held;
+use crate::pipeline::exchange::Exchange;
+use crate::unit::clock::Tick;
+
+/// What Pingora keeps of a body (`v1/common.rs` and `v2/server.rs` of pingora-core 0.9).
+const KEPT_BY_PINGORA: usize = 64 * 1024;
+
+/// A body that was read.
+pub struct Read {
+    /// All of it.
+    pub bytes: Bytes,
+    /// The room that it takes.
+    pub held: Held,
+    /// Whether Pingora has nothing that it could replay, so that `replay` must.
+    pub needs_replay: bool,
+}
+
+/// Sets the limits of this request's connection.
+pub fn tune(session: &mut Session, exchange: &Exchange) {
+    let settings = &exchange.live.settings;
+    let keepalive = if exchange.gateway.is_draining() { None } else { Some(settings.keepalive.as_secs().max(1)) };
+    session.set_keepalive(keepalive);
+    session.set_write_timeout(Some(settings.write_timeout));
+    session.set_read_timeout(Some(settings.body_idle_timeout));
+    session.set_total_drain_timeout(Some(Duration::from_secs(1)));
+    session.set_pipelining_enabled(true);
+}
+
+/// Refuses requests whose length two readers could see differently (RFC 9112 section 6.3).
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn refuse_smuggling(session: &Session) -> Result<()> {
+    let headers = &session.req_header().headers;
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    // Pingora has removed content-length by now; what was sent is still in the raw head.
+    let raw = session.to_h1_raw().to_ascii_lowercase();
+    let both = memchr::memmem::find(&raw, b"\ncontent-length").is_some();
+    let coding = headers.get_all(header::TRANSFER_ENCODING).iter().map(|value| value.as_bytes().to_ascii_lowercase());
+    if both || !coding.eq([b"chunked".to_vec()]) {
+        return Err(Error::new(
+            Kind::InvalidRequest,
+            "Send content-length or `transfer-encoding: chunked`, once, not both.",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the body.
+///
+/// # Errors
+/// `TooLarge`, `RequestTimeout`, `Overloaded` when all exchanges together hold too much, `InvalidRequest` for broken framing.
+pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
+    let settings = &exchange.live.settings;
+    let (limit, deadline) = (settings.max_body_bytes, settings.body_timeout);
+    let announced = announced(session);
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
+    }
+    if session.req_header().headers.contains_key(header::EXPECT) {
+        go_on(session).await?;
+    }
+    let mut held = exchange.gateway.hold();
+    let started = Tick::now();
+    let mut body = BytesMut::new();
+    let mut only: Option<Bytes> = None;
+    let mut keeping = false;
+    loop {
+        let read = body.len() + only.as_ref().map_or(0, Bytes::len);
+        let left = announced.map(|length| length.saturating_sub(read as u64));
+        if !keeping && left.is_none_or(|left| left <= KEPT_BY_PINGORA as u64) {
+            session.enable_retry_buffering();
+            keeping = true;
+        }
+        let Some(chunk) = next_chunk(session, started, deadline).await? else { break };
+        if read + chunk.len() > limit {
+            return Err(too_large(limit));
+        }
+        if !held.grow(chunk.len(), settings.max_buffered_bytes) {
+            return Err(crowded(settings.max_buffered_bytes));
+        }
+        // A body that comes in one piece – nearly every one – is not copied.
+        match only.take() {
+            None if body.is_empty() => only = Some(chunk),
+            first => {
+                if let Some(first) = first {
+                    body.reserve(announced.map_or(first.len() * 2, |length| usize::try_from(length).unwrap_or(limit)));
+                    body.extend_from_slice(&first);
+                }
+                body.extend_from_slice(&chunk);
+            }
+        }
+    }
+    let bytes = only.unwrap_or_else(|| body.freeze());
+    let kept = session.get_retry_buffer().is_some() && !session.retry_buffer_truncated();
+    Ok(Read { needs_replay: !bytes.is_empty() && !kept, bytes, held })
+}
+
+async fn next_chunk(session: &mut Session, started: Tick, deadline: Duration) -> Result<Option<Bytes>> {
+    let left = deadline.saturating_sub(started.elapsed());
+    let late = || {
+        Error::new(
+            Kind::RequestTimeout,
+            "The request's body took too long to arrive (server.body_timeout_ms, server.body_idle_timeout_ms).",
+        )
+    };
+    match tokio::time::timeout(left, session.as_mut().read_request_body()).await {
+        Err(_) => Err(late()),
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) if matches!(error.etype(), pingora_error::ErrorType::ReadTimedout) => Err(late().because(error)),
+        Ok(Err(error)) => {
+            Err(Error::new(Kind::InvalidRequest, "The request's body is broken or incomplete.").because(error))
+        }
+    }
+}
+
+/// Tells a caller that waits with its body to send it (RFC 9110 section 10.1.1).
+async fn go_on(session: &mut Session) -> Result<()> {
+    // Without this Pingora would count the interim answer as the final one and close the connection after it.
+    session.set_close_on_response_before_downstream_finish(false);
+    let sent = session.as_mut().write_continue_response().await;
+    session.set_close_on_response_before_downstream_finish(true);
+    sent.map_err(|error| Error::new(Kind::InvalidRequest, "The caller went away before it sent a body.").because(error))
+}
+
+fn announced(session: &Session) -> Option<u64> {
+    session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(Kind::TooLarge, format!("The request's body is larger than {limit} bytes (server.max_body_bytes)."))
+}
+
+fn crowded(limit: usize) -> Error {
+    let text =
+        format!("All requests together hold more than {limit} bytes (server.max_buffered_bytes); try again shortly.");
+    Error::new(Kind::Overloaded, text).retry_after(1)
+}

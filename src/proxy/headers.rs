@@ -1,0 +1,165 @@
+//! Headers on both legs: what a provider is told, and what a caller is told.
+
+use http::HeaderName;
+use http::header;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::dialect;
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::relay::Framing;
+use crate::provider::config::Auth;
+
+/// Headers of a caller that no provider sees: its credentials, what describes its connection, what would choose another
+/// account, and what would make the answer unreadable here. `expect` is answered by Marg.
+const KEPT_FROM_PROVIDERS: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "proxy-authorization",
+    "cookie",
+    "expect",
+    "accept-encoding",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "via",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "openai-organization",
+    "openai-project",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "range",
+    "if-range",
+    "origin",
+    "referer",
+];
+
+/// Headers of a provider that no caller sees: cookies, what describes the connection or the account, and redirects.
+const KEPT_FROM_CALLERS: &[&str] = &[
+    "set-cookie",
+    "alt-svc",
+    "strict-transport-security",
+    "location",
+    "content-location",
+    "refresh",
+    "openai-organization",
+    "openai-project",
+    "server",
+    "via",
+    "cf-ray",
+    "cf-cache-status",
+    "report-to",
+    "nel",
+    "www-authenticate",
+    "link",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-allow-credentials",
+    "x-request-id",
+];
+
+/// Turns the caller's head into one for the current target.
+pub fn address(
+    from: &RequestHeader,
+    request: &mut RequestHeader,
+    exchange: &Exchange,
+    body_bytes: usize,
+) -> pingora_error::Result<()> {
+    let (Some(current), Some(place)) = (&exchange.current, &exchange.place) else { return Ok(()) };
+    let provider = &current.step.provider;
+    let query = from.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = format!("{}{}{query}", provider.endpoint.prefix, place.path);
+    request.set_raw_path(path.as_bytes())?;
+    strip(request);
+    request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;
+    request.insert_header("x-request-id", exchange.record.id.to_string())?;
+    if body_bytes > 0 || from.headers.contains_key(header::CONTENT_LENGTH) {
+        request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
+    }
+    if let Some((_, secret)) = &current.credential {
+        let (name, value) = match provider.settings.auth {
+            Auth::Bearer => ("authorization", format!("Bearer {}", secret.expose())),
+            Auth::ApiKey => ("api-key", secret.expose().to_owned()),
+            Auth::XApiKey => ("x-api-key", secret.expose().to_owned()),
+            Auth::XGoogApiKey => ("x-goog-api-key", secret.expose().to_owned()),
+            Auth::None => return extra(request, exchange),
+        };
+        request.insert_header(name, value)?;
+    }
+    extra(request, exchange)
+}
+
+fn extra(request: &mut RequestHeader, exchange: &Exchange) -> pingora_error::Result<()> {
+    let Some(current) = &exchange.current else { return Ok(()) };
+    for (name, value) in &current.step.provider.settings.headers {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+fn strip(request: &mut RequestHeader) {
+    for name in KEPT_FROM_PROVIDERS {
+        request.remove_header(*name);
+    }
+    let own: Vec<HeaderName> =
+        request.headers.keys().filter(|name| name.as_str().starts_with("x-marg-")).cloned().collect();
+    for name in own {
+        request.remove_header(&name);
+    }
+}
+
+/// Turns a provider's head into one for the caller.
+pub fn sign(
+    response: &mut ResponseHeader,
+    exchange: &Exchange,
+    framing: Framing,
+    bodyless: bool,
+) -> pingora_error::Result<()> {
+    let theirs = response.headers.get("x-request-id").cloned();
+    for name in KEPT_FROM_CALLERS {
+        response.remove_header(*name);
+    }
+    response.set_status(framing.status)?;
+    if framing.length_changes {
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.remove_header(&header::CONTENT_ENCODING);
+        response.remove_header(&header::ETAG);
+        if !bodyless && !framing.event_stream {
+            response.insert_header(header::CONTENT_TYPE, "application/json")?;
+        }
+    }
+    if framing.event_stream {
+        // nginx and others in front buffer event streams unless they are told not to.
+        response.insert_header("x-accel-buffering", "no")?;
+        response.insert_header(header::CACHE_CONTROL, "no-cache")?;
+    }
+    if let Some(id) = theirs {
+        response.insert_header("x-marg-upstream-request-id", id)?;
+    }
+    response.insert_header("x-request-id", exchange.request_id())?;
+    response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
+    if let Some(provider) = &exchange.record.provider {
+        response.insert_header("x-marg-provider", &**provider)?;
+    }
+    response.insert_header("x-marg-attempts", exchange.record.attempts.len() + 1)?;
+    if let Some(reason) = &exchange.record.reason {
+        response.insert_header("x-marg-reason", reason.as_str())?;
+    }
+    Ok(())
+}
+
+/// The value of `allow` for a path that knows other methods (RFC 9110 section 15.5.6).
+pub fn allowed(session: &Session) -> String {
+    dialect::allowed_methods(session.req_header().uri.path()).unwrap_or("GET, POST").to_owned()
+}
+

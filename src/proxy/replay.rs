@@ -1,0 +1,314 @@
+//! A downstream session that answers for a body which Pingora did not keep, and that watches an upstream's silence.
+//!
+//! It stands in for the real session while upstreams are asked, and hands everything through. Two answers are its own:
+//! `get_retry_buffer` gives a one-byte sentinel, so that Pingora calls `request_body_filter` once for each attempt whatever
+//! the body's size; and waiting for the caller ends with an error when the upstream's deadline passes, because that wait is
+//! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. The real session is put
+//! back before the exchange ends, so that keep-alive survives.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+use http::HeaderMap;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::custom::CustomMessageWrite;
+use pingora_core::protocols::http::custom::server::Session as CustomSession;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::unit::clock::Tick;
+
+/// Until when an upstream may be silent. Times are milliseconds since the exchange began; 0 means for ever.
+#[derive(Debug)]
+pub struct Deadline {
+    origin: Tick,
+    until_ms: AtomicU64,
+    idle_ms: AtomicU64,
+    begun: AtomicU64,
+    passed: AtomicU64,
+}
+
+impl Deadline {
+    /// No deadline yet.
+    pub fn new(origin: Tick) -> Self {
+        Self {
+            origin,
+            until_ms: AtomicU64::new(0),
+            idle_ms: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+        }
+    }
+
+    /// An attempt begins: its first byte is awaited, then each next one, in milliseconds.
+    pub fn expect_first_byte(&self, limits: Option<(u64, u64)>) {
+        let (first, idle) = limits.unwrap_or((0, 0));
+        self.passed.store(0, Ordering::Relaxed);
+        self.begun.store(0, Ordering::Relaxed);
+        self.idle_ms.store(idle, Ordering::Relaxed);
+        self.set(first);
+    }
+
+    /// A byte has come or was passed on: the next is awaited from now.
+    pub fn expect_next_byte(&self) {
+        self.begun.store(1, Ordering::Relaxed);
+        self.set(self.idle_ms.load(Ordering::Relaxed));
+    }
+
+    /// The caller has taken what was passed on; the time that it took is not the upstream's.
+    fn expect_next_byte_if_begun(&self) {
+        if self.begun.load(Ordering::Relaxed) != 0 {
+            self.expect_next_byte();
+        }
+    }
+
+    /// Whether the upstream was silent for too long.
+    pub fn has_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed) != 0
+    }
+
+    fn set(&self, span_ms: u64) {
+        let until = if span_ms == 0 { 0 } else { self.now_ms().saturating_add(span_ms) };
+        self.until_ms.store(until, Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Ends when the deadline passes; a deadline that moves while this waits is followed.
+    async fn passes(&self) {
+        loop {
+            let until = self.until_ms.load(Ordering::Relaxed);
+            if until == 0 {
+                std::future::pending::<()>().await;
+            }
+            let left = until.saturating_sub(self.now_ms());
+            if left == 0 {
+                self.passed.store(1, Ordering::Relaxed);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+    }
+}
+
+/// Where the real session is handed back when its stand-in is dropped.
+pub type Slot = Arc<Mutex<Option<ServerSession>>>;
+
+/// Puts a stand-in in the session's place; [`unwrap`] puts the real one back.
+pub fn wrap(session: &mut Session, replays: bool, deadline: Arc<Deadline>) -> Slot {
+    let slot = Slot::default();
+    let real = std::mem::replace(&mut *session.downstream_session, nobody());
+    let stand_in = StandIn { real, replays, deadline, slot: slot.clone() };
+    *session.downstream_session = ServerSession::new_custom(Box::new(stand_in));
+    slot
+}
+
+/// Puts the real session back.
+pub fn unwrap(session: &mut Session, slot: &Slot) {
+    drop(std::mem::replace(&mut *session.downstream_session, nobody()));
+    if let Some(real) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        *session.downstream_session = real;
+    }
+}
+
+/// Pingora's own empty session; it is there only for a moment and is never asked anything.
+fn nobody() -> ServerSession {
+    ServerSession::new_custom(Box::new(()))
+}
+
+struct StandIn {
+    real: ServerSession,
+    replays: bool,
+    deadline: Arc<Deadline>,
+    slot: Slot,
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let real = std::mem::replace(&mut self.real, nobody());
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(real);
+    }
+}
+
+#[async_trait]
+impl CustomSession for StandIn {
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        if self.replays { Some(Bytes::from_static(b" ")) } else { self.real.get_retry_buffer() }
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        !self.replays && self.real.retry_buffer_truncated()
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        tokio::select! {
+            biased;
+            read = self.real.read_body_or_idle(no_body_expected) => read,
+            () = self.deadline.passes() => Error::e_explain(ErrorType::ReadTimedout, "the upstream is silent"),
+        }
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let written = self.real.response_duplex_vec(tasks).await;
+        // The time that a slow caller took is not the upstream's.
+        self.deadline.expect_next_byte_if_begun();
+        written
+    }
+
+    // Everything below is handed through.
+
+    fn req_header(&self) -> &RequestHeader {
+        self.real.req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.real.req_header_mut()
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        self.real.read_request_body().await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        self.real.drain_request_body().await
+    }
+
+    async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.real.write_response_header(response).await
+    }
+
+    async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
+        self.real.write_response_header_ref(response).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.real.write_response_body(data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.real.write_response_trailers(trailers).await
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.real.set_read_timeout(timeout);
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.real.get_read_timeout()
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.real.set_write_timeout(timeout);
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.real.get_write_timeout()
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.real.set_total_drain_timeout(timeout);
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.real.get_total_drain_timeout()
+    }
+
+    fn request_summary(&self) -> String {
+        self.real.request_summary()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.real.response_written()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _context: &str) {
+        self.real.shutdown().await;
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.real.is_body_done()
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.real.finish_body().await
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        self.real.is_body_empty()
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.real.body_bytes_sent()
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.real.body_bytes_read()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.real.digest()
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        self.real.digest_mut()
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.real.client_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.real.server_addr()
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.real.to_h1_raw()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        self.real.enable_retry_buffering();
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(
+        &mut self,
+    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
+        None
+    }
+
+    fn restore_custom_message_reader(
+        &mut self,
+        _reader: Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.real.is_upgrade_req()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.real.was_upgraded()
+    }
+}
