@@ -94,7 +94,8 @@ fn provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
     let needs_key = provider.preset.is_some_and(|preset| preset.row().key_variable.is_some());
     if provider.enabled && needs_key && auth != Auth::None && provider.credentials.is_empty() {
         let variable = provider.preset.and_then(|preset| preset.row().key_variable).unwrap_or_default();
-        report.warn(&path, format!("no `credentials`, so its answers will be 401; write credentials: [env:{variable}]"));
+        report
+            .warn(&path, format!("no `credentials`, so its answers will be 401; write credentials: [env:{variable}]"));
     }
 }
 

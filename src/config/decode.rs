@@ -68,7 +68,8 @@ impl Decoder {
     }
 
     fn table<T>(&mut self, node: Option<&Node>, at: Place, decode: impl FnOnce(&mut Table<'_, '_>) -> T) -> T {
-        let mut table = Table { decoder: self, at, entries: Vec::new(), names: Vec::new(), missing: Vec::new(), broken: false };
+        let mut table =
+            Table { decoder: self, at, entries: Vec::new(), names: Vec::new(), missing: Vec::new(), broken: false };
         if let Some(node) = node {
             table.open(node);
         }
@@ -193,7 +194,9 @@ impl<'n> Table<'_, 'n> {
     fn truth(&mut self, node: &Node, place: &Place) -> Option<bool> {
         match &node.value {
             Value::Scalar { text, quoted: false } if matches!(text.as_str(), "true" | "True" | "TRUE") => Some(true),
-            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "false" | "False" | "FALSE") => Some(false),
+            Value::Scalar { text, quoted: false } if matches!(text.as_str(), "false" | "False" | "FALSE") => {
+                Some(false)
+            }
             _ => {
                 self.fault(node, place, format!("expected true or false, found {}", node.kind()));
                 None
@@ -334,11 +337,8 @@ impl<'n> Table<'_, 'n> {
         inner.open(node);
         let (at, entries) = (inner.at, inner.entries);
         self.bound(node, &at, entries.len());
-        let place = |name: &Name| Place {
-            mark: name.mark,
-            path: join(&at.path, &name.text),
-            pattern: join(&at.pattern, "*"),
-        };
+        let place =
+            |name: &Name| Place { mark: name.mark, path: join(&at.path, &name.text), pattern: join(&at.pattern, "*") };
         entries.into_iter().map(|(name, node)| (name.text.as_str(), node, place(name))).collect()
     }
 
@@ -365,12 +365,7 @@ impl<'n> Table<'_, 'n> {
         }
     }
 
-    fn scalar<T>(
-        &mut self,
-        node: &Node,
-        place: &Place,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    fn scalar<T>(&mut self, node: &Node, place: &Place, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let parsed = match &node.value {
             Value::Scalar { text, .. } if !node.is_null() => parse(text),
             Value::Map { .. } => Err("expected a text, found a mapping; a colon that belongs to a text has no space \

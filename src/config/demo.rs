@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::config::check;
 use crate::config::load::{self, Loaded};
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::check;
 use crate::provider::config::{Auth, ProviderConfig, UrlRef};
 use crate::provider::preset::{Preset, TABLE};
 use crate::route::config::{RouteConfig, RouteMatch, TargetConfig};
@@ -79,7 +79,8 @@ fn providers(config: &mut Config, environment: Environment<'_>, report: &mut Rep
         if !preset.has_known_url() {
             continue;
         }
-        let provider = ProviderConfig { preset: Some(preset), credentials: vec![reference], ..ProviderConfig::default() };
+        let provider =
+            ProviderConfig { preset: Some(preset), credentials: vec![reference], ..ProviderConfig::default() };
         config.providers.insert(row.name.to_owned(), provider);
         config.default_provider.get_or_insert_with(|| row.name.to_owned());
     }

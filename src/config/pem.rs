@@ -68,7 +68,9 @@ mod tests {
         assert!(certificates("").unwrap_err().contains("no certificate"));
         assert!(certificates(key).unwrap_err().contains("no certificate"));
         assert!(certificates("-----BEGIN CERTIFICATE-----\nMIIB").unwrap_err().contains("no end"));
-        assert!(certificates("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----").unwrap_err().contains("damaged"));
+        assert!(
+            certificates("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----").unwrap_err().contains("damaged")
+        );
         assert!(private_key("x").unwrap_err().contains("no private key"));
         assert!(private_key(&key.replace("PRIVATE", "ENCRYPTED PRIVATE")).unwrap_err().contains("encrypted"));
         assert!(private_key(&key.replace("END PRIVATE", "END RSA PRIVATE")).unwrap_err().contains("damaged"));

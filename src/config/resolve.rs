@@ -125,7 +125,8 @@ impl Resolver<'_> {
         let path = join("providers", name);
         let row = preset.map(|preset| preset.row());
         let credentials = self.credentials(&join(&path, "credentials"), credentials);
-        let headers = headers.iter().filter_map(|(name, value)| self.header(&join(&path, "headers"), name, value)).collect();
+        let headers =
+            headers.iter().filter_map(|(name, value)| self.header(&join(&path, "headers"), name, value)).collect();
         let base_url = match (base_url, row.map(|row| row.base_url)) {
             (Some(base_url), _) => self.url(&join(&path, "base_url"), base_url)?,
             (None, Some(BaseUrl::Known(url))) => url.to_owned(),
@@ -172,12 +173,7 @@ impl Resolver<'_> {
         credentials
     }
 
-    fn header(
-        &mut self,
-        path: &str,
-        name: &str,
-        value: &HeaderRef,
-    ) -> Option<(http::HeaderName, http::HeaderValue)> {
+    fn header(&mut self, path: &str, name: &str, value: &HeaderRef) -> Option<(http::HeaderName, http::HeaderValue)> {
         let at = join(path, name);
         // The check of the text has refused other names.
         let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;

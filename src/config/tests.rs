@@ -12,6 +12,9 @@ use super::*;
 use crate::provider::config::{Auth, HttpVersion};
 use crate::provider::preset::{BaseUrl, TABLE};
 
+mod demo;
+mod documents;
+
 /// The environment of these tests. Each value holds the word `hidden`, so that a leak is seen.
 fn environment(name: &str) -> Option<OsString> {
     let value = match name {
@@ -110,7 +113,10 @@ routes:
 #[test]
 fn a_broken_text_tells_the_place_and_the_faults_before_it() {
     let faults = check("serve: 1\nlog: {level: info\nadmin: 2\n");
-    assert!(faults.iter().any(|fault| fault.starts_with("1:1: serve: unknown key \"serve\"; did you mean `server`?")), "{faults:?}");
+    assert!(
+        faults.iter().any(|fault| fault.starts_with("1:1: serve: unknown key \"serve\"; did you mean `server`?")),
+        "{faults:?}"
+    );
     assert!(faults.iter().any(|fault| fault.contains("this is not YAML")), "{faults:?}");
     assert!(!faults.iter().any(|fault| fault.contains("missing")), "{faults:?}");
 }
@@ -137,7 +143,9 @@ fn texts_that_grow_or_nest_are_refused_quickly() {
     assert!(check(&deep).iter().any(|fault| fault.contains("nested")));
     let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (this, last) in ('b'..='i').zip('a'..) {
-        bomb.push_str(&format!("{this}: &{this} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"));
+        bomb.push_str(&format!(
+            "{this}: &{this} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"
+        ));
     }
     assert!(check(&bomb).iter().any(|fault| fault.contains("too large")), "{:?}", check(&bomb));
     assert!(check("a: &a [*a]\n").iter().any(|fault| fault.contains("stands inside")));
@@ -159,7 +167,11 @@ fn an_alias_stands_for_what_it_names() {
 #[test]
 fn wrong_types_are_named() {
     refuses("server: 5", "1:9: server", "expected a mapping");
-    refuses("server: {threads: many}", "1:19: server.threads", "many is not a whole number; write a whole number from 0 to 1024");
+    refuses(
+        "server: {threads: many}",
+        "1:19: server.threads",
+        "many is not a whole number; write a whole number from 0 to 1024",
+    );
     refuses("server: {threads: '4'}", "1:19", "without quotes");
     refuses("server: {threads: -1}", "1:19", "not a whole number");
     refuses("server: {threads: 1.5}", "1:19", "not a whole number");
@@ -180,14 +192,20 @@ fn wrong_types_are_named() {
     refuses("providers: {a: {preset: ollama, http: 3}}", "1:39: providers.a.http", "Allowed: 1.1, 2");
     refuses("providers: {a: {preset: ollama, auth: basic}}", "1:39", "Allowed: bearer");
     refuses("providers: {a: {preset: grog}}", "1:25: providers.a.preset", "did you mean groq?");
-    refuses("providers: {a: {preset: ollama, credentials: [plain: x]}}", "1:47: providers.a.credentials[0]", "no space");
+    refuses(
+        "providers: {a: {preset: ollama, credentials: [plain: x]}}",
+        "1:47: providers.a.credentials[0]",
+        "no space",
+    );
 }
 
 #[test]
 fn every_number_is_bounded_on_both_sides() {
     for key in KEYS {
         let Bounds::Number(least, most) = key.bounds else { continue };
-        for (number, allowed) in [(least.checked_sub(1), false), (Some(least), true), (Some(most), true), (Some(most + 1), false)] {
+        for (number, allowed) in
+            [(least.checked_sub(1), false), (Some(least), true), (Some(most), true), (Some(most + 1), false)]
+        {
             let Some(number) = number else { continue };
             let faults = check(&with(key.path, &number.to_string()));
             let hit = faults.iter().any(|fault| fault.contains("out of range"));
@@ -275,7 +293,8 @@ fn one_mistake_is_reported_once() {
 
 #[test]
 fn headers_that_would_break_a_request_are_refused() {
-    let header = |line: &str| format!("providers: {{a: {{preset: ollama, credentials: ['plain:k'], headers: {{{line}}}}}}}");
+    let header =
+        |line: &str| format!("providers: {{a: {{preset: ollama, credentials: ['plain:k'], headers: {{{line}}}}}}}");
     for name in ["Host", "content-length", "Transfer-Encoding", "connection", "expect", "accept-encoding"] {
         refuses(&header(&format!("{name}: x")), "1:", "Marg's own");
     }
@@ -307,16 +326,24 @@ fn routes_must_lead_somewhere() {
     refuses(&route("to: a, fallback: [b, a]"), "2:32: routes[0].fallback[1]", "a is already at routes[0].to");
     refuses(&route("split: [{to: a, weight: 1}, {to: a, weight: 2}]"), "2:44", "already at routes[0].split[0].to");
     refuses(&route("name: '', to: a"), "2:17: routes[0].name", "1 to 64 bytes");
-    refuses(&route("name: n, to: a, match: {model: x}}, {name: n, to: a"), "2:54: routes[1].name", "routes[0] has this name");
+    refuses(
+        &route("name: n, to: a, match: {model: x}}, {name: n, to: a"),
+        "2:54: routes[1].name",
+        "routes[0] has this name",
+    );
     refuses(&route("match: {model: ''}, to: a"), "2:26: routes[0].match.model", "a pattern may not be empty");
     refuses(&format!("{A}default_provider: c"), "2:19: default_provider", "there is no provider");
     refuses("default_provider: c", "1:19: default_provider", "`providers` is empty");
-    assert_eq!(check(&route("split: [{to: a, weight: 1}, {to: b, weight: 0}], fallback: [a, b]")), Vec::<String>::new());
+    assert_eq!(
+        check(&route("split: [{to: a, weight: 1}, {to: b, weight: 0}], fallback: [a, b]")),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn a_target_must_be_a_model_that_its_provider_serves() {
-    let route = |text: &str| format!("providers: {{a: {{preset: ollama, models: ['llama*', qwen]}}}}\nroutes: [{{{text}}}]");
+    let route =
+        |text: &str| format!("providers: {{a: {{preset: ollama, models: ['llama*', qwen]}}}}\nroutes: [{{{text}}}]");
     refuses(&route("to: 'a:gpt-4'"), "2:15: routes[0].to", "does not serve \"gpt-4\"");
     refuses(&route("match: {model: gpt-4}, to: a"), "2:38: routes[0].to", "does not serve \"gpt-4\"");
     for good in ["to: 'a:llama3:8b'", "match: {model: qwen}, to: a", "match: {model: 'gpt-*'}, to: a"] {
@@ -327,8 +354,16 @@ fn a_target_must_be_a_model_that_its_provider_serves() {
 #[test]
 fn a_route_that_an_earlier_one_hides_is_refused_with_both_names() {
     let routes = |routes: &str| format!("{A}routes:\n{routes}");
-    refuses(&routes("- {name: all, to: a}\n- {match: {model: x}, to: b}\n"), "4:3: routes[1]", "routes[0] \"all\" in line 3");
-    refuses(&routes("- {match: {model: 'gpt-*'}, to: a}\n- {match: {model: 'gpt-4*', team: red}, to: b}\n"), "4:3", "routes[0] in line 3");
+    refuses(
+        &routes("- {name: all, to: a}\n- {match: {model: x}, to: b}\n"),
+        "4:3: routes[1]",
+        "routes[0] \"all\" in line 3",
+    );
+    refuses(
+        &routes("- {match: {model: 'gpt-*'}, to: a}\n- {match: {model: 'gpt-4*', team: red}, to: b}\n"),
+        "4:3",
+        "routes[0] in line 3",
+    );
     refuses(&routes("- {match: {model: x}, to: a}\n- {match: {model: x}, to: b}\n"), "4:3", "never match");
     for good in [
         "- {match: {model: x}, to: a}\n- {to: b}\n",
@@ -342,7 +377,11 @@ fn a_route_that_an_earlier_one_hides_is_refused_with_both_names() {
 
 #[test]
 fn parts_that_do_not_fit_each_other_are_refused() {
-    refuses("server: {listen: '0.0.0.0:81'}\nadmin: {listen: '127.0.0.1:81'}", "2:17: admin.listen", "same port as server.listen");
+    refuses(
+        "server: {listen: '0.0.0.0:81'}\nadmin: {listen: '127.0.0.1:81'}",
+        "2:17: admin.listen",
+        "same port as server.listen",
+    );
     refuses("server: {max_body_bytes: 2048, max_buffered_bytes: 1024}", "1:52", "one body must fit");
     refuses("ledger: {journal_max_bytes: 4096}", "1:29", "one segment must fit");
     for good in [
@@ -555,12 +594,14 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
             continue;
         }
         let (old, new) = match path {
-            "server.tls.certificate" => {
-                ("server: {tls: {certificate: a, key: b}}".to_owned(), "server: {tls: {certificate: c, key: b}}".to_owned())
-            }
-            "server.tls.key" => {
-                ("server: {tls: {certificate: a, key: b}}".to_owned(), "server: {tls: {certificate: a, key: c}}".to_owned())
-            }
+            "server.tls.certificate" => (
+                "server: {tls: {certificate: a, key: b}}".to_owned(),
+                "server: {tls: {certificate: c, key: b}}".to_owned(),
+            ),
+            "server.tls.key" => (
+                "server: {tls: {certificate: a, key: b}}".to_owned(),
+                "server: {tls: {certificate: a, key: c}}".to_owned(),
+            ),
             "default_provider" => (A.to_owned(), format!("{A}default_provider: a")),
             _ => (String::new(), with(path, value)),
         };

@@ -70,7 +70,8 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
             Err(error) => Err(Fault { mark: mark(error.marker()), text: explain(&error) }),
             Ok((Event::DocumentStart(..), span)) => {
                 documents += 1;
-                let second = Fault { mark: mark(&span.start), text: "a second document; one file holds one".to_owned() };
+                let second =
+                    Fault { mark: mark(&span.start), text: "a second document; one file holds one".to_owned() };
                 if documents > 1 { Err(second) } else { Ok(()) }
             }
             Ok((event, span)) => builder.take(event, mark(&span.start), report),
@@ -193,7 +194,11 @@ impl Builder {
                 (Key::Awaited, Value::Scalar { text, .. }) => *key = Key::Read(Name { mark: node.mark, text }),
                 (Key::Awaited, _) => {
                     *key = Key::Refused;
-                    report.error_at(node.mark, "", "a key must be a plain text; quote it if it holds brackets or braces");
+                    report.error_at(
+                        node.mark,
+                        "",
+                        "a key must be a plain text; quote it if it holds brackets or braces",
+                    );
                 }
             },
         }
@@ -232,7 +237,11 @@ impl Builder {
 
 fn refuse_tag(tagged: bool, mark: Mark, report: &mut Report) {
     if tagged {
-        report.error_at(mark, "", "tags such as !!str are not understood; write the bare value, in quotes if it is a text");
+        report.error_at(
+            mark,
+            "",
+            "tags such as !!str are not understood; write the bare value, in quotes if it is a text",
+        );
     }
 }
 

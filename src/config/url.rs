@@ -86,10 +86,30 @@ mod tests {
     #[test]
     fn urls_that_hide_something_are_refused() {
         for url in [
-            "", "https://", "https:///v1", "ftp://a", "a.b/v1", "https://user@a", "https://u:p@a/v1", "https://a?x=1",
-            "https://a/v1#f", "https://a/v1?", "https://a:0", "https://a:", "https://a:65536", "https://a:8x",
-            "https://a/../b", "https://a/%2E%2e/b", "https://a//b", "https://a b", "https://ä.example", "https://[::1",
-            "https://[fe80::1%25eth0]", "https://.a", "https://a..b", "https://a/v1\n",
+            "",
+            "https://",
+            "https:///v1",
+            "ftp://a",
+            "a.b/v1",
+            "https://user@a",
+            "https://u:p@a/v1",
+            "https://a?x=1",
+            "https://a/v1#f",
+            "https://a/v1?",
+            "https://a:0",
+            "https://a:",
+            "https://a:65536",
+            "https://a:8x",
+            "https://a/../b",
+            "https://a/%2E%2e/b",
+            "https://a//b",
+            "https://a b",
+            "https://ä.example",
+            "https://[::1",
+            "https://[fe80::1%25eth0]",
+            "https://.a",
+            "https://a..b",
+            "https://a/v1\n",
         ] {
             assert!(normalise(url).is_err(), "{url}");
         }

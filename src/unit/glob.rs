@@ -153,7 +153,9 @@ mod tests {
         for (mine, theirs) in [("gpt-4", "gpt-*"), ("?", "*"), ("gpt-?", "gpt-*"), ("a*b", "a*"), ("gpt-4", "gpt-?")] {
             assert!(!covers(mine, theirs), "{mine} {theirs}");
         }
-        for (mine, theirs) in [("*", "*"), ("*", "gpt-4"), ("gpt-*", "gpt-4*"), ("gpt-*", "gpt-?"), ("a*", "a*b*"), ("?*", "??")] {
+        for (mine, theirs) in
+            [("*", "*"), ("*", "gpt-4"), ("gpt-*", "gpt-4*"), ("gpt-*", "gpt-?"), ("a*", "a*b*"), ("?*", "??")]
+        {
             assert!(covers(mine, theirs), "{mine} {theirs}");
         }
     }
