@@ -13,13 +13,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, server::conn::http1};
 use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -67,6 +67,43 @@ struct Question {
     stream_options: Option<StreamOptions>,
 }
 
+/// Bodies up to this length are parsed; of longer ones only the beginning is looked at, because a mock that is slower than
+/// what it serves would be measured instead.
+const PARSED_BYTES: usize = 16 * 1024;
+
+impl Question {
+    /// Reads a whole body and keeps what matters; whatever cannot be understood reads as its default.
+    async fn read(mut body: Incoming) -> Self {
+        let mut beginning = Vec::new();
+        let mut length = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            let room = PARSED_BYTES - beginning.len();
+            beginning.extend_from_slice(data.get(..room).unwrap_or(&data));
+            length += data.len();
+        }
+        if length > beginning.len() { Self::guess(&beginning) } else { Self::parse(&beginning) }
+    }
+
+    fn parse(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    /// Finds model and stream in the beginning of a body by their usual spelling.
+    fn guess(beginning: &[u8]) -> Self {
+        let value = |name: &str| {
+            let after = beginning.get(memmem::find(beginning, name.as_bytes())? + name.len()..)?.trim_ascii_start();
+            after.strip_prefix(b":").map(<[u8]>::trim_ascii_start)
+        };
+        let model = value("\"model\"").and_then(|text| {
+            let text = text.strip_prefix(b"\"")?;
+            std::str::from_utf8(text.get(..memchr::memchr(b'"', text)?)?).ok()
+        });
+        let stream = value("\"stream\"").is_some_and(|text| text.starts_with(b"true"));
+        Self { model: model.unwrap_or("").to_owned(), stream, stream_options: None }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct StreamOptions {
@@ -106,11 +143,7 @@ async fn connection(stream: TcpStream, defaults: Behaviour) {
 
 async fn answer_to(request: Request<Incoming>, defaults: Behaviour) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path().to_owned();
-    let body = match request.into_body().collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => Bytes::new(),
-    };
-    let question: Question = serde_json::from_slice(&body).unwrap_or_default();
+    let question = Question::read(request.into_body()).await;
     let behaviour = Behaviour::of(&question.model, defaults);
     if behaviour.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(behaviour.delay_ms)).await;
@@ -157,5 +190,13 @@ mod tests {
         let question: Question =
             serde_json::from_str(r#"{"messages":[1,2],"stream_options":null}"#).expect("all fields have defaults");
         assert!(!question.stream && question.model.is_empty());
+    }
+
+    #[test]
+    fn a_long_body_is_understood_by_its_beginning() {
+        let question = Question::guess(br#"{"model" : "mock-deltas5", "stream": true, "messages":["#);
+        assert_eq!((question.model.as_str(), question.stream), ("mock-deltas5", true));
+        let question = Question::guess(br#"{"stream":false,"messages":[{"role":"us"#);
+        assert_eq!((question.model.as_str(), question.stream), ("", false));
     }
 }
