@@ -90,6 +90,8 @@ fn simulated(config: &mut Config, base_url: &str) {
     let provider = ProviderConfig {
         base_url: Some(UrlRef::Bare(base_url.to_owned())),
         auth: Some(Auth::None),
+        // The price list has a part of that name, for the models that the simulated provider calls its own.
+        price_provider: Some(SIMULATED.to_owned()),
         ..ProviderConfig::default()
     };
     config.providers.insert(SIMULATED.to_owned(), provider);
