@@ -45,24 +45,34 @@ impl Raw {
         within(limit, "an answer or the end of the connection", self.read_answer()).await
     }
 
+    /// The status of the next head alone, as of an interim answer; 0 if the connection is closed instead.
+    pub async fn interim(&mut self, limit: Duration) -> u16 {
+        let head = within(limit, "a head or the end of the connection", self.read_head()).await;
+        head.map_or(0, |answer| answer.status)
+    }
+
     async fn more(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(count) if count > 0)
     }
 
+    async fn read_head(&mut self) -> Option<Answer> {
+        let end = loop {
+            match memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
+                Some(end) => break end,
+                None if self.more().await => {}
+                None => {
+                    assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
+                    return None;
+                }
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).expect("a head is ASCII");
+        Some(parse_head(&head))
+    }
+
     async fn read_answer(&mut self) -> Option<Answer> {
         loop {
-            let end = loop {
-                match memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
-                    Some(end) => break end,
-                    None if self.more().await => {}
-                    None => {
-                        assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
-                        return None;
-                    }
-                }
-            };
-            let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).expect("a head is ASCII");
-            let mut answer = parse_head(&head);
+            let mut answer = self.read_head().await?;
             if answer.status < 200 {
                 continue;
             }

@@ -64,6 +64,7 @@ type Script = Arc<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
 pub struct Upstream {
     /// Where it listens.
     pub address: SocketAddr,
+    http2: bool,
     pub(super) state: Arc<State>,
     accepting: Option<JoinHandle<()>>,
     _reserved: Option<TcpSocket>,
@@ -95,7 +96,7 @@ impl Upstream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = socket.local_addr().unwrap();
-        Self { address, state: Arc::default(), accepting: None, _reserved: Some(socket) }
+        Self { address, http2: false, state: Arc::default(), accepting: None, _reserved: Some(socket) }
     }
 
     async fn listen(http2: bool) -> Self {
@@ -103,7 +104,7 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let state = Arc::<State>::default();
         let accepting = tokio::spawn(accept(listener, state.clone(), http2));
-        Self { address, state, accepting: Some(accepting), _reserved: None }
+        Self { address, http2, state, accepting: Some(accepting), _reserved: None }
     }
 
     /// Answers requests of a case by a script, which is given how many came before and the request's head.
@@ -149,6 +150,18 @@ impl Upstream {
         seen
     }
 
+    /// Ends every connection at once; new ones are taken.
+    pub fn hang_up(&self) {
+        for task in self.state.tasks.lock().unwrap().drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.http2
+    }
+
     /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
@@ -160,9 +173,7 @@ impl Drop for Upstream {
         if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
-        for task in self.state.tasks.lock().unwrap().drain(..) {
-            task.abort();
-        }
+        self.hang_up();
     }
 }
 
