@@ -8,6 +8,10 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+mod store;
+
+pub use store::StoreError;
+
 /// What happened: a closed list, equal to the `code` that callers see and to the header `x-marg-reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -1,1 +1,165 @@
-//! admin
+//! The REST API for operators: one file a noun, one table of doors.
+//!
+//! `doors` is the only way in: each row names who may use a handler, and both the router and the OpenAPI document are made
+//! from it. To add a noun, add its file and its rows. Everything that a write changes about keys is in force in this process
+//! before the answer leaves. Errors have one shape, answers are never cached, no other origin is let in, and neither a token
+//! hash nor a credential is ever in an answer.
+
+pub mod auth;
+pub mod control;
+pub mod keys;
+mod live;
+pub mod openapi;
+mod page;
+pub mod record;
+pub mod providers;
+pub mod requests;
+pub mod respond;
+pub mod routes;
+pub mod service;
+mod shape;
+pub mod system;
+pub mod time;
+pub mod tokens;
+
+
+
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::middleware::{Next, from_fn, map_response};
+use utoipa_axum::router::UtoipaMethodRouter;
+use utoipa_axum::routes;
+
+use crate::admin::auth::{Access, Door, Guesses};
+pub use crate::admin::control::Control;
+use crate::config::PrefixStyle;
+use crate::key::admin::AdminTokenStore;
+use crate::key::ring::Ring;
+use crate::key::store::KeyStore;
+use crate::key::token::HashKey;
+use crate::ledger::query::LedgerStore;
+use crate::route::store::RouteStore;
+use crate::unit::clock::Timestamp;
+
+/// What the admin side works with. Cheap to clone.
+#[derive(Clone)]
+pub struct State {
+    /// Application keys in the store.
+    pub keys: Arc<dyn KeyStore>,
+    /// Application keys in memory; told of every change at once.
+    pub ring: Arc<Ring>,
+    /// What token hashes are keyed with.
+    pub hash_key: Arc<HashKey>,
+    /// Admin tokens.
+    pub tokens: Arc<dyn AdminTokenStore>,
+    /// Stored routes.
+    pub routes: Arc<dyn RouteStore>,
+    /// The request log.
+    pub ledger: Arc<dyn LedgerStore>,
+    /// The running gateway.
+    pub control: Arc<dyn Control>,
+    /// How new tokens begin when the request does not say.
+    pub prefix_style: PrefixStyle,
+    /// When this process was started.
+    pub started_at: Timestamp,
+    /// Wrong tokens by address.
+    pub guesses: Arc<Guesses>,
+    /// Held while a change depends on what else is stored: the last administrator, the order of routes.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl State {
+    /// An admin side over one store that holds everything, of a process that starts now.
+    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
+    where
+        S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
+    {
+        Self {
+            keys: store.clone(),
+            ring,
+            hash_key,
+            tokens: store.clone(),
+            routes: store.clone(),
+            ledger: store,
+            control,
+            prefix_style: PrefixStyle::default(),
+            started_at: Timestamp::now(),
+            guesses: Arc::default(),
+            turn: Arc::default(),
+        }
+    }
+}
+
+impl FromRequestParts<State> for State {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(_: &mut Parts, state: &State) -> Result<Self, Self::Rejection> {
+        Ok(state.clone())
+    }
+}
+
+/// Every operation of the API with who may use it.
+pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
+    vec![
+        (Access::READ, routes!(keys::list)),
+        (Access::OPERATE, routes!(keys::create)),
+        (Access::READ, routes!(keys::show)),
+        (Access::OPERATE, routes!(keys::patch)),
+        (Access::OPERATE, routes!(keys::delete)),
+        (Access::OPERATE, routes!(keys::revoke)),
+        (Access::OPERATE, routes!(keys::rotate)),
+        (Access::OPERATE, routes!(keys::enable)),
+        (Access::OPERATE, routes!(keys::disable)),
+        (Access::LEDGER, routes!(requests::list)),
+        (Access::LEDGER, routes!(requests::show)),
+        (Access::LEDGER, routes!(requests::export)),
+        (Access::LEDGER, routes!(requests::tail)),
+        (Access::READ, routes!(routes::list)),
+        (Access::OPERATE, routes!(routes::create)),
+        (Access::READ, routes!(routes::explain)),
+        (Access::OPERATE, routes!(routes::reorder)),
+        (Access::READ, routes!(routes::show)),
+        (Access::OPERATE, routes!(routes::replace)),
+        (Access::OPERATE, routes!(routes::delete)),
+        (Access::READ, routes!(providers::list)),
+        (Access::READ, routes!(providers::show)),
+        (Access::TOKENS, routes!(tokens::list)),
+        (Access::ADMIN, routes!(tokens::create)),
+        (Access::TOKENS, routes!(tokens::show)),
+        (Access::ADMIN, routes!(tokens::revoke)),
+        (Access::OPERATE, routes!(system::reload)),
+        (Access::READ, routes!(system::status)),
+        (Access::READ, routes!(system::version)),
+        (Access::Open, routes!(system::openapi)),
+        (Access::Metrics, routes!(system::metrics)),
+        (Access::Open, routes!(system::health)),
+        (Access::Open, routes!(system::ready)),
+    ]
+}
+
+/// The router of the whole admin side.
+///
+/// Requests may carry two extensions, which only this process can set: `auth::Peer`, the address they come from, and
+/// `auth::Caller`, which stands in for a token.
+pub fn router(state: State) -> Router {
+    let mut router = page::router();
+    for (access, routes) in doors() {
+        let (_, mut paths, methods) = openapi::declare(access, routes);
+        let takes_query = paths.paths.values_mut().any(|item| openapi::operations(item).any(|one| openapi::takes_query(one)));
+        let door = Door { state: state.clone(), access, takes_query };
+        let methods = methods.route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
+        for path in paths.paths.keys() {
+            router = router.route(path, methods.clone());
+        }
+    }
+    router
+        .fallback(respond::no_such_path)
+        .method_not_allowed_fallback(respond::no_such_method)
+        .layer(DefaultBodyLimit::disable())
+        .layer(map_response(respond::harden))
+        .with_state(state)
+}

@@ -4,7 +4,12 @@
 //! crate; a model that neither knows has no cost, which is not zero. `tokens` counts text where a provider reported no usage.
 //! Nothing here does I/O after `Catalog::load`.
 
+mod card;
+mod list;
+mod overlay;
 pub mod prices;
+mod simulated;
 pub mod tokens;
+mod yaml;
 
 pub use prices::{Catalog, Cost, ModelCard, PriceQuery};

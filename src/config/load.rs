@@ -1,44 +1,111 @@
 //! From a file to checked settings.
+//!
+//! Loading either gives settings that can run or every fault at once: those of the text, of the references between its
+//! parts, and of what it refers to outside. The text is read once into a tree that knows positions, and taken apart key by
+//! key; serde is not used here because it ends at the first fault. Text and tree are bounded, whatever the file holds.
 
 use std::path::Path;
 
 use crate::config::Config;
-use crate::config::problem::Problem;
+use crate::config::check;
+use crate::config::decode::Decoder;
+use crate::config::problem::{Mark, Problem, Report};
+use crate::config::resolve::{self, Environment};
+use crate::config::{shape, tree};
 use crate::provider::config::ProviderSettings;
 use crate::unit::secret::Secret;
+
+/// The largest file.
+pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A configuration that is ready to run: checked, with every reference looked up.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration as written, defaults filled in.
     pub config: Config,
-    /// The providers, sorted by name.
+    /// The providers, sorted by name, disabled ones included.
     pub providers: Vec<ProviderSettings>,
     /// The secret of `keys.hash_key`, if it is set: 64 hexadecimal digits.
     pub hash_key: Option<Secret>,
-    /// What is allowed but probably not meant.
+    /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
 }
 
-/// Reads and checks a file, and looks up its secret references.
+/// Reads and checks a file of at most [`MAX_FILE_BYTES`], and looks up what it refers to. Relative paths in it are taken
+/// from the current directory.
+///
+/// Cost: reads that file and every file that it refers to.
 ///
 /// # Errors
-/// Every fault of the file, in order of line and column.
+/// Every fault, in order of line and column; never empty.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let origin = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| vec![whole(&origin, error.to_string())])?;
-    let config = parse(&text, &origin)?;
-    Ok(Loaded { config, providers: Vec::new(), hash_key: None, warnings: Vec::new() })
+    let text = resolve::read_file(path, MAX_FILE_BYTES).map_err(|text| vec![fault(&origin, Mark::default(), text)])?;
+    let text = String::from_utf8(text).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let mark = end_of(&String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default()));
+        vec![fault(&origin, mark, "the file is not UTF-8 from here on".to_owned())]
+    })?;
+    load_text(&text, &origin, &|name| std::env::var_os(name))
 }
 
-/// Checks a text without looking up anything outside it.
+/// Checks a text without looking up anything outside it. `origin` is what the text is called in faults.
 ///
 /// # Errors
-/// Every fault of the text, in order of line and column.
+/// Every fault, in order of line and column; never empty.
 pub fn parse(text: &str, origin: &str) -> Result<Config, Vec<Problem>> {
-    serde_saphyr::from_str(text).map_err(|error| vec![whole(origin, error.to_string())])
+    let (config, report) = read(text, origin);
+    report.finish().map(|_| config)
 }
 
-fn whole(origin: &str, text: String) -> Problem {
-    Problem { origin: origin.to_owned(), line: 0, column: 0, path: String::new(), text }
+/// Like `load`, of a text and with an environment.
+pub(super) fn load_text(text: &str, origin: &str, environment: Environment<'_>) -> Result<Loaded, Vec<Problem>> {
+    let (config, report) = read(text, origin);
+    complete(config, report, environment)
+}
+
+/// Looks up what a checked configuration refers to.
+pub(super) fn complete(
+    config: Config,
+    mut report: Report,
+    environment: Environment<'_>,
+) -> Result<Loaded, Vec<Problem>> {
+    if report.is_broken() {
+        return Err(report.finish().err().unwrap_or_default());
+    }
+    let resolve::Resolved { providers, hash_key } = resolve::resolve(&config, environment, &mut report);
+    let warnings = report.finish()?;
+    Ok(Loaded { config, providers, hash_key, warnings })
+}
+
+/// The configuration of a text, as far as it can be understood, and what is wrong with it.
+fn read(text: &str, origin: &str) -> (Config, Report) {
+    let mut report = Report::new(origin);
+    if text.len() as u64 > MAX_FILE_BYTES {
+        report.broken_at(Mark::default(), format!("the file is larger than {MAX_FILE_BYTES} bytes"));
+        report.seal();
+        return (Config::default(), report);
+    }
+    let node = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut report);
+    let mut decoder = Decoder::new(report);
+    let config = decoder.root(node.as_ref(), shape::config);
+    let mut report = decoder.report;
+    report.seal();
+    // After a break the rest of the text is unknown, so nothing can be said about what its parts refer to.
+    if !report.is_broken() {
+        check::check(&config, &mut report);
+    }
+    (config, report)
+}
+
+fn fault(origin: &str, mark: Mark, text: String) -> Problem {
+    Problem { origin: origin.to_owned(), line: mark.line, column: mark.column, path: String::new(), text }
+}
+
+/// The position after a text.
+fn end_of(text: &str) -> Mark {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let line = text.matches('\n').count();
+    let column = text.rsplit('\n').next().map_or(0, |last| last.chars().count());
+    Mark { line: number(line).saturating_add(1), column: number(column).saturating_add(1) }
 }

@@ -15,14 +15,26 @@ use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+mod check;
+mod decode;
 pub mod demo;
+pub mod keys;
 pub mod load;
+mod pem;
 pub mod problem;
 pub mod reload;
+mod resolve;
+mod routes;
+mod shape;
+mod suggest;
+mod tree;
+mod url;
+
+#[cfg(test)]
+mod tests;
 
 /// The whole file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The folder that Marg owns: database, journal, hash key, tokens. Created with mode 0700.
     pub data_dir: PathBuf,
@@ -64,8 +76,7 @@ impl Default for Config {
 }
 
 /// The port for applications, and its bounds.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     /// Where to listen: `address:port`. Needs a restart.
     pub listen: SocketAddr,
@@ -128,8 +139,7 @@ impl Default for ServerConfig {
 }
 
 /// A certificate and its key, both PEM files.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsConfig {
     /// The certificate chain, leaf first.
     pub certificate: PathBuf,
@@ -138,8 +148,7 @@ pub struct TlsConfig {
 }
 
 /// The port for operators.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
     /// Whether it is served at all. Needs a restart.
     pub enabled: bool,
@@ -156,8 +165,7 @@ impl Default for AdminConfig {
 }
 
 /// What is logged and how. Goes to the standard error stream.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogConfig {
     /// The least severe level that is written.
     pub level: LogLevel,
@@ -166,8 +174,7 @@ pub struct LogConfig {
 }
 
 /// A log level.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
     /// Only errors.
     Error,
@@ -183,8 +190,7 @@ pub enum LogLevel {
 }
 
 /// A log format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text in a terminal, JSON elsewhere.
     #[default]
@@ -196,8 +202,7 @@ pub enum LogFormat {
 }
 
 /// How application keys look and are stored.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeysConfig {
     /// How new tokens begin.
     pub prefix_style: PrefixStyle,
@@ -220,8 +225,7 @@ pub enum PrefixStyle {
 }
 
 /// The request log.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LedgerConfig {
     /// Records older than this are deleted; 0 keeps them for ever.
     pub retention_days: u32,
@@ -251,8 +255,7 @@ impl Default for LedgerConfig {
 }
 
 /// Where prices come from besides the built-in list.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PricesConfig {
     /// A YAML file of prices that win over the built-in ones.
     pub overlay: Option<PathBuf>,

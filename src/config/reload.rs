@@ -1,8 +1,106 @@
 //! What a reload cannot apply.
 
-use crate::config::Config;
+use crate::config::{AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, ServerConfig};
 
-/// The keys that differ and whose new values need a restart.
+/// The keys that differ and whose new values need a restart, in the order of the file. They are those that
+/// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
+///
+/// References are compared as written: a changed secret behind an unchanged reference does not count.
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
-    if old.data_dir == new.data_dir { Vec::new() } else { vec!["data_dir"] }
+    let Config {
+        data_dir,
+        server,
+        admin,
+        log,
+        keys,
+        ledger,
+        // All of these are applied by a reload.
+        prices: _,
+        providers: _,
+        default_provider: _,
+        routes: _,
+    } = new;
+    let mut changed = Vec::new();
+    note(&mut changed, "data_dir", *data_dir != old.data_dir);
+    in_server(&mut changed, &old.server, server);
+    let AdminConfig { enabled, listen, open_metrics: _ } = admin;
+    note(&mut changed, "admin.enabled", *enabled != old.admin.enabled);
+    note(&mut changed, "admin.listen", *listen != old.admin.listen);
+    let LogConfig { level: _, format } = log;
+    note(&mut changed, "log.format", *format != old.log.format);
+    let KeysConfig { prefix_style: _, hash_key } = keys;
+    note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
+    in_ledger(&mut changed, &old.ledger, ledger);
+    changed
+}
+
+/// The parts of the configuration that differ, as key paths: whole sections, and single providers.
+pub fn changed(old: &Config, new: &Config) -> Vec<String> {
+    let Config { data_dir, server, admin, log, keys, ledger, prices, providers, default_provider, routes } = new;
+    let sections = [
+        ("data_dir", *data_dir != old.data_dir),
+        ("server", *server != old.server),
+        ("admin", *admin != old.admin),
+        ("log", *log != old.log),
+        ("keys", *keys != old.keys),
+        ("ledger", *ledger != old.ledger),
+        ("prices", *prices != old.prices),
+        ("default_provider", *default_provider != old.default_provider),
+        ("routes", *routes != old.routes),
+    ];
+    let gone = old.providers.keys().filter(|name| !providers.contains_key(*name));
+    let other = providers.iter().filter(|(name, provider)| old.providers.get(*name) != Some(*provider)).map(|(name, _)| name);
+    let sections = sections.into_iter().filter(|(_, differs)| *differs).map(|(path, _)| path.to_owned());
+    sections.chain(gone.chain(other).map(|name| format!("providers.{name}"))).collect()
+}
+
+fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerConfig) {
+    let ServerConfig {
+        listen,
+        tls,
+        h2c,
+        threads,
+        trusted_proxies: _,
+        max_body_bytes: _,
+        max_header_bytes: _,
+        max_exchanges: _,
+        max_buffered_bytes: _,
+        max_connections,
+        header_timeout_ms: _,
+        body_idle_timeout_ms: _,
+        body_timeout_ms: _,
+        keepalive_ms: _,
+        write_timeout_ms: _,
+        drain_timeout_ms: _,
+        provider_header: _,
+    } = new;
+    let (tls, old_tls) = (tls.as_ref(), old.tls.as_ref());
+    note(changed, "server.listen", *listen != old.listen);
+    note(changed, "server.tls.certificate", tls.map(|tls| &tls.certificate) != old_tls.map(|tls| &tls.certificate));
+    note(changed, "server.tls.key", tls.map(|tls| &tls.key) != old_tls.map(|tls| &tls.key));
+    note(changed, "server.h2c", *h2c != old.h2c);
+    note(changed, "server.threads", *threads != old.threads);
+    note(changed, "server.max_connections", *max_connections != old.max_connections);
+}
+
+fn in_ledger(changed: &mut Vec<&'static str>, old: &LedgerConfig, new: &LedgerConfig) {
+    let LedgerConfig {
+        retention_days: _,
+        journal_segment_bytes,
+        journal_max_bytes,
+        sync_interval_ms,
+        batch_rows,
+        batch_delay_ms,
+    } = new;
+    note(changed, "ledger.journal_segment_bytes", *journal_segment_bytes != old.journal_segment_bytes);
+    note(changed, "ledger.journal_max_bytes", *journal_max_bytes != old.journal_max_bytes);
+    note(changed, "ledger.sync_interval_ms", *sync_interval_ms != old.sync_interval_ms);
+    note(changed, "ledger.batch_rows", *batch_rows != old.batch_rows);
+    note(changed, "ledger.batch_delay_ms", *batch_delay_ms != old.batch_delay_ms);
+}
+
+fn note(changed: &mut Vec<&'static str>, key: &'static str, differs: bool) {
+    if differs {
+        changed.push(key);
+    }
 }

@@ -1,75 +1,337 @@
-//! Relays an answer and reads usage, model and end off it.
+//! Relays an answer unchanged and reads usage, model and end off it while it passes.
+//!
+//! A chunk that needs no change goes out as the bytes that came in. Only with `hide_usage` are events held until they are
+//! whole (at most 1 MiB, then they pass unread), and the one that carries nothing but usage is left out. What is kept is
+//! bounded: 1 MiB of a JSON answer plus 64 KiB of its end, 256 KiB of a stream, 1 MiB of an event that is not whole.
+//! Nothing here fails: what cannot be read is relayed all the same.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use crate::dialect::error::error_body;
+use crate::dialect::findings::{Findings, Meaning};
 use crate::dialect::operation::Operation;
+use crate::dialect::sse::Splitter;
+use crate::dialect::value::Value;
 use crate::error::Error;
 use crate::unit::usage::Usage;
 
-/// What `push` gives back.
+pub use crate::dialect::findings::StreamError;
+
+/// The most that is kept of a JSON answer's beginning.
+const DOCUMENT_LIMIT_BYTES: usize = 1024 * 1024;
+/// The most that is kept of the end of a larger answer, or of a larger event.
+const TAIL_LIMIT_BYTES: usize = 64 * 1024;
+/// The most that is kept of what was delivered, for counting.
+const DELIVERED_LIMIT_BYTES: usize = 256 * 1024;
+/// The largest event that is held or read whole.
+const EVENT_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// What goes on to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relayed {
     /// The bytes for the caller; may be empty.
     pub bytes: Bytes,
-    /// Once the caller has these bytes, it regards the answer as finished.
+    /// Once the caller has these bytes, it regards the answer as finished, whatever comes after.
     pub complete: bool,
-}
-
-/// An error that the provider sent as an event of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamError {
-    /// The provider's sentence, at most 512 bytes.
-    pub message: String,
-    /// The provider's `code` or `type`, if it gave one.
-    pub code: Option<String>,
 }
 
 /// Relays one answer and reads facts off it.
 #[derive(Debug)]
-pub struct AnswerReader {}
+pub struct AnswerReader {
+    findings: Findings,
+    stream: Option<Stream>,
+    delivered: Kept,
+    read: bool,
+}
 
 impl AnswerReader {
-    /// A reader of one answer.
-    pub fn new(_operation: Operation, _event_stream: bool, _hide_usage: bool) -> Self {
-        Self {}
+    /// A reader of one answer. `event_stream` says that its content type is `text/event-stream`; `hide_usage` that usage
+    /// was asked for on behalf of Marg and not of the caller.
+    pub fn new(operation: Operation, event_stream: bool, hide_usage: bool) -> Self {
+        let limit = if event_stream { DELIVERED_LIMIT_BYTES } else { DOCUMENT_LIMIT_BYTES };
+        Self {
+            findings: Findings::new(operation),
+            stream: event_stream.then(|| Stream { hide: hide_usage, ..Stream::default() }),
+            delivered: Kept::new(limit),
+            read: false,
+        }
     }
-    /// Takes the next chunk of the provider's body.
+
+    /// Takes the next chunk of the provider's body; `end` says that none follows. Gives what goes to the caller now.
+    ///
+    /// *Cost*: for a chunk of whole events, a few searches over it and one copy for `delivered`.
     pub fn push(&mut self, chunk: Bytes, end: bool) -> Relayed {
-        Relayed { bytes: chunk, complete: end }
+        let relayed = match &mut self.stream {
+            Some(stream) => stream.push(chunk, end, &mut self.findings),
+            None => {
+                self.findings.first_token |= !chunk.is_empty();
+                Relayed { bytes: chunk, complete: end }
+            }
+        };
+        self.delivered.push(&relayed.bytes, self.stream.is_none());
+        if end {
+            self.finish();
+        }
+        relayed
     }
-    /// Reads what is kept, for an answer whose end never came. Idempotent.
-    pub fn finish(&mut self) {}
-    /// The tokens that the provider reported.
+
+    /// Reads what is kept of a JSON answer. `push` does it at the end; call it for an answer whose end never came.
+    /// Calling it again does nothing.
+    pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.read, true) || self.stream.is_some() {
+            return;
+        }
+        self.findings.read(Value::whole(self.delivered.head()));
+        if self.delivered.total > DOCUMENT_LIMIT_BYTES as u64 {
+            self.findings.tail(&self.delivered.tail);
+        }
+    }
+
+    /// The tokens that the provider reported, so far; the last report wins. `None` if it reported nothing.
     pub fn usage(&self) -> Option<Usage> {
-        None
+        self.findings.usage
     }
-    /// The model that the provider said it used.
+
+    /// The model that the provider said it used; at most 256 bytes.
     pub fn model(&self) -> Option<&str> {
-        None
+        self.findings.model.as_deref()
     }
-    /// Why choice 0 ended.
+
+    /// Why choice 0 ended (`stop`, `length`, `tool_calls`, …), or the status of a response; at most 256 bytes.
     pub fn finish_reason(&self) -> Option<&str> {
-        None
+        self.findings.finish_reason.as_deref()
     }
-    /// The provider's id of the answer.
+
+    /// The provider's id of the answer; at most 256 bytes.
     pub fn response_id(&self) -> Option<&str> {
-        None
+        self.findings.id.as_deref()
     }
-    /// Whether content has been seen.
+
+    /// Whether something that the model wrote has passed: text, reasoning, a tool call, audio. Of an answer that is not a
+    /// stream, whether any byte has.
     pub fn first_token_seen(&self) -> bool {
-        false
+        self.findings.first_token
     }
-    /// An error that the provider sent inside the stream.
+
+    /// The first error that the provider sent inside the stream.
     pub fn stream_error(&self) -> Option<&StreamError> {
-        None
+        self.findings.error.as_ref()
     }
+
     /// The beginning of what was delivered (at most 256 KiB), and how many bytes were delivered in all.
+    ///
+    /// *Cost*: copies the beginning if it came in several chunks.
     pub fn delivered(&self) -> (Bytes, u64) {
-        (Bytes::new(), 0)
+        (self.delivered.beginning(DELIVERED_LIMIT_BYTES), self.delivered.total)
     }
 }
 
-/// The event that tells a streaming caller that the answer broke off.
-pub fn cut_event(_error: &Error) -> Bytes {
-    Bytes::new()
+/// The event that tells a streaming caller that the answer broke off: the official SDKs raise `APIError` for it. It begins
+/// with a blank line, which ends an event that was cut and means nothing otherwise. No `[DONE]` follows.
+///
+/// *Source*: the SDKs' stream readers raise for `data` with a member `error`, as in
+/// <https://github.com/openai/openai-python/blob/main/src/openai/_streaming.py>.
+pub fn cut_event(error: &Error) -> Bytes {
+    let body = error_body(error);
+    let mut event = BytesMut::with_capacity(body.len() + 10);
+    event.extend_from_slice(b"\n\ndata: ");
+    event.extend_from_slice(&body);
+    event.extend_from_slice(b"\n\n");
+    event.freeze()
 }
+
+/// The state of an event stream.
+#[derive(Debug, Default)]
+struct Stream {
+    hide: bool,
+    splitter: Splitter,
+    /// The beginning of the event that is not whole; its last bytes only, if `oversized`.
+    partial: Vec<u8>,
+    /// The event that is going on is larger than is held; its bytes pass as they come.
+    oversized: bool,
+}
+
+impl Stream {
+    fn push(&mut self, chunk: Bytes, end: bool, findings: &mut Findings) -> Relayed {
+        let mut out = Outgoing { active: self.hide, chunk: &chunk, copied: BytesMut::new(), from: 0, to: chunk.len() };
+        let mut complete = end;
+        let mut at = 0;
+        while let Some(length) = self.splitter.next_end(chunk.get(at..).unwrap_or_default()) {
+            let meaning = self.whole_event(at..at + length, &mut out, findings);
+            at += length;
+            complete |= meaning.last;
+        }
+        if at < chunk.len() {
+            self.hold(at, &mut out);
+        }
+        if end && !self.partial.is_empty() {
+            // A stream may end without the last blank line.
+            complete |= self.whole_event(chunk.len()..chunk.len(), &mut out, findings).last;
+        }
+        let bytes = if self.hide { out.finish() } else { chunk };
+        Relayed { bytes, complete }
+    }
+
+    /// An event ends: `range` of the chunk, behind what was held.
+    fn whole_event(
+        &mut self,
+        range: std::ops::Range<usize>,
+        out: &mut Outgoing<'_>,
+        findings: &mut Findings,
+    ) -> Meaning {
+        let piece = out.chunk.get(range.clone()).unwrap_or_default();
+        if self.partial.is_empty() {
+            let meaning = findings.event(piece);
+            if self.hide && meaning.only_usage {
+                out.skip(range);
+            }
+            return meaning;
+        }
+        let mut event = std::mem::take(&mut self.partial);
+        event.extend_from_slice(piece);
+        let mut meaning = Meaning::default();
+        if std::mem::take(&mut self.oversized) {
+            findings.tail(&event);
+        } else {
+            meaning = findings.event(&event);
+            if self.hide && meaning.only_usage {
+                out.skip(range);
+            } else if self.hide {
+                out.insert(range.start, event.get(..event.len() - piece.len()).unwrap_or_default());
+            }
+        }
+        event.clear();
+        if event.capacity() <= TAIL_LIMIT_BYTES {
+            self.partial = event;
+        }
+        meaning
+    }
+
+    /// The chunk ends inside an event, which began at `at` or before.
+    fn hold(&mut self, at: usize, out: &mut Outgoing<'_>) {
+        let piece = out.chunk.get(at..).unwrap_or_default();
+        self.partial.extend_from_slice(piece);
+        if !self.oversized && self.partial.len() <= EVENT_LIMIT_BYTES {
+            out.skip(at..out.chunk.len());
+            return;
+        }
+        if !std::mem::replace(&mut self.oversized, true) {
+            let held = self.partial.len() - piece.len();
+            out.insert(at, self.partial.get(..held).unwrap_or_default());
+        }
+        keep_end(&mut self.partial);
+    }
+}
+
+/// The bytes that go on when events may be held or left out: what was copied, then `chunk[from..to]`.
+struct Outgoing<'a> {
+    /// Whether anything may be held or left out.
+    active: bool,
+    chunk: &'a Bytes,
+    copied: BytesMut,
+    from: usize,
+    to: usize,
+}
+
+impl Outgoing<'_> {
+    /// Leaves a range of the chunk out. At its beginning or end that needs no copy.
+    fn skip(&mut self, range: std::ops::Range<usize>) {
+        if range.end == self.chunk.len() {
+            self.to = self.to.min(range.start);
+            return;
+        }
+        if range.start > self.from {
+            self.insert(range.start, &[]);
+        }
+        self.from = range.end;
+    }
+
+    /// Puts bytes before the byte of the chunk at `at`.
+    fn insert(&mut self, at: usize, bytes: &[u8]) {
+        if !self.active {
+            return;
+        }
+        self.copied.extend_from_slice(self.chunk.get(self.from..at.min(self.to)).unwrap_or_default());
+        self.copied.extend_from_slice(bytes);
+        self.from = at;
+        self.to = self.chunk.len();
+    }
+
+    fn finish(mut self) -> Bytes {
+        let from = self.from.min(self.to);
+        if self.copied.is_empty() {
+            return self.chunk.slice(from..self.to);
+        }
+        self.copied.extend_from_slice(self.chunk.get(from..self.to).unwrap_or_default());
+        self.copied.freeze()
+    }
+}
+
+/// Drops the front of a buffer that holds more than twice the tail.
+fn keep_end(buffer: &mut Vec<u8>) {
+    if buffer.len() > 2 * TAIL_LIMIT_BYTES {
+        buffer.drain(..buffer.len() - TAIL_LIMIT_BYTES);
+        buffer.shrink_to(2 * TAIL_LIMIT_BYTES);
+    }
+}
+
+/// What is kept of the bytes that were delivered.
+#[derive(Debug)]
+struct Kept {
+    limit: usize,
+    /// The first chunk, as long as it is the only one: shared, not copied.
+    first: Bytes,
+    /// The beginning, if it came in several chunks.
+    joined: Vec<u8>,
+    /// The end, once there is more than the beginning.
+    tail: Vec<u8>,
+    total: u64,
+}
+
+impl Kept {
+    fn new(limit: usize) -> Self {
+        Self { limit, first: Bytes::new(), joined: Vec::new(), tail: Vec::new(), total: 0 }
+    }
+
+    fn push(&mut self, chunk: &Bytes, with_tail: bool) {
+        if chunk.is_empty() {
+            return;
+        }
+        let had = self.head().len();
+        self.total = self.total.saturating_add(chunk.len() as u64);
+        if had == 0 {
+            self.first = chunk.slice(..chunk.len().min(self.limit));
+        } else if had < self.limit {
+            if self.joined.is_empty() {
+                self.joined.extend_from_slice(&self.first);
+                self.first = Bytes::new();
+            }
+            let room = self.limit - had;
+            self.joined.extend_from_slice(chunk.get(..chunk.len().min(room)).unwrap_or_default());
+        }
+        if with_tail && self.total > self.limit as u64 {
+            if self.tail.is_empty() {
+                let head = self.head();
+                let end = head.get(head.len().saturating_sub(TAIL_LIMIT_BYTES)..).unwrap_or_default().to_vec();
+                self.tail = end;
+            }
+            let behind_head = self.limit.saturating_sub(had).min(chunk.len());
+            self.tail.extend_from_slice(chunk.get(behind_head..).unwrap_or_default());
+            keep_end(&mut self.tail);
+        }
+    }
+
+    fn head(&self) -> &[u8] {
+        if self.joined.is_empty() { &self.first } else { &self.joined }
+    }
+
+    fn beginning(&self, limit: usize) -> Bytes {
+        if self.joined.is_empty() {
+            return self.first.slice(..self.first.len().min(limit));
+        }
+        Bytes::copy_from_slice(self.joined.get(..limit).unwrap_or(&self.joined))
+    }
+}
+
+#[cfg(test)]
+mod tests;

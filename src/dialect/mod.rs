@@ -8,11 +8,14 @@
 
 pub mod answer;
 pub mod error;
+mod findings;
 pub mod json;
 mod multipart;
 pub mod openai;
 pub mod operation;
 mod redact;
+mod shape;
+mod splice;
 pub mod sse;
 pub mod text;
 pub mod usage;

@@ -1,9 +1,28 @@
-//! What a request in OpenAI's language says.
+//! What a request in OpenAI's language says, read in the same pass that validates it.
+//!
+//! Promises: a body that is understood is valid JSON with one reading (see `json`), its model has a name that fits a
+//! header, and the fields that Marg acts on have the types that OpenAI documents; a wrong one is refused with its name.
+//! Every other field passes unseen. A body that is not JSON is understood only as `multipart/form-data`; of anything else
+//! nothing is known. `body_for` gives the bytes for a target: the caller's own, with at most two documented splices
+//! (`golden::bodies_change_only_where_documented`).
+//!
+//! *Source* for fields and types: <https://platform.openai.com/docs/api-reference>, pages chat, completions, embeddings,
+//! responses, images, audio.
 
 use bytes::Bytes;
 
+use crate::dialect::json::{self, Fault, JsonError};
+use crate::dialect::multipart;
 use crate::dialect::operation::Operation;
-use crate::error::Error;
+use crate::dialect::shape::{Field, Seen, Shape};
+use crate::dialect::splice::{Splice, StreamOptions};
+use crate::dialect::value::Value;
+use crate::error::{Error, Kind};
+
+/// The longest name of a model, in bytes.
+pub(super) const MODEL_LIMIT_BYTES: usize = 256;
+const END_USER_LIMIT_BYTES: usize = 256;
+const CHOICES_LIMIT: u64 = 128;
 
 /// Kinds of content beyond text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,50 +41,332 @@ pub struct Modalities {
     pub image_output: bool,
 }
 
-/// What is known of a request.
+/// What is known of a request, and where its body can be changed. Belongs to the one body that it was read from.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// What is asked.
     pub operation: Operation,
-    /// The model named; never empty, at most 256 bytes, no control characters.
+    /// The model named; never empty, at most 256 bytes, no control characters. `None` if the body names none.
     pub model: Option<String>,
     /// Whether a stream is asked for.
     pub stream: bool,
-    /// Whether the caller asked for usage on the stream.
+    /// Whether the caller asked for usage on the stream (`stream_options.include_usage`).
     pub wants_usage: bool,
-    /// The most output tokens of one answer that the caller allows.
+    /// The most output tokens of one answer that the caller allows, in tokens.
     pub max_output_tokens: Option<u64>,
-    /// How many answers are asked for, at least 1.
+    /// How many answers are asked for, at least 1: `n` or `best_of`, times the number of prompts.
     pub choices: u64,
     /// How many tools are offered.
     pub tools: u32,
-    /// The caller's own user, from `user` or `safety_identifier`; at most 256 bytes.
+    /// The caller's own user, from `user` or `safety_identifier`; at most 256 bytes, cut off behind.
     pub end_user: Option<String>,
     /// Kinds of content beyond text.
     pub modalities: Modalities,
-    /// Bytes of input text.
+    /// Bytes of text that the model will read: strings as they are written, without media and links. An estimate, for
+    /// sizing; `text::request_text` is what is counted.
     pub input_text_bytes: u64,
+    splice: Splice,
 }
 
 impl Facts {
-    /// The body for a target.
-    pub fn body_for(&self, body: &Bytes, _model: &str, _ask_usage: bool) -> Bytes {
-        body.clone()
+    /// The body for one target: the same bytes (by reference count) if nothing changes, else a copy in which
+    /// - the value of `model`, if the body names one, is replaced by `model` when that is another one, and
+    /// - if `ask_usage`, a chat or completions stream whose caller did not ask for usage gets
+    ///   `"stream_options":{"include_usage":true}`: as a new first member, in place of a `null`, or as `include_usage`
+    ///   inside the options that are there.
+    ///
+    /// Every other byte stays. `body` is the body that these facts were read from. Control characters in `model` are
+    /// dropped, so it can add neither a part to a form nor a line to a head.
+    pub fn body_for(&self, body: &Bytes, model: &str, ask_usage: bool) -> Bytes {
+        let streams = matches!(self.operation, Operation::Chat | Operation::Completions) && self.stream;
+        let rename = self.model.as_deref().is_some_and(|named| named != model).then_some(model);
+        self.splice.apply(body, rename, ask_usage && streams && !self.wants_usage)
+    }
+
+    fn empty(operation: Operation) -> Self {
+        Self {
+            operation,
+            model: None,
+            stream: false,
+            wants_usage: false,
+            max_output_tokens: None,
+            choices: 1,
+            tools: 0,
+            end_user: None,
+            modalities: Modalities::default(),
+            input_text_bytes: 0,
+            splice: Splice::Nothing,
+        }
     }
 }
 
-/// Understands a request body.
-pub fn understand(operation: Operation, _content_type: Option<&str>, _body: &Bytes) -> Result<Facts, Error> {
-    Ok(Facts {
-        operation,
-        model: None,
-        stream: false,
-        wants_usage: false,
-        max_output_tokens: None,
-        choices: 1,
-        tools: 0,
-        end_user: None,
-        modalities: Modalities::default(),
-        input_text_bytes: 0,
-    })
+/// Reads a request body.
+///
+/// Chat, completions, embeddings, responses, moderations and rerank bodies must be JSON objects whatever the content type
+/// says, as users expect who leave the header away. Images and audio may be forms. A body that passes through must be JSON
+/// if its content type says so, or says nothing and it begins like an object; under any other content type it is read if
+/// it is JSON. Of a body that passes through only `model` must have its type; other fields that are odd are not known.
+///
+/// # Errors
+/// `InvalidRequest`, with the name of the field at fault if one is.
+///
+/// *Cost*: one pass over the body (several GB/s in strings); allocates only what the facts hold.
+pub fn understand(operation: Operation, content_type: Option<&str>, body: &Bytes) -> Result<Facts, Error> {
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let must_be_json = match operation {
+        Operation::Models | Operation::Model => return Ok(Facts::empty(operation)),
+        Operation::Images | Operation::Audio | Operation::Passthrough => false,
+        _ => true,
+    };
+    if !must_be_json && media_type == "multipart/form-data" {
+        return form(operation, content_type.unwrap_or_default(), body);
+    }
+    let says_json = media_type == "application/json" || media_type.ends_with("+json");
+    let looks_json = body.trim_ascii_start().starts_with(b"{");
+    if must_be_json || (media_type.is_empty() && looks_json) || (says_json && !body.trim_ascii().is_empty()) {
+        return object(operation, body);
+    }
+    if looks_json {
+        // Called something else, it may still be read as JSON behind Marg; lines of JSON and the like are not.
+        return match json::scan(body, &mut ()) {
+            Ok(()) | Err(JsonError { fault: Fault::TwiceKey(_) | Fault::TooDeep, .. }) => object(operation, body),
+            Err(_) => Ok(Facts::empty(operation)),
+        };
+    }
+    Ok(Facts::empty(operation))
 }
+
+fn invalid(text: impl Into<std::borrow::Cow<'static, str>>, param: &'static str) -> Error {
+    Error::new(Kind::InvalidRequest, text).param(param)
+}
+
+fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts, Error> {
+    let form = multipart::read(content_type, body)?;
+    let mut facts = Facts::empty(operation);
+    if let Some(span) = form.model {
+        let raw = body.get(span.clone()).unwrap_or_default();
+        let name = std::str::from_utf8(raw).map_err(|_| invalid("the model's name is not UTF-8", "model"))?;
+        facts.model = Some(model_name(name)?);
+        facts.splice = Splice::Form { model: span };
+    }
+    facts.stream = form.stream;
+    facts.choices = form.choices.unwrap_or(1).clamp(1, CHOICES_LIMIT);
+    facts.end_user = form.end_user.map(|user| cut(&user, END_USER_LIMIT_BYTES).to_owned());
+    facts.input_text_bytes = form.text_bytes;
+    facts.modalities.audio_input = form.files && operation == Operation::Audio;
+    facts.modalities.image_input = form.files && operation == Operation::Images;
+    facts.modalities.image_output = operation == Operation::Images;
+    Ok(facts)
+}
+
+fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
+    let mut shape = Shape::new(body);
+    json::scan(body, &mut shape)?;
+    let Some(inside) = shape.object else {
+        // What passes through need not be an object; the endpoints that Marg knows take nothing else.
+        return match operation {
+            Operation::Passthrough => Ok(Facts::empty(operation)),
+            _ => Err(Error::new(Kind::InvalidRequest, "the body must be a JSON object")),
+        };
+    };
+    let reading = Reading { operation, body, shape: &shape };
+    reading.check_required()?;
+    let model = reading.model()?;
+    let stream = reading.boolean(Field::Stream)?.unwrap_or(false);
+    let stream_options = reading.stream_options()?;
+    let facts = Facts {
+        operation,
+        model,
+        stream,
+        wants_usage: matches!(stream_options, StreamOptions::Asked),
+        max_output_tokens: reading.max_output_tokens()?,
+        choices: reading.choices()?,
+        tools: reading.tools()?,
+        end_user: reading.end_user(),
+        modalities: reading.modalities(),
+        input_text_bytes: shape.text_bytes,
+        splice: Splice::Json { inside, model: shape.seen(Field::Model).map(|seen| seen.span.clone()), stream_options },
+    };
+    Ok(facts)
+}
+
+/// A scanned body and what was seen of it.
+struct Reading<'a> {
+    operation: Operation,
+    body: &'a [u8],
+    shape: &'a Shape<'a>,
+}
+
+impl Reading<'_> {
+    fn seen(&self, field: Field) -> Option<&Seen> {
+        self.shape.seen(field).filter(|seen| seen.kind != json::Type::Null)
+    }
+
+    fn value(&self, field: Field) -> Option<Value<'_>> {
+        Value::first(self.body.get(self.seen(field)?.span.clone())?)
+    }
+
+    fn check_required(&self) -> Result<(), Error> {
+        match self.operation {
+            Operation::Chat => self.check_messages(),
+            Operation::Completions if self.shape.seen(Field::Prompt).is_none() => {
+                Err(invalid("you must provide a prompt parameter", "prompt"))
+            }
+            Operation::Embeddings if self.seen(Field::Input).is_none() => {
+                Err(invalid("you must provide an input parameter", "input"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_messages(&self) -> Result<(), Error> {
+        let Some(seen) = self.seen(Field::Messages) else {
+            return Err(invalid("you must provide a messages parameter", "messages"));
+        };
+        if seen.kind != json::Type::Array {
+            return Err(invalid("messages must be an array of objects", "messages"));
+        }
+        if seen.children == 0 {
+            return Err(invalid("messages must hold at least one message", "messages"));
+        }
+        if let Some(index) = seen.first_other_child {
+            return Err(invalid(format!("messages[{index}] must be an object"), "messages"));
+        }
+        Ok(())
+    }
+
+    fn model(&self) -> Result<Option<String>, Error> {
+        let required = matches!(self.operation, Operation::Chat | Operation::Completions | Operation::Embeddings);
+        let Some(value) = self.value(Field::Model) else {
+            return if required { Err(invalid("you must provide a model parameter", "model")) } else { Ok(None) };
+        };
+        match value.string() {
+            Some(name) => model_name(&name).map(Some),
+            None => Err(invalid("model must be a string", "model")),
+        }
+    }
+
+    /// A field of the wrong type: refused, unless the body only passes through.
+    fn wrong<T>(&self, field: Field, must: &str) -> Result<Option<T>, Error> {
+        if self.operation == Operation::Passthrough {
+            return Ok(None);
+        }
+        Err(invalid(format!("{} must be {must}", field.name()), field.name()))
+    }
+
+    fn boolean(&self, field: Field) -> Result<Option<bool>, Error> {
+        match self.value(field).map(Value::boolean) {
+            Some(None) => self.wrong(field, "true or false"),
+            found => Ok(found.flatten()),
+        }
+    }
+
+    fn count(&self, field: Field) -> Result<Option<u64>, Error> {
+        match self.value(field).map(Value::u64) {
+            Some(None) => self.wrong(field, "a whole number of 0 or more"),
+            found => Ok(found.flatten()),
+        }
+    }
+
+    fn max_output_tokens(&self) -> Result<Option<u64>, Error> {
+        let counts = [
+            self.count(Field::MaxCompletionTokens)?,
+            self.count(Field::MaxOutputTokens)?,
+            self.count(Field::MaxTokens)?,
+        ];
+        // Providers differ in which one they obey if several stand there, so the largest bounds them all.
+        Ok(counts.into_iter().flatten().max())
+    }
+
+    fn choices(&self) -> Result<u64, Error> {
+        let mut most = 1;
+        for field in [Field::N, Field::BestOf] {
+            let count = match self.count(field)? {
+                Some(count) if !(1..=CHOICES_LIMIT).contains(&count) => self.wrong(field, "between 1 and 128")?,
+                count => count,
+            };
+            most = most.max(count.unwrap_or(1));
+        }
+        // A list of prompts asks for answers to each; a list of numbers is one prompt in tokens.
+        let prompts = self.seen(Field::Prompt).filter(|_| self.operation == Operation::Completions);
+        let many = prompts.filter(|seen| seen.kind == json::Type::Array && !seen.children_are_numbers);
+        Ok(most.saturating_mul(many.map_or(1, |seen| u64::from(seen.children).max(1))))
+    }
+
+    fn tools(&self) -> Result<u32, Error> {
+        let mut total = 0_u32;
+        for field in [Field::Tools, Field::Functions] {
+            total = total.saturating_add(match self.seen(field) {
+                Some(seen) if seen.kind == json::Type::Array => seen.children,
+                Some(_) => self.wrong(field, "an array")?.unwrap_or(0),
+                None => 0,
+            });
+        }
+        Ok(total)
+    }
+
+    fn end_user(&self) -> Option<String> {
+        let value = self.value(Field::User).or_else(|| self.value(Field::SafetyIdentifier))?;
+        let name = value.string()?;
+        (!name.is_empty()).then(|| cut(&name, END_USER_LIMIT_BYTES).to_owned())
+    }
+
+    fn modalities(&self) -> Modalities {
+        let mut modalities = self.shape.modalities;
+        modalities.image_output |= self.operation == Operation::Images;
+        if let Some(asked) = self.value(Field::Modalities) {
+            for name in asked.elements().filter_map(Value::string) {
+                modalities.audio_output |= name == "audio";
+                modalities.image_output |= name == "image";
+            }
+        }
+        modalities
+    }
+
+    fn stream_options(&self) -> Result<StreamOptions, Error> {
+        let Some(seen) = self.shape.seen(Field::StreamOptions) else { return Ok(StreamOptions::Absent) };
+        if !matches!(self.operation, Operation::Chat | Operation::Completions) {
+            return Ok(StreamOptions::Absent);
+        }
+        match seen.kind {
+            json::Type::Null => return Ok(StreamOptions::Null(seen.span.clone())),
+            json::Type::Object => {}
+            _ => return Err(invalid("stream_options must be an object", "stream_options")),
+        }
+        let raw = self.body.get(seen.span.clone()).unwrap_or_default();
+        let flag = json::members(raw)?.into_iter().find(|member| member.key.decode(raw) == "include_usage");
+        let Some(flag) = flag else {
+            return Ok(StreamOptions::Silent { inside: seen.span.start + 1, empty: seen.children == 0 });
+        };
+        match raw.get(flag.value.clone()).unwrap_or_default() {
+            b"true" => Ok(StreamOptions::Asked),
+            b"false" | b"null" => {
+                let start = seen.span.start;
+                Ok(StreamOptions::Declined(start + flag.value.start..start + flag.value.end))
+            }
+            _ => Err(invalid("stream_options.include_usage must be true or false", "stream_options.include_usage")),
+        }
+    }
+}
+
+/// Checks the name of a model.
+fn model_name(name: &str) -> Result<String, Error> {
+    if name.trim().is_empty() {
+        return Err(invalid("you must provide a model parameter", "model"));
+    }
+    if name.len() > MODEL_LIMIT_BYTES {
+        return Err(invalid("the model's name is longer than 256 bytes", "model"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(invalid("the model's name holds a control character", "model"));
+    }
+    Ok(name.to_owned())
+}
+
+/// The beginning of a text, at most so many bytes, cut between characters.
+pub(super) fn cut(text: &str, limit: usize) -> &str {
+    text.get(..text.floor_char_boundary(limit)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests;

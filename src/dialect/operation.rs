@@ -106,10 +106,11 @@ const ENDPOINTS: &[(&str, Operation, &str)] = &[
 /// *Cost*: one pass over the path, one allocation.
 pub fn place(method: &str, path: &str) -> Result<Place, Error> {
     check_raw(path)?;
-    let Some((rest, operation, methods)) = find(path) else {
+    let found = find(path);
+    check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
+    let Some((rest, operation, methods)) = found else {
         return Err(Error::new(Kind::NotFound, not_found_text(path)));
     };
-    check_segments(rest, operation)?;
     if !methods.split(", ").any(|allowed| allowed == method) {
         return Err(Error::new(
             Kind::MethodNotAllowed,
@@ -200,18 +201,17 @@ fn is_path_byte(byte: u8) -> bool {
 /// Checks every segment at every depth of encoding.
 fn check_segments(path: &str, operation: Operation) -> Result<(), Error> {
     let mut form = Cow::Borrowed(path.as_bytes());
+    let mut expected = slashes(&form);
     for round in 0..=DECODE_ROUNDS {
-        // Slashes of a model's name may be encoded once: after that they are plain slashes of the name.
-        let slashes_may_appear = operation == Operation::Model && round == 1;
-        if round > 0 && !slashes_may_appear && slashes(&form) != slashes(path.as_bytes()) {
-            if operation != Operation::Model || round > 1 && slashes(&form) != slashes(&decode_once(path.as_bytes())) {
+        let found = slashes(&form);
+        if found != expected {
+            // Slashes of a model's name may be encoded once: after that they are plain slashes of the name.
+            if operation != Operation::Model || round != 1 {
                 return Err(escape("it holds an encoded slash"));
             }
+            expected = found;
         }
         check_decoded(&form)?;
-        if !form.contains(&b'%') {
-            return Ok(());
-        }
         let next = decode_once(&form);
         if next.len() == form.len() {
             return Ok(());
@@ -262,4 +262,136 @@ fn decode_once(bytes: &[u8]) -> Vec<u8> {
 
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(method: &str, path: &str, kind: Kind) {
+        match place(method, path) {
+            Err(error) => assert_eq!(error.kind(), kind, "{path}: {error}"),
+            Ok(found) => panic!("{path} is let in as {found:?}"),
+        }
+    }
+
+    #[test]
+    fn every_escape_is_refused() {
+        for path in [
+            "",
+            "v1/chat/completions",
+            "/v1/../admin",
+            "/v1/files/..",
+            "/v1/files/../../admin",
+            "/v1/./files",
+            "/../v1/files",
+            "/v1/files/%2e%2e/x",
+            "/v1/files/.%2E/x",
+            "/v1/files/%252e%252e/x",
+            "/v1/files/%25252e%25252e/x",
+            "/v1/files/%2525252e%2525252e/x",
+            "/v1/files/%252525252525252e/x",
+            "/v1/files/..%20/x",
+            "/v1/files%2f..%2fx",
+            "/v1/files%2Fx",
+            "/v1/files%252Fx",
+            "/v1/files/a%5cb",
+            "/v1/files/a%255cb",
+            "/v1/files/a\\b",
+            "/v1/files//x",
+            "//v1/files",
+            "/v1//files",
+            "/v1/files/%00",
+            "/v1/files/%2500",
+            "/v1/files/%0d%0aHost:x",
+            "/v1/files/%7f",
+            "/v1/files/a;b",
+            "/v1/files/..;/x",
+            "/v1/files/a%3bb",
+            "/v1/files/%",
+            "/v1/files/%2",
+            "/v1/files/%zz",
+            "/v1/files/%c0%ae%c0%ae/x",
+            "/v1/files/%ff",
+            "/v1/fi les",
+            "/v1/files/\u{e9}",
+            "/v1/files/a?b",
+            "/v1/files/a#b",
+            "/v1/files/a\"b",
+            "/v1/files/a\u{0}",
+            "/v1/models/a%2f..%2fb",
+            "/v1/models/..%2fb",
+            "/v1/models/a%2f%2fb",
+            "/v1/models/a%252fb",
+            "/v1/models/%2e%2e",
+            "http://other/v1/files",
+        ] {
+            refused("GET", path, Kind::InvalidRequest);
+        }
+        refused("GET", &format!("/v1/{}", "a".repeat(2048)), Kind::InvalidRequest);
+        refused("GET", &format!("/v1/models/{}", "a".repeat(257)), Kind::InvalidRequest);
+    }
+
+    #[test]
+    fn known_endpoints_are_found_with_and_without_version() {
+        for (path, methods, operation) in ENDPOINTS.iter().map(|(path, operation, methods)| (path, methods, operation))
+        {
+            for form in [format!("/v1{path}"), (*path).to_owned(), format!("/v1{path}/")] {
+                for method in methods.split(", ") {
+                    let found = place(method, &form).unwrap();
+                    let expected = Place { operation: *operation, path: (*path).to_owned(), model_in_path: None };
+                    assert_eq!(found, expected, "{form}");
+                }
+                refused("DELETE", &form, Kind::MethodNotAllowed);
+                assert_eq!(allowed_methods(&form), Some(*methods));
+            }
+        }
+        refused("GET", "/v1/chat/completions", Kind::MethodNotAllowed);
+        refused("POST", "/v1/models", Kind::MethodNotAllowed);
+        refused("post", "/v1/chat/completions", Kind::MethodNotAllowed);
+    }
+
+    #[test]
+    fn a_model_in_the_path_is_decoded() {
+        for (path, model) in [
+            ("/v1/models/gpt-4o", "gpt-4o"),
+            ("/models/gpt-4o/", "gpt-4o"),
+            ("/v1/models/meta/llama-3:free", "meta/llama-3:free"),
+            ("/v1/models/meta%2Fllama-3%3Afree", "meta/llama-3:free"),
+            ("/v1/models/a%20b", "a b"),
+        ] {
+            let found = place("HEAD", path).unwrap();
+            assert_eq!((found.operation, found.model_in_path.as_deref()), (Operation::Model, Some(model)));
+            assert!(found.path.starts_with("/models/") && !found.path.ends_with('/'));
+        }
+        assert_eq!(allowed_methods("/v1/models/x"), Some("GET, HEAD"));
+        refused("DELETE", "/v1/models/x", Kind::MethodNotAllowed);
+    }
+
+    #[test]
+    fn other_paths_pass_through_under_the_version_only() {
+        for path in [
+            "/files",
+            "/files/",
+            "/files/f-1/content",
+            "/chat/completions/id",
+            "/a%20b",
+            "/100%25",
+            "/Chat/Completions",
+        ] {
+            for method in ANY.split(", ") {
+                let found = place(method, &format!("/v1{path}")).unwrap();
+                assert_eq!((found.operation, found.path.as_str()), (Operation::Passthrough, path));
+            }
+            refused("GET", path, Kind::NotFound);
+            refused("TRACE", &format!("/v1{path}"), Kind::MethodNotAllowed);
+            assert_eq!(allowed_methods(&format!("/v1{path}")), Some(ANY));
+        }
+        for path in ["/", "/v1", "/v1/", "/v1x/files", "/v2/files", "/admin", "/v1/v1", "/v1/v1/chat/completions"] {
+            refused("GET", path, Kind::NotFound);
+            assert_eq!(allowed_methods(path), None);
+        }
+        assert!(place("POST", "/v1/v1/chat/completions").unwrap_err().text().contains("twice"));
+    }
 }

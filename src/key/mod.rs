@@ -1,9 +1,13 @@
 //! Who is calling: application keys, their principals, and the ring that answers for them from memory.
 
+pub mod admin;
+pub mod draft;
 pub mod ring;
+pub mod store;
 pub mod token;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -61,4 +65,60 @@ pub struct Principal {
     pub team: Option<Arc<str>>,
     /// The person or service.
     pub user: Option<Arc<str>>,
+}
+
+/// What a key is good for at a point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyState {
+    /// It is admitted.
+    Active,
+    /// Switched off until somebody switches it on.
+    Disabled,
+    /// Past its expiry.
+    Expired,
+    /// Ended for ever.
+    Revoked,
+}
+
+impl KeyState {
+    /// The word for it, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Key {
+    /// What the key is good for at that time. A key that is several of these is revoked first, then disabled, then expired.
+    pub fn state(&self, now: Timestamp) -> KeyState {
+        if self.revoked_at.is_some() {
+            KeyState::Revoked
+        } else if !self.enabled {
+            KeyState::Disabled
+        } else if self.expires_at.is_some_and(|end| end <= now) {
+            KeyState::Expired
+        } else {
+            KeyState::Active
+        }
+    }
+
+    /// Whether the key may ask for that model. An empty list allows all.
+    pub fn allows_model(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|pattern| pattern.matches(model))
+    }
+
+    /// Whether the key may be used from that address. An empty list allows all; a list refuses a caller whose address is not
+    /// known. An IPv4 address that arrives as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
+    pub fn allows_address(&self, address: Option<IpAddr>) -> bool {
+        if self.addresses.is_empty() {
+            return true;
+        }
+        let Some(address) = address.map(|address| address.to_canonical()) else { return false };
+        self.addresses.iter().any(|net| net.contains(&address))
+    }
 }

@@ -10,7 +10,7 @@ use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{Usage, UsageSource};
 
 /// How an exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The caller got a whole answer with a status below 400.
@@ -28,7 +28,7 @@ pub enum Outcome {
 }
 
 /// How one attempt at one target ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptEnd {
     /// Its answer went to the caller (whatever its status).
@@ -52,9 +52,10 @@ pub enum AttemptEnd {
 }
 
 /// One attempt at one target, in the order made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Attempt {
     /// The provider's name in the configuration.
+    #[schema(value_type = String)]
     pub provider: Arc<str>,
     /// The model asked of it.
     pub model: String,

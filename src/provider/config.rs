@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Deserializer};
 
 use crate::provider::preset::Preset;
 use crate::unit::glob::Glob;
 use crate::unit::secret::{Secret, SecretRef};
 
 /// One provider. With a `preset`, only credentials are needed; without one, `base_url` is.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderConfig {
     /// A row of the preset table: base URL, way of authentication, price list.
     pub preset: Option<Preset>,
@@ -41,6 +39,9 @@ pub struct ProviderConfig {
     pub ca_file: Option<PathBuf>,
     /// The provider id in the price list; left out, as the preset says.
     pub price_provider: Option<String>,
+    /// Whether `stream_options.include_usage` may be added to a streamed request, so that the provider reports what it
+    /// used; left out, as the preset says, and yes without a preset.
+    pub stream_usage: Option<bool>,
 }
 
 impl Default for ProviderConfig {
@@ -59,12 +60,13 @@ impl Default for ProviderConfig {
             http: HttpVersion::default(),
             ca_file: None,
             price_provider: None,
+            stream_usage: None,
         }
     }
 }
 
 /// One provider as it runs: every reference looked up, every value checked, every default filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderSettings {
     /// Its name in the configuration: 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub name: String,
@@ -100,20 +102,17 @@ pub struct ProviderSettings {
 }
 
 /// Which HTTP version to speak to a provider.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {
     /// HTTP/1.1.
     #[default]
-    #[serde(rename = "1.1")]
     Http1,
     /// HTTP/2: by ALPN over TLS (falling back to 1.1), by prior knowledge without TLS.
-    #[serde(rename = "2")]
     Http2,
 }
 
 /// How a credential is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// `authorization: Bearer …` (RFC 6750).
     Bearer,
@@ -136,16 +135,18 @@ pub enum UrlRef {
     Ref(SecretRef),
 }
 
-impl<'de> Deserialize<'de> for UrlRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.starts_with("http://") || text.starts_with("https://") {
-            return Ok(Self::Bare(text));
+impl UrlRef {
+    /// Parses a URL that begins with `http://` or `https://`, or a reference.
+    ///
+    /// # Errors
+    /// A sentence that does not repeat the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if matches!(scheme.as_deref(), Some("http" | "https")) {
+            return Ok(Self::Bare(text.to_owned()));
         }
-        SecretRef::parse(&text).map(Self::Ref).map_err(|_| {
-            serde::de::Error::custom(
-                "a URL begins with http:// or https://, or is written plain:URL, env:NAME or file:PATH",
-            )
+        SecretRef::parse(text).map(Self::Ref).map_err(|_| {
+            "a URL begins with http:// or https://, or is written plain:URL, env:NAME or file:PATH".to_owned()
         })
     }
 }
@@ -159,12 +160,15 @@ pub enum HeaderRef {
     Ref(SecretRef),
 }
 
-impl<'de> Deserialize<'de> for HeaderRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl HeaderRef {
+    /// Parses a reference, or takes the text as it is.
+    ///
+    /// # Errors
+    /// A sentence that does not repeat the text, when a reference names nothing.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if ["plain:", "env:", "file:"].iter().any(|scheme| text.starts_with(scheme)) {
-            return SecretRef::parse(&text).map(Self::Ref).map_err(serde::de::Error::custom);
+            return SecretRef::parse(text).map(Self::Ref);
         }
-        Ok(Self::Bare(text))
+        Ok(Self::Bare(text.to_owned()))
     }
 }

@@ -1,37 +1,106 @@
-//! The built-in simulated provider.
+//! The built-in simulated provider: a small HTTP/1.1 server on loopback that speaks OpenAI's wire.
+//!
+//! It lets a new user try everything without a key of any vendor, and it fails on request (`docs/simulated-provider.md`), so
+//! that failover can be watched. The gateway proxies to it like to any other provider; nothing in Marg takes a short cut to it.
+//! Answers are made up from the request alone: the same request gets the same words. It checks no credential, keeps nothing,
+//! and bounds what it takes: connections, body size, the time to send a request. No model is run and no tokenizer loaded.
 
-use tokio::sync::watch;
+mod behaviour;
+mod chat;
+mod completions;
+mod embeddings;
+mod fields;
+mod media;
+mod models;
+mod reply;
+mod responses;
+mod schema;
+mod server;
+mod wire;
+mod words;
 
-/// A bound socket of the simulated provider.
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::telemetry::task;
+
+/// Connections that are served at once; more wait in the backlog of the socket.
+const CONNECTIONS_LIMIT: u32 = 4_096;
+
+/// How long running answers may take after a stop was asked for.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait when the operating system refuses a connection, for want of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound socket of the simulated provider. Connections wait in its backlog until it serves.
 pub struct Listener {
-    socket: std::net::TcpListener,
-    port: u16,
+    socket: TcpListener,
+    address: SocketAddr,
 }
 
-/// Binds a free port of 127.0.0.1.
+/// Binds a free port of 127.0.0.1. Needs no runtime, so that the address is known before one starts.
 ///
 /// # Errors
 /// What the operating system said.
 pub fn bind() -> std::io::Result<Listener> {
-    let socket = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_nonblocking(true)?;
-    let port = socket.local_addr()?.port();
-    Ok(Listener { socket, port })
+    let address = socket.local_addr()?;
+    Ok(Listener { socket, address })
 }
 
 impl Listener {
-    /// Its base URL, such as `http://127.0.0.1:40123/v1`.
+    /// Its base URL, as a provider's `base_url` in the configuration: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
-        format!("http://127.0.0.1:{}/v1", self.port)
+        format!("http://{}/v1", self.address)
     }
 
-    /// Serves until `stop` turns true or its sender is gone.
+    /// Serves until `stop` turns true or its sender is gone; then takes nothing new, lets running answers finish for at most
+    /// ten seconds, and returns.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) {
-        let _listening = self.socket;
-        while !*stop.borrow_and_update() {
-            if stop.changed().await.is_err() {
+        let listener = match tokio::net::TcpListener::from_std(self.socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the simulated provider cannot use its socket");
                 return;
             }
+        };
+        let places = Arc::new(Semaphore::new(CONNECTIONS_LIMIT as usize));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopped(&mut stop) => break,
+            };
+            match accepted {
+                Ok((socket, _)) => {
+                    let stop = stop.clone();
+                    task::spawn("simulated-connection", async move {
+                        server::connection(socket, stop).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the simulated provider cannot take a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
+        drop(listener);
+        // The last places come back when the last connections end.
+        if tokio::time::timeout(DRAIN_LIMIT, places.acquire_many(CONNECTIONS_LIMIT)).await.is_err() {
+            tracing::warn!("the simulated provider stops with answers unfinished");
+        }
+    }
+}
+
+/// Waits until a stop is asked for, or nobody is left to ask.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stopping| *stopping).await.is_err() {
+        // The sender is gone: that is a stop too.
     }
 }

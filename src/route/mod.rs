@@ -36,6 +36,19 @@ pub struct Plan {
     pub targets: Vec<Target>,
 }
 
+/// A route laid open, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The position among the routes that the table was built from; `None` for the default provider.
+    pub index: Option<usize>,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The first target, or the sides of the split with their weights.
+    pub first: Vec<(Target, u32)>,
+    /// The targets after it.
+    pub rest: Vec<Target>,
+}
+
 /// Every route, in matching order.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -94,6 +107,26 @@ impl Table {
         match self.routes.iter().find(|route| route.takes(model, team)) {
             Some(route) => Some(route.plan(draw)),
             None => self.fallback.clone(),
+        }
+    }
+
+    /// The route that would take a call, laid open; its index is the position among the routes that the table was built
+    /// from, `None` for the default provider.
+    pub fn explain(&self, model: Option<&str>, team: Option<&str>) -> Option<Explained> {
+        let found = self.routes.iter().enumerate().find(|(_, route)| route.takes(model, team));
+        match found {
+            Some((index, route)) => Some(Explained {
+                index: Some(index),
+                route: route.name.clone(),
+                first: route.first.clone(),
+                rest: route.rest.clone(),
+            }),
+            None => self.fallback.as_ref().map(|plan| Explained {
+                index: None,
+                route: plan.route.clone(),
+                first: plan.targets.iter().map(|target| (target.clone(), 1)).collect(),
+                rest: Vec::new(),
+            }),
         }
     }
 

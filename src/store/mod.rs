@@ -1,1 +1,5 @@
-//! store
+//! Where things are kept. Implements the traits that the nouns own; nobody above this room knows SQL.
+
+pub mod sqlite;
+
+pub use sqlite::Store;

@@ -60,6 +60,36 @@ impl Glob {
         }
     }
 
+    /// Whether this pattern certainly matches everything that the other one matches. `false` if that cannot be seen by
+    /// laying one over the other, as with `*a*` over `?*a`.
+    pub fn covers(&self, other: &Glob) -> bool {
+        let this: Vec<char> = self.0.chars().collect();
+        // What the other pattern writes is text here: its star can be swallowed by a star only, its `?` by both wildcards.
+        let fits = |mine: char, theirs: char| mine == theirs || (mine == '?' && theirs != '*');
+        let other: Vec<char> = other.0.chars().collect();
+        let (mut p, mut t) = (0, 0);
+        let mut star: Option<(usize, usize)> = None;
+        while let Some(theirs) = other.get(t) {
+            match this.get(p) {
+                Some('*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(mine) if fits(*mine, *theirs) => {
+                    p += 1;
+                    t += 1;
+                }
+                _ => {
+                    let Some((star_p, star_t)) = star else { return false };
+                    star = Some((star_p, star_t + 1));
+                    p = star_p + 1;
+                    t = star_t + 1;
+                }
+            }
+        }
+        this.iter().skip(p).all(|symbol| *symbol == '*')
+    }
+
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -115,5 +145,18 @@ mod tests {
         assert!(!matches("?", ""));
         assert!(matches("*ü?", "grün"));
         assert!(!matches("a**b", "ac"));
+    }
+
+    #[test]
+    fn a_pattern_covers_only_what_it_matches_whole() {
+        let covers = |mine: &str, theirs: &str| Glob::new(mine).unwrap().covers(&Glob::new(theirs).unwrap());
+        for (mine, theirs) in [("gpt-4", "gpt-*"), ("?", "*"), ("gpt-?", "gpt-*"), ("a*b", "a*"), ("gpt-4", "gpt-?")] {
+            assert!(!covers(mine, theirs), "{mine} {theirs}");
+        }
+        for (mine, theirs) in
+            [("*", "*"), ("*", "gpt-4"), ("gpt-*", "gpt-4*"), ("gpt-*", "gpt-?"), ("a*", "a*b*"), ("?*", "??")]
+        {
+            assert!(covers(mine, theirs), "{mine} {theirs}");
+        }
     }
 }

@@ -39,9 +39,21 @@ impl FromStr for ExchangeId {
     }
 }
 
-/// A new opaque id with a prefix that names its noun, as in `key_01jd3c…`: 26 characters of lower-case base 32 after it,
-/// ordered by time of creation.
+/// A new opaque id with a prefix that names its noun, as in `key_01jd3c…`: 26 characters of lower-case base 32 (the
+/// alphabet with digits first, RFC 4648 section 7, so that the order of texts is the order of creation) after it.
 pub fn mint(prefix: &str) -> String {
     let bytes = Uuid::now_v7().into_bytes();
-    format!("{prefix}_{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+    format!("{prefix}_{}", data_encoding::BASE32HEX_NOPAD.encode(&bytes).to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minted_ids_sort_by_time_of_creation() {
+        let ids: Vec<String> = (0..2_000).map(|_| mint("key")).collect();
+        assert!(ids.is_sorted());
+        assert!(ids.iter().all(|id| id.len() == 30 && id.starts_with("key_")));
+    }
 }

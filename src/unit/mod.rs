@@ -8,3 +8,4 @@ pub mod id;
 pub mod money;
 pub mod secret;
 pub mod usage;
+pub mod version;

@@ -46,9 +46,10 @@ impl fmt::Display for NanoUsd {
 }
 
 /// The price that a cost was computed with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PriceRef {
     /// Where the price is from: `genai-prices <version>`, or the overlay file.
+    #[schema(value_type = String)]
     pub source: Arc<str>,
     /// The name of the price row: `provider/model`.
     pub name: String,

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Token counts by class; each token is in exactly one class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Usage {
     /// Input tokens that no cache served, text.
@@ -49,7 +49,7 @@ impl Usage {
 }
 
 /// Who counted the tokens of an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UsageSource {
     /// The provider reported them.

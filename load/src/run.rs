@@ -1,0 +1,211 @@
+//! A whole run: starts the fleet, goes through the scenarios in interleaved rounds, prints, writes the report.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+
+use crate::budget;
+use crate::fleet::{Recipe, Running, first_answer, start_mock};
+use crate::gateway;
+use crate::machine::{self, Cores, Machine};
+use crate::memory;
+use crate::proc::Memory;
+use crate::report::{self, MemoryReport, Report, ScenarioReport};
+use crate::scenario::{self, Name, Scenario};
+use crate::statistics::{Comparison, Summary};
+use crate::target::Target;
+use crate::window::{self, Span};
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which scenarios; empty means the default ones.
+    pub scenarios: Vec<Name>,
+    /// Rounds for each scenario.
+    pub rounds: usize,
+    /// How long each window is.
+    pub span: Span,
+    /// How long slow readers refuse to read.
+    pub slow: Duration,
+    /// How often a target is started to measure how long that takes.
+    pub starts: usize,
+    /// Requests a second in the scenario `rate`.
+    pub rate: f64,
+    /// Cores for the target.
+    pub target_cores: usize,
+    /// The gateway.
+    pub subject: Subject,
+    /// The folder for the report.
+    pub out: PathBuf,
+    /// A mock that runs already, instead of an own one.
+    pub mock: Option<SocketAddr>,
+}
+
+/// What is compared with the baseline.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// Nothing: only the baseline is measured.
+    Nothing,
+    /// A `marg` that the harness configures and starts, with this level of its log.
+    Marg(PathBuf, String),
+    /// Something that runs already.
+    External(Target),
+}
+
+/// Runs everything. The report says whether each window was valid and each figure within its budget.
+///
+/// # Errors
+/// When a process cannot be started or ends, or the report cannot be written.
+pub fn run(plan: &Plan) -> anyhow::Result<Report> {
+    machine::raise_descriptor_limit().context("raise the limit of open files")?;
+    crate::child::end_with_the_harness().context("watch for signals")?;
+    let cores = Cores::divide(plan.target_cores)?;
+    let described = Machine::describe(thread::available_parallelism()?.get())?;
+    machine::pin(&cores.load).context("pin the load")?;
+    let folder = scratch_folder()?;
+    let result = Bench::set_up(plan, cores, &folder).and_then(|bench| bench.run(described));
+    if result.is_ok() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    } else {
+        eprintln!("what the processes left is in {}", folder.display());
+    }
+    result
+}
+
+/// An empty folder for configuration, data and error streams.
+fn scratch_folder() -> anyhow::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("marg-load-{}", std::process::id()));
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// What stays the same during a run.
+struct Bench<'a> {
+    plan: &'a Plan,
+    cores: Cores,
+    folder: &'a Path,
+    runtime: Runtime,
+    baseline: Recipe,
+    /// The gateway, if the harness starts it.
+    gateway: Option<Recipe>,
+    /// Kept so that it lives as long as the run.
+    _mock: Option<crate::child::Child>,
+}
+
+impl<'a> Bench<'a> {
+    fn set_up(plan: &'a Plan, cores: Cores, folder: &'a Path) -> anyhow::Result<Self> {
+        let load_threads = cores.load.len().div_ceil(2);
+        let (child, mock) = match plan.mock {
+            Some(address) => (None, address),
+            None => {
+                let (child, address) = start_mock(folder, &cores, load_threads)?;
+                (Some(child), address)
+            }
+        };
+        let threads = cores.target.len();
+        let gateway = match &plan.subject {
+            Subject::Marg(marg, log_level) => {
+                let wanted = gateway::Wanted { marg: marg.clone(), mock, threads, log_level: log_level.clone() };
+                Some(gateway::recipe(folder, &wanted).context("prepare the gateway")?)
+            }
+            Subject::Nothing | Subject::External(_) => None,
+        };
+        Ok(Self {
+            plan,
+            runtime: machine::runtime(load_threads)?,
+            baseline: Recipe::baseline(mock, threads)?,
+            gateway,
+            cores,
+            folder,
+            _mock: child,
+        })
+    }
+
+    fn run(&self, machine: Machine) -> anyhow::Result<Report> {
+        let names =
+            if self.plan.scenarios.is_empty() { scenario::DEFAULT.to_vec() } else { self.plan.scenarios.clone() };
+        let mut report = Report::begin(machine, self.cores.clone(), self.plan);
+        report::print_head(&report);
+        report.memory = self.memory(&names)?;
+        let scenarios: Vec<Scenario> = names.iter().filter_map(|name| name.scenario(self.plan.rate)).collect();
+        if !scenarios.is_empty() {
+            self.rounds(&scenarios, &mut report)?;
+        }
+        report.budget = budget::lines(&report);
+        report::print_end(&report);
+        Ok(report)
+    }
+
+    /// Runs the scenarios about memory, each with fresh processes.
+    fn memory(&self, names: &[Name]) -> anyhow::Result<Vec<MemoryReport>> {
+        let mut found = Vec::new();
+        for recipe in [Some(&self.baseline), self.gateway.as_ref()].into_iter().flatten() {
+            let idle = names
+                .contains(&Name::Idle)
+                .then(|| memory::idle(recipe, self.folder, &self.cores, self.plan.starts).context("scenario idle"));
+            let slow = names
+                .contains(&Name::Slow)
+                .then(|| memory::slow(recipe, self.folder, &self.cores, self.plan.slow).context("scenario slow"));
+            let report = MemoryReport { target: recipe.target.name, idle: idle.transpose()?, slow: slow.transpose()? };
+            report::print_memory(&report);
+            found.push(report);
+        }
+        Ok(found)
+    }
+
+    /// Runs the scenarios under load on one pair of processes.
+    fn rounds(&self, scenarios: &[Scenario], report: &mut Report) -> anyhow::Result<()> {
+        let mut targets = vec![self.baseline.start(self.folder, &self.cores)?];
+        match (&self.gateway, &self.plan.subject) {
+            (Some(recipe), _) => targets.push(recipe.start(self.folder, &self.cores)?),
+            (None, Subject::External(target)) => {
+                first_answer(target).with_context(|| format!("ask {}", target.address))?;
+                targets.push(Running::external(target.clone()));
+            }
+            (None, _) => {}
+        }
+        for scenario in scenarios {
+            let done = self.scenario(scenario, &mut targets).with_context(|| format!("scenario {}", scenario.name))?;
+            report::print_scenario(&done);
+            report.scenarios.push(done);
+        }
+        for running in targets {
+            let (name, pid) = (running.target.name, running.target.pid);
+            if let Some(memory) = pid.map(Memory::take).transpose()? {
+                report.memory_at_end.push((name, memory));
+            }
+            running.stop()?;
+        }
+        Ok(())
+    }
+
+    /// One scenario: baseline, gateway, baseline, gateway …
+    fn scenario(&self, scenario: &Scenario, targets: &mut [Running]) -> anyhow::Result<ScenarioReport> {
+        let mut windows = vec![Vec::new(); targets.len()];
+        for _ in 0..self.plan.rounds {
+            for (running, windows) in targets.iter_mut().zip(&mut windows) {
+                let request = scenario.ask.of(&running.target);
+                let window = window::run(&running.target, &request, scenario.drive, self.plan.span, &self.runtime);
+                running.ensure_alive()?;
+                windows.push(window?);
+            }
+        }
+        let mut sides = windows.into_iter();
+        let baseline = sides.next().unwrap_or_default();
+        let gateway = sides.next().unwrap_or_default();
+        Ok(ScenarioReport {
+            name: scenario.name,
+            unit: scenario.unit.word(),
+            baseline: Summary::of(&baseline, scenario.unit),
+            gateway: (!gateway.is_empty()).then(|| Summary::of(&gateway, scenario.unit)),
+            comparison: Comparison::of(&baseline, &gateway, scenario.unit),
+            baseline_windows: baseline,
+            gateway_windows: gateway,
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! What the admin side asks of the running gateway. `assemble` implements it; the admin side knows nothing of the rest.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::admin::time::Time;
+use crate::error::Result;
+use crate::route::config::RouteConfig;
+
+/// The running gateway, as far as operators may steer and see it.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Reads the configuration file again and applies it, all or nothing.
+    async fn reload(&self) -> ReloadReport;
+
+    /// Every configured provider, by name, with its present health. No credential is in it.
+    fn providers(&self) -> Vec<ProviderStatus>;
+
+    /// Every route in matching order: those of the configuration file first, then the stored ones.
+    fn routes(&self) -> Vec<RouteView>;
+
+    /// Whether a route could be served: its providers exist and serve the models that it names.
+    ///
+    /// # Errors
+    /// What does not fit, as a sentence for the caller. The kind is of no matter.
+    fn check_route(&self, route: &RouteConfig) -> Result<()>;
+
+    /// Builds the route table again, after the stored routes changed.
+    ///
+    /// # Errors
+    /// When the stored routes cannot be read or cannot be served; the old table stays.
+    async fn routes_changed(&self) -> Result<()>;
+
+    /// Where a call would go, without making it.
+    ///
+    /// # Errors
+    /// `ModelNotFound` when no route and no default provider takes it.
+    fn explain(&self, question: &Question) -> Result<Explanation>;
+
+    /// Whether the gateway can do its work, part by part.
+    fn readiness(&self) -> Readiness;
+
+    /// Every metric in Prometheus' text format, version 0.0.4.
+    fn metrics(&self) -> String;
+
+    /// Whether `/metrics` is served without a token (`admin.open_metrics`).
+    fn open_metrics(&self) -> bool;
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct ReloadReport {
+    /// Whether the file on disk is in force now. If not, nothing changed.
+    pub applied: bool,
+    /// What differs from before, as key paths such as `providers.openai.credentials`.
+    pub changed: Vec<String>,
+    /// Which of those take effect only after a restart.
+    pub needs_restart: Vec<String>,
+    /// Why nothing was applied; empty if it was.
+    pub errors: Vec<ReloadProblem>,
+}
+
+/// One error in the configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ReloadProblem {
+    /// The line, from 1; 0 if the error has no place.
+    pub line: u32,
+    /// The column, from 1; 0 if the error has no place.
+    pub column: u32,
+    /// The key path, such as `routes[2].to`; may be empty.
+    pub path: String,
+    /// What is wrong and what to write instead.
+    pub text: String,
+}
+
+/// One provider and how it is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ProviderStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The row of the preset table that it is built on.
+    pub preset: Option<String>,
+    /// Whether it may be used at all.
+    pub enabled: bool,
+    /// Whether calls are sent to it now.
+    pub healthy: bool,
+    /// The host and port that calls go to, without path and without anything secret.
+    pub base_host: Option<String>,
+    /// The patterns of models that it serves; empty means any.
+    pub models: Vec<String>,
+    /// Its credentials by position; never their values.
+    pub credentials: Vec<CredentialStatus>,
+    /// Attempts since this process started.
+    pub requests: u64,
+    /// How many of those failed.
+    pub failures: u64,
+    /// What the last failure was, in words without credentials.
+    pub last_error: Option<String>,
+    /// When it was.
+    pub last_error_at: Option<Time>,
+}
+
+/// One credential of a provider.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct CredentialStatus {
+    /// Its position in the configuration, from 0.
+    pub index: u32,
+    /// Until when it rests after a 429 or a 401, if it does.
+    pub resting_until: Option<Time>,
+}
+
+/// Where a route is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteOrigin {
+    /// In the configuration file; it cannot be changed here.
+    Config,
+    /// In the store.
+    Stored,
+    /// It is not a route but the default provider.
+    Default,
+}
+
+/// One route of the table in force.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct RouteView {
+    /// The id of a stored route.
+    pub id: Option<String>,
+    /// Where it is written down.
+    pub origin: RouteOrigin,
+    /// The name that logs and the request log show.
+    pub name: String,
+    /// What it says.
+    pub route: RouteConfig,
+}
+
+/// A call that is not made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// The model that the caller would name.
+    pub model: String,
+    /// The team of its key.
+    pub team: Option<String>,
+}
+
+/// Where a call would go.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Explanation {
+    /// The name of the route that takes it.
+    pub route: String,
+    /// The id of that route, if it is a stored one.
+    pub route_id: Option<String>,
+    /// Where it is written down.
+    pub origin: RouteOrigin,
+    /// The targets in the order in which they would be tried; the sides of a split come together.
+    pub targets: Vec<ExplainedTarget>,
+}
+
+/// One target of an explanation.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ExplainedTarget {
+    /// The provider.
+    pub provider: String,
+    /// The model asked of it.
+    pub model: String,
+    /// Its part in the route.
+    pub stage: TargetStage,
+    /// Its weight, if it is one side of a split.
+    pub weight: Option<u32>,
+    /// Whether it would be tried now.
+    pub usable: bool,
+    /// Why not, if not.
+    pub detail: Option<String>,
+}
+
+/// The part that a target plays in its route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetStage {
+    /// Tried first.
+    First,
+    /// One of several, drawn by weight for each call.
+    Split,
+    /// Tried when those before it failed.
+    Fallback,
+}
+
+/// Whether the gateway can do its work.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Readiness {
+    /// The whole.
+    pub status: ReadyStatus,
+    /// The parts.
+    pub parts: Vec<PartStatus>,
+}
+
+/// The whole gateway's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyStatus {
+    /// Everything works.
+    Ready,
+    /// Calls are served, but a part is away; the parts say which.
+    Degraded,
+    /// It is stopping and takes no new calls.
+    Draining,
+}
+
+/// One part's state.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PartStatus {
+    /// Its name, such as `database`, `journal`, `providers`.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// More, in words; never a credential or a path.
+    pub detail: String,
+}

@@ -1,0 +1,234 @@
+//! A record of the request log as operators see it: in JSON, in a row of CSV, and under a filter.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::admin::time::Time;
+use crate::ledger::query::{Filter, StatusFilter};
+use crate::ledger::{Attempt, Outcome, Record};
+use crate::unit::money::PriceRef;
+use crate::unit::usage::{Usage, UsageSource};
+
+/// One exchange. What is not known is null.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestView {
+    /// The id of the exchange.
+    #[schema(format = "uuid")]
+    pub id: String,
+    /// When its head had arrived.
+    pub started_at: Time,
+    /// The caller's own `x-request-id`.
+    pub request_id: Option<String>,
+    /// What was asked, such as `chat`.
+    pub operation: String,
+    /// The method.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The address of the caller.
+    pub address: Option<String>,
+    /// The key.
+    pub key_id: Option<String>,
+    /// The key's organisation.
+    pub org: Option<String>,
+    /// The key's team.
+    pub team: Option<String>,
+    /// The key's user.
+    pub user: Option<String>,
+    /// The model that the caller named.
+    pub model_requested: Option<String>,
+    /// The model that served.
+    pub model_served: Option<String>,
+    /// The provider whose answer went to the caller.
+    pub provider: Option<String>,
+    /// The name of the route.
+    pub route: Option<String>,
+    /// Whether the caller asked for a stream.
+    pub stream: bool,
+    /// The status that the caller got; 0 if it went away before one was sent.
+    pub status: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The code of the error.
+    pub reason: Option<String>,
+    /// What went wrong, in words.
+    pub error: Option<String>,
+    /// What it consumed; null is not zero.
+    pub usage: Option<Usage>,
+    /// Who counted.
+    pub usage_source: Option<UsageSource>,
+    /// What it cost in nano-dollars; null if the model has no price.
+    pub cost_nano_usd: Option<i64>,
+    /// The same in dollars, with nine decimals.
+    pub cost_usd: Option<String>,
+    /// The price used.
+    pub price: Option<PriceRef>,
+    /// Microseconds from the arrival of the head to the last byte handed out.
+    pub duration_us: u64,
+    /// Microseconds to the first byte of the answer's body.
+    pub ttft_us: Option<u64>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// The attempts, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+impl From<Record> for RequestView {
+    fn from(record: Record) -> Self {
+        let text = |part: Option<std::sync::Arc<str>>| part.as_deref().map(str::to_owned);
+        Self {
+            id: record.id.to_string(),
+            started_at: record.started_at.into(),
+            request_id: record.request_id,
+            operation: record.operation,
+            method: record.method,
+            path: record.path,
+            address: record.address,
+            key_id: text(record.key_id),
+            org: text(record.org),
+            team: text(record.team),
+            user: text(record.user),
+            model_requested: record.model_requested,
+            model_served: record.model_served,
+            provider: text(record.provider),
+            route: text(record.route),
+            stream: record.stream,
+            status: record.status,
+            outcome: record.outcome,
+            reason: record.reason,
+            error: record.error,
+            usage: record.usage,
+            usage_source: record.usage_source,
+            cost_nano_usd: record.cost.map(crate::unit::money::NanoUsd::nanos),
+            cost_usd: record.cost.map(|cost| cost.to_string()),
+            price: record.price,
+            duration_us: record.duration_us,
+            ttft_us: record.ttft_us,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            attempts: record.attempts,
+        }
+    }
+}
+
+/// The columns of an export in CSV. `attempts` is a number; the attempts themselves are in the other formats.
+const COLUMNS: &[&str] = &[
+    "id", "started_at", "request_id", "operation", "method", "path", "address", "key_id", "org", "team", "user",
+    "model_requested", "model_served", "provider", "route", "stream", "status", "outcome", "reason", "error",
+    "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "usage_source",
+    "cost_nano_usd", "cost_usd", "price", "duration_us", "ttft_us", "bytes_in", "bytes_out", "attempts",
+];
+
+/// The heading of an export in CSV.
+pub fn csv_heading() -> String {
+    format!("{}\r\n", COLUMNS.join(","))
+}
+
+/// A row of an export in CSV (RFC 4180), in the order of the heading.
+pub fn csv_row(view: &RequestView) -> String {
+    let usage = |count: fn(&Usage) -> u64| view.usage.as_ref().map(|usage| count(usage).to_string());
+    let words = |value: Option<&str>| value.unwrap_or_default().to_owned();
+    let number = |value: Option<String>| value.unwrap_or_default();
+    let cells = [
+        view.id.clone(),
+        view.started_at.0.rfc3339(),
+        words(view.request_id.as_deref()),
+        view.operation.clone(),
+        view.method.clone(),
+        view.path.clone(),
+        words(view.address.as_deref()),
+        words(view.key_id.as_deref()),
+        words(view.org.as_deref()),
+        words(view.team.as_deref()),
+        words(view.user.as_deref()),
+        words(view.model_requested.as_deref()),
+        words(view.model_served.as_deref()),
+        words(view.provider.as_deref()),
+        words(view.route.as_deref()),
+        view.stream.to_string(),
+        view.status.to_string(),
+        word(&view.outcome),
+        words(view.reason.as_deref()),
+        words(view.error.as_deref()),
+        number(usage(Usage::input_total)),
+        number(usage(|usage| usage.cache_read)),
+        number(usage(|usage| usage.cache_write_5m.saturating_add(usage.cache_write_1h))),
+        number(usage(Usage::output_total)),
+        number(usage(|usage| usage.reasoning)),
+        view.usage_source.as_ref().map(word).unwrap_or_default(),
+        number(view.cost_nano_usd.map(|cost| cost.to_string())),
+        words(view.cost_usd.as_deref()),
+        words(view.price.as_ref().map(|price| price.name.as_str())),
+        view.duration_us.to_string(),
+        number(view.ttft_us.map(|span| span.to_string())),
+        view.bytes_in.to_string(),
+        view.bytes_out.to_string(),
+        view.attempts.len().to_string(),
+    ];
+    let cells: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
+    format!("{}\r\n", cells.join(","))
+}
+
+/// The word that a unit variant is in JSON.
+fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// A cell that a spreadsheet shows as text, whatever a caller put into it: one that would begin a formula gets an apostrophe
+/// before it (OWASP, CSV Injection), and every cell with a separator, a quote or a line end is quoted.
+fn csv_cell(text: &str) -> String {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let formula = !number && text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '|', '%']);
+    let safe = if formula { format!("'{text}") } else { text.to_owned() };
+    if safe.contains([',', '"', '\r', '\n', '\'', ';', '\t']) {
+        return format!("\"{}\"", safe.replace('"', "\"\""));
+    }
+    safe
+}
+
+/// Whether a record is among those that a filter means; order, cursor and limit do not matter.
+pub fn matches(filter: &Filter, record: &Record) -> bool {
+    let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
+    let model = |pattern: &crate::unit::glob::Glob| {
+        [&record.model_requested, &record.model_served].into_iter().flatten().any(|model| pattern.matches(model))
+    };
+    let status = |wanted: &StatusFilter| match wanted {
+        StatusFilter::Exact(status) => record.status == *status,
+        StatusFilter::Class(class) => record.status / 100 == u16::from(*class),
+    };
+    filter.since.is_none_or(|since| record.started_at >= since)
+        && filter.until.is_none_or(|until| record.started_at < until)
+        && is(&filter.key_id, record.key_id.as_deref())
+        && is(&filter.org, record.org.as_deref())
+        && is(&filter.team, record.team.as_deref())
+        && is(&filter.user, record.user.as_deref())
+        && is(&filter.provider, record.provider.as_deref())
+        && is(&filter.operation, Some(&record.operation))
+        && filter.model.as_ref().is_none_or(model)
+        && filter.status.as_ref().is_none_or(status)
+        && filter.outcome.is_none_or(|outcome| record.outcome == outcome)
+        && (!filter.errors_only || record.outcome != Outcome::Answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_never_begins_a_formula() {
+        for bad in ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "|calc", "%x", "-inf", "-"] {
+            let cell = csv_cell(bad);
+            assert!(cell.trim_start_matches('"').starts_with('\''), "{cell}");
+        }
+        assert_eq!(csv_cell("-5"), "-5");
+        assert_eq!(csv_cell("a,b"), "\"a,b\"");
+        assert_eq!(csv_cell("say \"hi\""), "\"say \"\"hi\"\"\"");
+        assert_eq!(csv_cell("gpt-4o"), "gpt-4o");
+    }
+}

@@ -1,0 +1,271 @@
+//! How the admin side reads requests and writes answers.
+//!
+//! Everything that is read is strict: one JSON object with known fields only, known query parameters only, well-formed ids;
+//! whatever is not so is a 4xx in the one error shape. A body has at most [`BODY_LIMIT_BYTES`] and [`BODY_TIMEOUT`] to
+//! arrive. Defects answer with a fixed sentence; their cause goes to the log.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::admin::State;
+use crate::error::{Error, Fault, Kind};
+
+/// The largest body that is read: 2 MiB.
+pub const BODY_LIMIT_BYTES: usize = 2 * 1024 * 1024;
+
+/// The time for a whole body to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The shape of every error.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorAnswer {
+    /// What happened.
+    pub error: ErrorBody,
+}
+
+/// What happened, for programs and for people.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// A short code from a closed list, such as `invalid_request` or `not_found`.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+    /// The field or parameter at fault, if one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub param: Option<String>,
+}
+
+/// An [`Error`] on its way out as an answer.
+#[derive(Debug)]
+pub struct Refusal {
+    error: Error,
+    status: StatusCode,
+}
+
+impl Refusal {
+    /// The request cannot be understood; `param` names the field.
+    pub fn invalid(param: &'static str, text: impl Into<String>) -> Self {
+        Error::new(Kind::InvalidRequest, text.into()).param(param).into()
+    }
+
+    /// There is no such thing.
+    pub fn missing(what: &str) -> Self {
+        Error::new(Kind::NotFound, format!("There is no such {what}.")).into()
+    }
+
+    /// The request contradicts what is there.
+    pub fn conflict(text: impl Into<String>) -> Self {
+        Error::new(Kind::Conflict, text.into()).into()
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = StatusCode::from_u16(error.kind().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { error, status }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self { error, status } = self;
+        if error.kind().fault() == Fault::Marg {
+            tracing::error!(error = ?error, "the admin side could not answer");
+        }
+        let body = ErrorAnswer {
+            error: ErrorBody {
+                code: error.kind().code().to_owned(),
+                message: error.text().to_owned(),
+                param: error.field().map(str::to_owned),
+            },
+        };
+        let mut answer = (status, Json(body)).into_response();
+        if let Some(seconds) = error.retry_after_seconds() {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"marg\""));
+        }
+        answer
+    }
+}
+
+/// An answer of 200 with a JSON body.
+pub fn ok<T: Serialize>(body: &T) -> Response {
+    Json(body).into_response()
+}
+
+/// An answer of 201 with a JSON body.
+pub fn created<T: Serialize>(body: &T) -> Response {
+    (StatusCode::CREATED, Json(body)).into_response()
+}
+
+/// An answer of 204.
+pub fn nothing() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// A JSON body of a known shape.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &State) -> Result<Self, Refusal> {
+        if !is_json(request.headers()) {
+            let error = Error::new(Kind::InvalidRequest, "The body must be JSON; send content-type: application/json.");
+            return Err(Refusal { error, status: StatusCode::UNSUPPORTED_MEDIA_TYPE });
+        }
+        let body = read_body(request).await?;
+        let mut reader = serde_json::Deserializer::from_slice(&body);
+        let value = T::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+        value.map(Self).map_err(|error| {
+            let text = format!("The body is not what this endpoint takes: {error}.");
+            Error::new(Kind::InvalidRequest, text).into()
+        })
+    }
+}
+
+async fn read_body(request: Request) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(request.into_body(), BODY_LIMIT_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Error::new(Kind::TooLarge, format!("A body has at most {BODY_LIMIT_BYTES} bytes here.")).into())
+        }
+        Ok(Err(_)) => Err(Error::new(Kind::InvalidRequest, "The body broke off.").into()),
+        Err(_) => Err(Error::new(Kind::RequestTimeout, "The body took too long to arrive.").into()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let essence = value.to_str().ok().and_then(|text| text.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// The query, with known parameters only, each at most once.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<State> for Params<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Refusal> {
+        parse_query(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// A query of two parts, each with known parameters only: those that `A` names are its own, the rest are `B`'s.
+pub struct Params2<A, B>(pub A, pub B);
+
+impl<A: DeserializeOwned + IntoParams, B: DeserializeOwned> FromRequestParts<State> for Params2<A, B> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Refusal> {
+        let names: Vec<String> = A::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+        let pairs = parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let (first, second): (Vec<&str>, Vec<&str>) = pairs.partition(|pair| {
+            let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+            names.iter().any(|known| known == name)
+        });
+        Ok(Self(parse_query(&first.join("&"))?, parse_query(&second.join("&"))?))
+    }
+}
+
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Refusal> {
+    let invalid = |why: &str| {
+        Refusal::from(Error::new(Kind::InvalidRequest, format!("The query is not what this endpoint takes: {why}.")))
+    };
+    let uri = Uri::builder().path_and_query(format!("/?{query}")).build().map_err(|_| invalid("it is malformed"))?;
+    match Query::<T>::try_from_uri(&uri) {
+        Ok(Query(value)) => Ok(value),
+        Err(rejection) => {
+            let text = rejection.body_text();
+            Err(invalid(text.split_once(": ").map_or(text.as_str(), |(_, cause)| cause)))
+        }
+    }
+}
+
+/// The one variable segment of the path, decoded.
+pub struct Segment(pub String);
+
+impl FromRequestParts<State> for Segment {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Error::new(Kind::InvalidRequest, "The path is not valid UTF-8.").into()),
+        }
+    }
+}
+
+impl Segment {
+    /// The segment, if it is an id of a noun: its prefix, `_`, and 26 characters of lower-case base 32 (digits first).
+    ///
+    /// # Errors
+    /// `InvalidRequest`, when it is not of that form.
+    pub fn id(&self, prefix: &str) -> Result<&str, Refusal> {
+        if is_id(prefix, &self.0) {
+            return Ok(&self.0);
+        }
+        Err(Refusal::invalid("id", format!("An id here is {prefix}_ and 26 characters of 0-9 and a-v.")))
+    }
+}
+
+/// Whether a text has the form that `unit::id::mint` gives ids of a noun.
+pub fn is_id(prefix: &str, text: &str) -> bool {
+    let tail = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
+    tail.is_some_and(|tail| {
+        tail.len() == 26 && tail.bytes().all(|byte| matches!(byte, b'a'..=b'v' | b'0'..=b'9'))
+    })
+}
+
+/// The answer for a path that leads nowhere.
+pub async fn no_such_path() -> Refusal {
+    Error::new(Kind::NotFound, "There is nothing at this path; GET /admin/openapi.json lists every path.").into()
+}
+
+/// The answer for a method that a path does not take; the router adds `allow`.
+pub async fn no_such_method() -> Refusal {
+    Error::new(Kind::MethodNotAllowed, "This path does not take that method; the header allow names those it takes.")
+        .into()
+}
+
+/// Puts the headers on that every answer carries, whatever made it.
+pub async fn harden(mut answer: Response) -> Response {
+    const FIXED: [(HeaderName, &str); 6] = [
+        (CACHE_CONTROL, "no-store"),
+        (
+            HeaderName::from_static("content-security-policy"),
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+        (HeaderName::from_static("x-content-type-options"), "nosniff"),
+        (HeaderName::from_static("referrer-policy"), "no-referrer"),
+        (HeaderName::from_static("x-frame-options"), "DENY"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    let headers = answer.headers_mut();
+    for (name, value) in FIXED {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // The router names the methods of a path on every answer that its fallback gives; only a 405 needs them.
+    if answer.status() != StatusCode::METHOD_NOT_ALLOWED {
+        answer.headers_mut().remove(ALLOW);
+    }
+    answer
+}

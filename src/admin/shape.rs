@@ -1,0 +1,184 @@
+//! Shapes that several nouns share: their schemas for the document, and the checks that hold requests to them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::admin::respond::Refusal;
+use crate::admin::time::Time;
+use crate::error::{Error, StoreError};
+use crate::key::draft::{MAX_ADDRESSES, MAX_LABELS, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES, MAX_MODELS};
+use crate::unit::clock::Timestamp;
+use crate::unit::glob::Glob;
+
+/// How many items a list holds when the request does not say.
+const DEFAULT_LIMIT: u32 = 50;
+/// The most items of a list.
+pub const MAX_LIMIT: u32 = 1000;
+/// The longest word to search for, in characters.
+const MAX_WORD_CHARS: usize = 128;
+
+/// Free labels by name. A name that is given twice is refused.
+#[derive(Debug, Default)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Labels;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Labels, A::Error> {
+                let mut labels = BTreeMap::new();
+                while let Some((name, value)) = pairs.next_entry::<String, String>()? {
+                    if labels.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a label is given twice"));
+                    }
+                }
+                Ok(Labels(labels))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+impl PartialSchema for Labels {
+    fn schema() -> RefOr<Schema> {
+        let name = text(1, MAX_LABEL_NAME_BYTES, Some(NAME));
+        let value = text(0, MAX_LABEL_VALUE_BYTES, Some(r"^[^\x00-\x1f\x7f-\x9f]*$"));
+        ObjectBuilder::new()
+            .property_names(Some(Schema::Object(name)))
+            .additional_properties(Some(RefOr::T(Schema::Object(value))))
+            .max_properties(Some(MAX_LABELS))
+            .into()
+    }
+}
+
+impl ToSchema for Labels {}
+
+/// A text for people without control characters, which is not only white space.
+const NAME: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+
+/// A name: 1 to 128 characters.
+pub fn name() -> Object {
+    text(1, MAX_WORD_CHARS, Some(NAME))
+}
+
+/// A name, or null.
+pub fn name_or_null() -> Object {
+    let mut schema = name();
+    schema.schema_type = SchemaType::from_iter([Type::String, Type::Null]);
+    schema
+}
+
+/// A list of model patterns.
+pub fn patterns() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .items(RefOr::T(Schema::Object(text(1, Glob::MAX_BYTES, Some(r"^[\x20-\x7e]+$")))))
+        .max_items(Some(MAX_MODELS))
+}
+
+/// A list of addresses and networks.
+pub fn networks() -> ArrayBuilder {
+    let known = |format: KnownFormat| {
+        Schema::Object(
+            ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format))).build(),
+        )
+    };
+    let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let four = format!(r"^{octet}\.{octet}\.{octet}\.{octet}/(3[0-2]|[12]?[0-9])$");
+    let six = "^([0-9a-f]{1,4}:){1,7}:/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$";
+    let one = AnyOfBuilder::new()
+        .item(RefOr::T(known(KnownFormat::Ipv4)))
+        .item(RefOr::T(known(KnownFormat::Ipv6)))
+        .item(RefOr::T(Schema::Object(text(9, 18, Some(&four)))))
+        .item(RefOr::T(Schema::Object(text(4, 43, Some(six)))))
+        .build();
+    ArrayBuilder::new().items(RefOr::T(Schema::AnyOf(one))).max_items(Some(MAX_ADDRESSES))
+}
+
+fn text(min: usize, max: usize, pattern: Option<&str>) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(min)).max_length(Some(max)).pattern(pattern).build()
+}
+
+/// Checks model patterns beyond what a key checks: the API takes printable ASCII, of which model names are made.
+///
+/// # Errors
+/// `InvalidRequest` that names the field.
+pub fn check_patterns(field: &'static str, patterns: &[String]) -> Result<(), Refusal> {
+    if patterns.iter().all(|pattern| is_printable(pattern, Glob::MAX_BYTES)) {
+        return Ok(());
+    }
+    let text = format!("A pattern for models has 1 to {} printable ASCII characters.", Glob::MAX_BYTES);
+    Err(Refusal::invalid(field, text))
+}
+
+/// Whether a text is printable ASCII, not empty and not too long.
+pub fn is_printable(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+}
+
+/// Checks that an expiry lies ahead.
+///
+/// # Errors
+/// `Conflict`, because only the clock says what lies ahead.
+pub fn check_ahead(expiry: Option<Time>, now: Timestamp) -> Result<(), Refusal> {
+    match expiry {
+        Some(at) if at.0 <= now => Err(Refusal::conflict("The expiry does not lie ahead.")),
+        _ => Ok(()),
+    }
+}
+
+/// The number of items asked for, or the default.
+///
+/// # Errors
+/// `InvalidRequest` outside 1 to [`MAX_LIMIT`].
+pub fn check_limit(limit: Option<u32>) -> Result<usize, Refusal> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit as usize);
+    }
+    Err(Refusal::invalid("limit", format!("The limit is 1 to {MAX_LIMIT}.")))
+}
+
+/// Checks a word to search for.
+///
+/// # Errors
+/// `InvalidRequest` when it is empty or too long.
+pub fn check_word(field: &'static str, word: Option<&str>) -> Result<(), Refusal> {
+    match word {
+        Some(word) if word.is_empty() || word.chars().count() > MAX_WORD_CHARS => {
+            Err(Refusal::invalid(field, format!("`{field}` has 1 to {MAX_WORD_CHARS} characters.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A label written `name=value`.
+///
+/// # Errors
+/// `InvalidRequest` when it is written otherwise.
+pub fn label(text: &str) -> Result<(String, String), Refusal> {
+    let pair = text.split_once('=').filter(|(name, value)| {
+        (1..=64).contains(&name.chars().count()) && value.chars().count() <= 256 && !value.contains('\n')
+    });
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| Refusal::invalid("label", "A label is written name=value."))
+}
+
+/// The refusal for a store's error about one thing.
+pub fn missing_or(error: StoreError, what: &str) -> Refusal {
+    match error {
+        StoreError::NotFound => Refusal::missing(what),
+        other => Error::from(other).into(),
+    }
+}

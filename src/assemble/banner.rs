@@ -1,0 +1,105 @@
+//! What a user reads when the gateway has started: addresses, and in a demonstration the keys and a line to try.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpStream;
+
+use crate::assemble::Source;
+use crate::assemble::core::Core;
+use crate::assemble::house::{read_secret, write_secret};
+use crate::config::Config;
+use crate::key::admin::{AdminToken, AdminTokenStore, Role};
+use crate::key::draft::NewKey;
+use crate::key::store::KeyStore;
+use crate::key::token::TokenStyle;
+use crate::unit::clock::Timestamp;
+use crate::unit::secret::Secret;
+
+/// Waits until the ports accept, then says so.
+pub async fn announce(core: Arc<Core>) {
+    let config = core.config();
+    accepts(config.server.listen).await;
+    if config.admin.enabled {
+        accepts(config.admin.listen).await;
+    }
+    tracing::info!(data_plane = %config.server.listen, admin = %config.admin.listen, "ready");
+    if matches!(core.source, Source::Demo(_)) {
+        let told = match welcome(&core, &config).await {
+            Ok(text) => io::stdout().lock().write_all(text.as_bytes()).context("nobody reads the standard output"),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::error!(error = format!("{error:#}"), "the demonstration's keys could not be shown");
+        }
+    }
+}
+
+async fn accepts(address: std::net::SocketAddr) {
+    while TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn welcome(core: &Core, config: &Config) -> anyhow::Result<String> {
+    let admin = admin_token(core, &config.data_dir.join("admin.token")).await?;
+    let key = application_key(core, &config.data_dir.join("application.key")).await?;
+    let live = core.gateway.live.load();
+    let mut providers: Vec<&str> = live.providers.keys().map(|name| &**name).collect();
+    providers.sort_unstable();
+    let (base, console) = (format!("http://{}", config.server.listen), format!("http://{}/", config.admin.listen));
+    Ok(format!(
+        "\n  Marg is running. Stop it with Ctrl-C.\n\n  \
+         OpenAI base URL  {base}/v1\n  \
+         Application key  {key}\n  \
+         Console          {console}\n  \
+         Admin token      {admin}\n  \
+         Providers        {providers}\n  \
+         Data folder      {folder}\n\n  \
+         Try it:\n\n\
+         curl -sS {base}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
+         -d '{{\"model\":\"sim-small\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello, Marg!\"}}]}}'\n\n",
+        key = key.expose(),
+        admin = admin.expose(),
+        providers = providers.join(", "),
+        folder = config.data_dir.display(),
+    ))
+}
+
+/// The demonstration's admin token: the one kept in the folder as long as it works, else a new one.
+async fn admin_token(core: &Core, path: &Path) -> anyhow::Result<Secret> {
+    let now = Timestamp::now();
+    if let Some(kept) = read_secret(path)? {
+        let known = core.house.store.find(&core.house.hash_key.hash(kept.expose())).await?;
+        if known.is_some_and(|token| token.is_active(now)) {
+            return Ok(kept);
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    let made = AdminToken::mint("demonstration", Role::Admin, None, &core.house.hash_key, now);
+    let (token, minted) = made.map_err(|error| anyhow::anyhow!("{}", error.text()))?;
+    AdminTokenStore::insert(&*core.house.store, &token).await?;
+    write_secret(path, &minted.token)?;
+    Ok(minted.token)
+}
+
+/// The demonstration's application key, likewise.
+async fn application_key(core: &Core, path: &Path) -> anyhow::Result<Secret> {
+    let now = Timestamp::now();
+    if let Some(kept) = read_secret(path)? {
+        if core.ring.admit(kept.expose(), None, now).is_ok() {
+            return Ok(kept);
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    let draft = NewKey { name: "demonstration".to_owned(), ..NewKey::default() };
+    let made = draft.check(now).and_then(|fields| fields.mint(TokenStyle::Marg, &core.house.hash_key, now));
+    let (key, minted) = made.map_err(|error| anyhow::anyhow!("{}", error.text()))?;
+    KeyStore::insert(&*core.house.store, &key).await?;
+    core.ring.put(key);
+    write_secret(path, &minted.token)?;
+    Ok(minted.token)
+}

@@ -1,0 +1,278 @@
+//! What operators may steer and see of the running gateway.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::admin::control::{
+    Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness, ReadyStatus,
+    ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+};
+use crate::assemble::core::{Core, feeder_settings, journal_settings};
+use crate::assemble::{live, load};
+use crate::config::load::Loaded;
+use crate::config::problem::Problem;
+use crate::config::reload::{changed, restart_needed};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::Live;
+use crate::pipeline::answer::Answer;
+use crate::provider::Provider;
+use crate::proxy::StatePages;
+use crate::route::config::RouteConfig;
+use crate::route::{Target, Table};
+use crate::telemetry::log;
+use crate::telemetry::metrics::METRICS;
+use crate::unit::clock::{Tick, Timestamp};
+use crate::unit::version::VERSION;
+
+/// After this many failures in a row a provider is called unhealthy. People see it; it decides nothing.
+const UNHEALTHY_AFTER: u64 = 5;
+
+#[async_trait]
+impl Control for Core {
+    async fn reload(&self) -> ReloadReport {
+        self.reload_now().await
+    }
+
+    fn providers(&self) -> Vec<ProviderStatus> {
+        let live = self.gateway.live.load();
+        let mut providers: Vec<ProviderStatus> = live.providers.values().map(|provider| status(provider)).collect();
+        providers.sort_by(|one, other| one.name.cmp(&other.name));
+        providers
+    }
+
+    fn routes(&self) -> Vec<RouteView> {
+        let (loaded, stored) = (self.loaded.load(), self.stored.load());
+        let name = |route: &RouteConfig, index: usize| route.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
+        let configured = loaded.config.routes.iter().enumerate().map(|(index, route)| RouteView {
+            id: None,
+            origin: RouteOrigin::Config,
+            name: name(route, index),
+            route: route.clone(),
+        });
+        let offset = loaded.config.routes.len();
+        let kept = stored.iter().enumerate().map(|(index, route)| RouteView {
+            id: Some(route.id.to_string()),
+            origin: RouteOrigin::Stored,
+            name: name(&route.config, offset + index),
+            route: route.config.clone(),
+        });
+        let default = loaded.config.default_provider.iter().map(|provider| RouteView {
+            id: None,
+            origin: RouteOrigin::Default,
+            name: "default".to_owned(),
+            route: RouteConfig {
+                to: crate::route::config::TargetConfig::parse(provider).ok(),
+                ..RouteConfig::default()
+            },
+        });
+        configured.chain(kept).chain(default).collect()
+    }
+
+    fn check_route(&self, route: &RouteConfig) -> Result<()> {
+        let live = self.gateway.live.load();
+        let names = live.providers.keys().cloned().collect();
+        Table::build(std::slice::from_ref(route), None, &names)
+            .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join(" ").replacen("route-1: ", "", 1)))?;
+        let sides = route.split.iter().map(|side| &side.to);
+        for target in route.to.iter().chain(sides).chain(&route.fallback) {
+            let unknown = target.model.as_deref().is_some_and(|model| {
+                let provider = live.providers.get(target.provider.as_str());
+                provider.is_some_and(|provider| provider.settings.enabled && !provider.serves(Some(model)))
+            });
+            if unknown {
+                let text = format!("The provider `{}` does not serve the model of the target `{target}`.", target.provider);
+                return Err(Error::new(Kind::InvalidRequest, text));
+            }
+        }
+        Ok(())
+    }
+
+    async fn routes_changed(&self) -> Result<()> {
+        self.take_routes().await
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation> {
+        let live = self.gateway.live.load();
+        let found = live.table.explain(Some(&question.model), question.team.as_deref()).ok_or_else(|| {
+            let text = format!("No route takes the model `{}`, and there is no default provider.", question.model);
+            Error::new(Kind::ModelNotFound, text)
+        })?;
+        let configured = self.loaded.load().config.routes.len();
+        let stored = found.index.and_then(|index| self.stored.load().get(index.checked_sub(configured)?).map(|route| route.id.clone()));
+        let origin = match (found.index, &stored) {
+            (None, _) => RouteOrigin::Default,
+            (Some(_), Some(_)) => RouteOrigin::Stored,
+            (Some(_), None) => RouteOrigin::Config,
+        };
+        let split = found.first.len() > 1;
+        let first = found.first.iter().map(|(target, weight)| {
+            let stage = if split { TargetStage::Split } else { TargetStage::First };
+            explained(&live, target, &question.model, stage, split.then_some(*weight))
+        });
+        let rest = found.rest.iter().map(|target| explained(&live, target, &question.model, TargetStage::Fallback, None));
+        Ok(Explanation {
+            route: found.route.to_string(),
+            route_id: stored.map(|id| id.to_string()),
+            origin,
+            targets: first.chain(rest).collect(),
+        })
+    }
+
+    fn readiness(&self) -> Readiness {
+        let journal = self.gateway.journal.ready();
+        let feeder = self.feeder.state();
+        let parts = vec![
+            PartStatus {
+                name: "journal".to_owned(),
+                ok: journal.is_ok(),
+                detail: journal.err().map_or_else(|| "records are taken".to_owned(), |error| error.to_string()),
+            },
+            PartStatus {
+                name: "database".to_owned(),
+                ok: feeder.away_since.is_none(),
+                detail: feeder.away_since.map_or_else(
+                    || "records are stored".to_owned(),
+                    |since| format!("away since {}; records wait in the journal", since.rfc3339()),
+                ),
+            },
+        ];
+        let status = match (self.gateway.is_draining(), parts.iter().all(|part| part.ok)) {
+            (true, _) => ReadyStatus::Draining,
+            (false, true) => ReadyStatus::Ready,
+            (false, false) => ReadyStatus::Degraded,
+        };
+        Readiness { status, parts }
+    }
+
+    fn metrics(&self) -> String {
+        let backlog = self.gateway.journal.backlog_bytes();
+        METRICS.journal_backlog_bytes.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        let live = self.gateway.live.load();
+        for provider in live.providers.values() {
+            let resting = provider.credentials.resting(Tick::now()).iter().flatten().count();
+            METRICS.resting.with_label_values(&[&*provider.name]).set(i64::try_from(resting).unwrap_or(i64::MAX));
+        }
+        METRICS.render()
+    }
+
+    fn open_metrics(&self) -> bool {
+        self.loaded.load().config.admin.open_metrics
+    }
+}
+
+impl Core {
+    /// Reads the configuration again and applies it, all or nothing.
+    pub async fn reload_now(&self) -> ReloadReport {
+        let report = self.try_reload().await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
+        METRICS.reloads.with_label_values(&[if report.applied { "applied" } else { "refused" }]).inc();
+        if report.applied {
+            tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "reloaded");
+        } else {
+            let errors: Vec<&str> = report.errors.iter().map(|error| error.text.as_str()).collect();
+            tracing::error!(?errors, "the configuration was not reloaded; the one in force stays");
+        }
+        report
+    }
+
+    async fn try_reload(&self) -> Result<ReloadReport, Vec<ReloadProblem>> {
+        let _alone = self.replacing.lock().await;
+        let loaded = load(&self.source, self.simulated_address.as_deref()).map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
+        let before = self.loaded.load_full();
+        let stored = self.stored.load_full();
+        let built = live::build(&loaded, &stored, Some(&self.gateway.live.load()));
+        let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
+        let report = ReloadReport {
+            applied: true,
+            changed: changes(&before, &loaded),
+            needs_restart: restart_needed(&before.config, &loaded.config).into_iter().map(str::to_owned).collect(),
+            errors: Vec::new(),
+        };
+        log::set_level(loaded.config.log.level.into());
+        self.gateway.journal.configure(journal_settings(&loaded.config));
+        self.feeder.configure(feeder_settings(&loaded.config));
+        self.gateway.live.store(Arc::new(live));
+        self.loaded.store(Arc::new(loaded));
+        Ok(report)
+    }
+}
+
+fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {
+    let mut paths = changed(&before.config, &after.config);
+    // A secret may have changed behind a reference that did not.
+    for settings in &after.providers {
+        let path = format!("providers.{}", settings.name);
+        let same = before.providers.iter().any(|other| other == settings);
+        if !same && !paths.iter().any(|known| known.starts_with(&path)) {
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+fn tell(problem: Problem) -> ReloadProblem {
+    ReloadProblem { line: problem.line, column: problem.column, path: problem.path, text: problem.text }
+}
+
+fn unplaced(text: String) -> ReloadProblem {
+    ReloadProblem { line: 0, column: 0, path: String::new(), text }
+}
+
+fn status(provider: &Provider) -> ProviderStatus {
+    let (now, health) = (Timestamp::now(), provider.health.read());
+    let resting = provider.credentials.resting(Tick::now());
+    let credentials = (0u32..).zip(resting).map(|(index, left)| CredentialStatus {
+        index,
+        resting_until: left.map(|left| now.plus(left).into()),
+    });
+    let (last_error_at, last_error) = health.last_failure.unzip();
+    ProviderStatus {
+        name: provider.name.to_string(),
+        preset: provider.settings.preset.map(|preset| preset.row().name.to_owned()),
+        enabled: provider.settings.enabled,
+        healthy: provider.settings.enabled && health.failures_in_a_row < UNHEALTHY_AFTER,
+        base_host: Some(provider.endpoint.authority.clone()),
+        models: provider.settings.models.iter().map(|glob| glob.as_str().to_owned()).collect(),
+        credentials: credentials.collect(),
+        requests: health.attempts,
+        failures: health.failures,
+        last_error,
+        last_error_at: last_error_at.map(Into::into),
+    }
+}
+
+fn explained(live: &Live, target: &Target, asked: &str, stage: TargetStage, weight: Option<u32>) -> ExplainedTarget {
+    let model = target.model.as_deref().unwrap_or(asked);
+    let detail = match live.providers.get(&target.provider) {
+        None => Some("there is no such provider"),
+        Some(provider) if !provider.settings.enabled => Some("the provider is disabled"),
+        Some(provider) if !provider.serves(Some(model)) => Some("the provider does not serve that model"),
+        Some(_) if weight == Some(0) => Some("its weight is 0"),
+        Some(_) => None,
+    };
+    ExplainedTarget {
+        provider: target.provider.to_string(),
+        model: model.to_owned(),
+        stage,
+        weight,
+        usable: detail.is_none(),
+        detail: detail.map(str::to_owned),
+    }
+}
+
+impl StatePages for Core {
+    fn page(&self, path: &str) -> Option<Answer> {
+        match path {
+            "/health" => Some(Answer::json(200, &br#"{"status":"ok"}"#[..])),
+            "/version" => Some(Answer::json(200, format!("{{\"version\":\"{VERSION}\"}}"))),
+            "/ready" => {
+                let readiness = self.readiness();
+                // Degraded still serves, so a load balancer must not take it out; a journal that takes nothing does not.
+                let serves = readiness.status != ReadyStatus::Draining && self.gateway.journal.ready().is_ok();
+                let body = serde_json::to_vec(&readiness).unwrap_or_default();
+                Some(Answer::json(if serves { 200 } else { 503 }, body))
+            }
+            _ => None,
+        }
+    }
+}

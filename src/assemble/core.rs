@@ -1,0 +1,239 @@
+//! The core: what outlives every reload, and the runtime that carries what is not Pingora's.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::admin::{self, Control};
+use crate::assemble::house::{self, House};
+use crate::assemble::{Source, banner, live, signals};
+use crate::config::Config;
+use crate::config::load::Loaded;
+use crate::key::ring::Ring;
+use crate::key::store::KeyStore;
+use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings};
+use crate::ledger::journal::{Journal, JournalSettings};
+use crate::pipeline::Gateway;
+use crate::pipeline::count::Counter;
+use crate::provider::simulated;
+use crate::route::store::{RouteStore, StoredRoute};
+use crate::store::Store;
+use crate::telemetry::metrics::METRICS;
+use crate::telemetry::task;
+use crate::unit::clock::Timestamp;
+
+/// How often the store is asked whether another process has written to it.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
+const LAST_FEED: Duration = Duration::from_secs(20);
+
+/// What outlives every reload.
+pub struct Core {
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    /// Where the configuration comes from.
+    pub(super) source: Source,
+    pub(super) simulated_address: Option<String>,
+    /// The configuration in force.
+    pub(super) loaded: ArcSwap<Loaded>,
+    /// The stored routes in force.
+    pub(super) stored: ArcSwap<Vec<StoredRoute>>,
+    pub(super) house: House,
+    pub(super) ring: Arc<Ring>,
+    pub(super) feeder: FeederHandle,
+    pub(super) started_at: Timestamp,
+    /// Held by whoever replaces what is live, so that two replacements cannot cross.
+    pub(super) replacing: tokio::sync::Mutex<()>,
+    /// Set when the exchanges have ended.
+    pub(super) stopping: AtomicBool,
+    stop: watch::Sender<bool>,
+    runtime: Mutex<Option<Runtime>>,
+    feeding: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Core {
+    /// Opens the data folder, reads keys and routes, and starts what is not Pingora's.
+    ///
+    /// # Errors
+    /// What keeps the gateway from starting.
+    pub fn start(loaded: Loaded, source: Source, address: Option<String>, simulated: Option<simulated::Listener>) -> anyhow::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(8)
+            .thread_name("core")
+            .enable_all()
+            .build()
+            .context("cannot start the core runtime")?;
+        let (stop, stopped) = watch::channel(false);
+        let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
+        let (ring, stored) = runtime.block_on(read_store(&house))?;
+        let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
+        live.catalog.warm();
+        let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
+        let feeder = Feeder::new(journal.clone(), house.store.clone(), feeder_settings(&loaded.config));
+        let handle = feeder.handle();
+        let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
+        let gateway = Arc::new(Gateway::new(live, ring.clone(), journal, counter));
+        let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
+        if let Some(listener) = simulated {
+            runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
+        }
+        let core = Arc::new(Self {
+            gateway,
+            source,
+            simulated_address: address,
+            loaded: ArcSwap::from_pointee(loaded),
+            stored: ArcSwap::from_pointee(stored),
+            house,
+            ring,
+            feeder: handle,
+            started_at: Timestamp::now(),
+            replacing: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            stop,
+            feeding: Mutex::new(Some(feeding)),
+            runtime: Mutex::new(None),
+        });
+        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
+        runtime.spawn_named("store watch", watch_store(core.clone(), stopped));
+        *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        Ok(core)
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        self.loaded.load().config.clone()
+    }
+
+    /// What the admin side works with.
+    pub fn admin_state(self: &Arc<Self>) -> admin::State {
+        let store: Arc<Store> = self.house.store.clone();
+        admin::State {
+            keys: store.clone(),
+            ring: self.ring.clone(),
+            hash_key: self.house.hash_key.clone(),
+            tokens: store.clone(),
+            routes: store.clone(),
+            ledger: store,
+            control: self.clone() as Arc<dyn Control>,
+            prefix_style: self.loaded.load().config.keys.prefix_style,
+            started_at: self.started_at,
+            guesses: Arc::default(),
+            turn: Arc::default(),
+        }
+    }
+
+    /// Says that the gateway is there, once it is.
+    pub fn announce(self: &Arc<Self>) {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*runtime {
+            runtime.spawn_named("banner", banner::announce(self.clone()));
+        }
+    }
+
+    /// Ends everything, in order; true if every record reached the disk.
+    pub fn end(&self) -> bool {
+        self.gateway.counter.stop();
+        let synced = self.gateway.journal.sync();
+        if let Err(error) = &synced {
+            tracing::error!(%error, "the journal could not be forced to the disk");
+        }
+        self.stop.send_replace(true);
+        let feeding = self.feeding.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(runtime), Some(feeding)) = (runtime, feeding) {
+            let fed = runtime.block_on(async { tokio::time::timeout(LAST_FEED, feeding).await });
+            if fed.is_err() {
+                tracing::warn!("the database did not take every record; the rest waits in the journal");
+            }
+            runtime.block_on(self.house.store.close());
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+        tracing::info!("stopped");
+        synced.is_ok()
+    }
+
+    /// Reads the stored routes again and puts them in force.
+    ///
+    /// # Errors
+    /// When they cannot be read, or cannot be served; those in force stay.
+    pub(super) async fn take_routes(&self) -> crate::error::Result<()> {
+        let _alone = self.replacing.lock().await;
+        let stored = RouteStore::list(&*self.house.store).await?;
+        if **self.stored.load() == stored {
+            return Ok(());
+        }
+        let built = live::with_routes(&self.loaded.load(), &stored, &self.gateway.live.load());
+        let live = built.map_err(|faults| crate::error::Error::new(crate::error::Kind::InvalidRequest, faults.join(" ")))?;
+        self.gateway.live.store(Arc::new(live));
+        self.stored.store(Arc::new(stored));
+        Ok(())
+    }
+}
+
+async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>)> {
+    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    ring.refresh(&*house.store).await.context("cannot read the keys")?;
+    METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
+    let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
+    Ok((ring, stored))
+}
+
+fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
+    Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
+}
+
+pub(super) fn journal_settings(config: &Config) -> JournalSettings {
+    JournalSettings { segment_bytes: config.ledger.journal_segment_bytes, max_bytes: config.ledger.journal_max_bytes }
+}
+
+pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
+    let days = config.ledger.retention_days;
+    FeederSettings {
+        batch_rows: config.ledger.batch_rows,
+        batch_delay: Duration::from_millis(config.ledger.batch_delay_ms),
+        sync_interval: Duration::from_millis(config.ledger.sync_interval_ms),
+        retention: (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400)),
+    }
+}
+
+/// Notices what other processes – the command line above all – write to the store.
+async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let mut known = core.house.store.generation().await.unwrap_or_default();
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+        }
+        // While the database is away everything that is known stays in force; the feeder says so in /ready.
+        let Ok(generation) = core.house.store.generation().await else { continue };
+        if generation == known {
+            continue;
+        }
+        if core.ring.refresh(&*core.house.store).await.is_err() {
+            continue;
+        }
+        METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
+        if let Err(error) = core.take_routes().await {
+            tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+        }
+        known = generation;
+    }
+}
+
+trait SpawnNamed {
+    fn spawn_named<F: Future<Output = ()> + Send + 'static>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()>;
+}
+
+impl SpawnNamed for Runtime {
+    fn spawn_named<F: Future<Output = ()> + Send + 'static>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()> {
+        let _entered = self.enter();
+        task::spawn(name, task)
+    }
+}

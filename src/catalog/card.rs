@@ -1,0 +1,126 @@
+//! The price of one model during one span of time, and the exact arithmetic on it.
+//!
+//! Rates are whole nano-dollars per million tokens, so that an amount is a sum of integers with a single rounding, upwards,
+//! at its end. The classes of `unit::usage::Usage` are disjoint, so each is simply multiplied by its rate.
+
+use crate::catalog::prices::Cost;
+use crate::unit::money::{NanoUsd, PriceRef};
+use crate::unit::usage::Usage;
+
+/// Token counts in the fixed order of the classes: input, cache read, cache write 5 min, cache write 1 h, input audio, input
+/// image; output, reasoning, output audio, output image.
+pub(super) const CLASSES: usize = 10;
+
+/// Nano-dollars per million tokens, one rate for each class, in the order of [`counts`].
+pub(super) type Rates = [u64; CLASSES];
+
+/// The counts of a usage in the fixed order of the classes.
+pub(super) fn counts(usage: &Usage) -> [u64; CLASSES] {
+    [
+        usage.input,
+        usage.cache_read,
+        usage.cache_write_5m,
+        usage.cache_write_1h,
+        usage.input_audio,
+        usage.input_image,
+        usage.output,
+        usage.reasoning,
+        usage.output_audio,
+        usage.output_image,
+    ]
+}
+
+/// The price of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Card {
+    /// The rates while the input is small.
+    pub(super) base: Rates,
+    /// Rates for larger inputs, ascending by `above`. The size of the whole input chooses one set of rates for the whole
+    /// exchange; it is not a marginal scale.
+    pub(super) tiers: Vec<Tier>,
+    /// Nano-dollars for the exchange itself.
+    pub(super) per_request_nanos: u64,
+    /// The name of the price.
+    pub(super) price: PriceRef,
+}
+
+/// Rates that hold when the exchange has more than `above` input tokens, of all classes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tier {
+    pub(super) above: u64,
+    pub(super) rates: Rates,
+}
+
+impl Card {
+    /// What a usage costs; `None` if the amount is beyond the range of [`NanoUsd`].
+    pub(super) fn cost(&self, usage: &Usage) -> Option<Cost> {
+        let input_total = usage.input_total();
+        let rates =
+            self.tiers.iter().rev().find(|tier| input_total > tier.above).map_or(&self.base, |tier| &tier.rates);
+        // A count and a rate are below 2^64, so ten products stay below 2^132 only in theory: the sum is checked.
+        let mut total: u128 = 0;
+        for (count, rate) in counts(usage).into_iter().zip(rates) {
+            total = total.checked_add(u128::from(count) * u128::from(*rate))?;
+        }
+        let nanos = total.div_ceil(1_000_000).checked_add(u128::from(self.per_request_nanos))?;
+        let amount = NanoUsd(i64::try_from(nanos).ok()?);
+        Some(Cost { amount, price: self.price.clone() })
+    }
+
+    /// Whether nothing in it costs anything.
+    pub(super) fn is_free(&self) -> bool {
+        let free = |rates: &Rates| rates.iter().all(|rate| *rate == 0);
+        self.per_request_nanos == 0 && free(&self.base) && self.tiers.iter().all(|tier| free(&tier.rates))
+    }
+}
+
+/// A price in dollars as whole billionths, to the nearest; `None` if it is negative, not a number or above the limit.
+pub(super) fn nanos(usd: f64, limit_usd: f64) -> Option<u64> {
+    (0.0..=limit_usd).contains(&usd).then(|| (usd * 1e9).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(base: Rates) -> Card {
+        let price = PriceRef { source: "test".into(), name: "any/any".to_owned(), effective: None };
+        Card { base, tiers: Vec::new(), per_request_nanos: 0, price }
+    }
+
+    #[test]
+    fn an_amount_beyond_the_range_is_no_amount() {
+        let card = card([u64::MAX; CLASSES]);
+        assert_eq!(card.cost(&Usage { input: u64::MAX, output: u64::MAX, ..Usage::default() }), None);
+        assert_eq!(card.cost(&Usage { input: u64::MAX, ..Usage::default() }), None);
+    }
+
+    #[test]
+    fn an_amount_is_rounded_up_once_for_the_whole_exchange() {
+        // 0.0004 nano-dollars a token in two classes: 3 tokens are 0.0012, rounded up to 1, not to 1 + 1.
+        let card = card([400, 400, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let usage = Usage { input: 2, cache_read: 1, ..Usage::default() };
+        assert_eq!(card.cost(&usage).map(|cost| cost.amount), Some(NanoUsd(1)));
+        assert_eq!(card.cost(&Usage::default()).map(|cost| cost.amount), Some(NanoUsd(0)));
+    }
+
+    #[test]
+    fn a_tier_begins_above_its_limit_and_counts_every_class_of_input() {
+        let mut card = card([1_000_000, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        card.tiers = vec![Tier { above: 100, rates: [2_000_000, 0, 0, 0, 0, 0, 0, 0, 0, 0] }];
+        let amount = |input, cache_read| {
+            card.cost(&Usage { input, cache_read, ..Usage::default() }).map(|cost| cost.amount.nanos())
+        };
+        assert_eq!(amount(100, 0), Some(100));
+        assert_eq!(amount(101, 0), Some(202));
+        assert_eq!(amount(1, 100), Some(2));
+    }
+
+    #[test]
+    fn a_price_that_is_no_price_is_refused() {
+        for usd in [-0.1, f64::NAN, f64::INFINITY, 100_000.1] {
+            assert_eq!(nanos(usd, 100_000.0), None, "{usd}");
+        }
+        assert_eq!(nanos(0.0375, 100_000.0), Some(37_500_000));
+    }
+}

@@ -1,0 +1,101 @@
+//! The admin side without a gateway: what commands work with when they go to the store directly.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::admin::State;
+use crate::admin::control::{
+    Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
+};
+use crate::assemble::house;
+use crate::cli::failure::{Failure, Result};
+use crate::config::load::{self, Loaded};
+use crate::config::problem::Problem;
+use crate::error::{Error, Kind};
+use crate::key::ring::Ring;
+use crate::route::config::RouteConfig;
+
+/// Loads the configuration file.
+///
+/// # Errors
+/// Every problem of the file, one a line.
+pub fn configuration(path: &Path) -> Result<Loaded> {
+    load::load(path).map_err(|problems| misconfigured(path, &problems))
+}
+
+/// The failure that the problems of a configuration are.
+pub fn misconfigured(path: &Path, problems: &[Problem]) -> Failure {
+    if !path.as_os_str().is_empty() && !path.exists() {
+        let shown = path.display();
+        return Failure::failed(format!(
+            "There is no configuration at {shown}; make one with `marg init`, or name one with --config."
+        ));
+    }
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Failure::failed(format!("The configuration has errors.\n{}", lines.join("\n")))
+}
+
+/// The state of an admin side over the store that a configuration names.
+///
+/// # Errors
+/// When the configuration does not load, or the store cannot be opened.
+pub async fn state(config: &Path) -> Result<State> {
+    let loaded = configuration(config)?;
+    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
+    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    state.prefix_style = loaded.config.keys.prefix_style;
+    Ok(state)
+}
+
+/// A failure with its chain of causes in one sentence.
+pub fn failure(error: &anyhow::Error) -> Failure {
+    Failure::failed(format!("{error:#}"))
+}
+
+/// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
+struct Nobody;
+
+const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
+
+#[async_trait]
+impl Control for Nobody {
+    async fn reload(&self) -> ReloadReport {
+        let problem = ReloadProblem { line: 0, column: 0, path: String::new(), text: ABSENT.to_owned() };
+        ReloadReport { errors: vec![problem], ..ReloadReport::default() }
+    }
+
+    fn providers(&self) -> Vec<ProviderStatus> {
+        Vec::new()
+    }
+
+    fn routes(&self) -> Vec<RouteView> {
+        Vec::new()
+    }
+
+    fn check_route(&self, _: &RouteConfig) -> crate::error::Result<()> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    async fn routes_changed(&self) -> crate::error::Result<()> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn explain(&self, _: &Question) -> crate::error::Result<Explanation> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness { status: ReadyStatus::Degraded, parts: Vec::new() }
+    }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
+
+    fn open_metrics(&self) -> bool {
+        false
+    }
+}

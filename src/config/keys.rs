@@ -1,0 +1,106 @@
+//! Every key of the configuration, with its bounds and whether a new value needs a restart, written once.
+//!
+//! The decoder takes bounds from here, `docs/configuration.md` is tested against it, and tests prove that the list holds
+//! exactly the keys that the decoder reads (`every_key_that_is_read_is_in_the_list`) and that `reload` agrees with it.
+
+/// A key of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Where it is: names joined by dots, `*` for a name that the user chooses, `[]` for an item of a list.
+    pub path: &'static str,
+    /// What is allowed.
+    pub bounds: Bounds,
+    /// Whether a new value takes effect only after a restart.
+    pub restart: bool,
+}
+
+/// What is allowed for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Whatever its type allows.
+    Free,
+    /// A whole number from, to; both included.
+    Number(u64, u64),
+    /// A list or a table of at most so many items.
+    Items(usize),
+}
+
+const DAY_MS: u64 = 86_400_000;
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Every key, in the order of the annotated example. Parts that only hold other keys (`server`) are not listed.
+pub const KEYS: &[Key] = &[
+    restart("data_dir", Bounds::Free),
+    restart("server.listen", Bounds::Free),
+    restart("server.tls.certificate", Bounds::Free),
+    restart("server.tls.key", Bounds::Free),
+    restart("server.h2c", Bounds::Free),
+    restart("server.threads", Bounds::Number(0, 1024)),
+    live("server.trusted_proxies", Bounds::Items(1000)),
+    live("server.max_body_bytes", Bounds::Number(KIB, GIB)),
+    live("server.max_header_bytes", Bounds::Number(KIB, 1 << 20)),
+    live("server.max_exchanges", Bounds::Number(1, 1_000_000)),
+    live("server.max_buffered_bytes", Bounds::Number(KIB, TIB)),
+    restart("server.max_connections", Bounds::Number(1, 1_000_000)),
+    live("server.header_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("server.body_idle_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("server.body_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("server.keepalive_ms", Bounds::Number(1, DAY_MS)),
+    live("server.write_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("server.drain_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("server.provider_header", Bounds::Free),
+    restart("admin.enabled", Bounds::Free),
+    restart("admin.listen", Bounds::Free),
+    live("admin.open_metrics", Bounds::Free),
+    live("log.level", Bounds::Free),
+    restart("log.format", Bounds::Free),
+    live("keys.prefix_style", Bounds::Free),
+    restart("keys.hash_key", Bounds::Free),
+    live("ledger.retention_days", Bounds::Number(0, 36_500)),
+    restart("ledger.journal_segment_bytes", Bounds::Number(4 * KIB, GIB)),
+    restart("ledger.journal_max_bytes", Bounds::Number(4 * KIB, 16 * TIB)),
+    restart("ledger.sync_interval_ms", Bounds::Number(1, 60_000)),
+    restart("ledger.batch_rows", Bounds::Number(1, 10_000)),
+    restart("ledger.batch_delay_ms", Bounds::Number(1, 60_000)),
+    live("prices.overlay", Bounds::Free),
+    live("providers", Bounds::Items(1000)),
+    live("providers.*.preset", Bounds::Free),
+    live("providers.*.base_url", Bounds::Free),
+    live("providers.*.credentials", Bounds::Items(256)),
+    live("providers.*.auth", Bounds::Free),
+    live("providers.*.enabled", Bounds::Free),
+    live("providers.*.models", Bounds::Items(1000)),
+    live("providers.*.headers", Bounds::Items(64)),
+    live("providers.*.connect_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("providers.*.first_byte_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("providers.*.idle_timeout_ms", Bounds::Number(1, DAY_MS)),
+    live("providers.*.http", Bounds::Free),
+    live("providers.*.ca_file", Bounds::Free),
+    live("providers.*.price_provider", Bounds::Free),
+    live("providers.*.stream_usage", Bounds::Free),
+    live("default_provider", Bounds::Free),
+    live("routes", Bounds::Items(1000)),
+    live("routes[].name", Bounds::Free),
+    live("routes[].match.model", Bounds::Free),
+    live("routes[].match.team", Bounds::Free),
+    live("routes[].to", Bounds::Free),
+    live("routes[].split", Bounds::Items(16)),
+    live("routes[].split[].to", Bounds::Free),
+    live("routes[].split[].weight", Bounds::Number(0, 1_000_000)),
+    live("routes[].fallback", Bounds::Items(15)),
+];
+
+/// The row of a key, or `None` for a part that only holds other keys.
+pub fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+const fn live(path: &'static str, bounds: Bounds) -> Key {
+    Key { path, bounds, restart: false }
+}
+
+const fn restart(path: &'static str, bounds: Bounds) -> Key {
+    Key { path, bounds, restart: true }
+}

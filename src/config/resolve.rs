@@ -1,0 +1,277 @@
+//! Looking up what a configuration refers to: secrets in the environment and in files, certificates, price lists.
+//!
+//! Everything is looked up at load, so a running gateway never finds out later that a file is missing. What a disabled
+//! provider refers to may be absent: that is a warning. Relative paths are taken from the current directory. Only plain
+//! files are read, and only up to a bound. No text of a fault repeats a value.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::check::{self, MAX_HEADER_BYTES};
+use crate::config::decode::join;
+use crate::config::problem::Report;
+use crate::config::{Config, pem, url};
+use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
+use crate::provider::preset::BaseUrl;
+use crate::unit::secret::{Secret, SecretRef};
+
+/// The largest file that a secret is read from.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+/// The largest PEM file.
+const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The environment: a variable's value, by name.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// What was looked up.
+pub(super) struct Resolved {
+    pub(super) providers: Vec<ProviderSettings>,
+    pub(super) hash_key: Option<Secret>,
+}
+
+/// Looks everything up; faults go to the report, and what is at fault is left out.
+pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mut Report) -> Resolved {
+    files(config, report);
+    let hash_key = config.keys.hash_key.as_ref().and_then(|reference| {
+        let mut resolver = Resolver { environment, report, lenient: false };
+        resolver.hash_key(reference)
+    });
+    let mut providers = Vec::new();
+    for (name, provider) in &config.providers {
+        let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
+        providers.extend(resolver.provider(name, provider));
+    }
+    Resolved { providers, hash_key }
+}
+
+/// Reads a plain file of at most so many bytes.
+///
+/// # Errors
+/// A sentence that names the file and the reason.
+pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+    // Asked before opening, because opening a pipe waits for somebody to write to it.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(format!("cannot read {}: it is not a plain file", path.display()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes)).map_err(cannot)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{} is larger than {most} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+fn files(config: &Config, report: &mut Report) {
+    if std::fs::metadata(&config.data_dir).is_ok_and(|metadata| !metadata.is_dir()) {
+        report.error("data_dir", format!("{} is not a folder", config.data_dir.display()));
+    }
+    if let Some(tls) = &config.server.tls {
+        check_pem("server.tls.certificate", &tls.certificate, pem::certificates, report);
+        check_pem("server.tls.key", &tls.key, pem::private_key, report);
+    }
+    if let Some(overlay) = &config.prices.overlay
+        && let Err(text) = File::open(overlay)
+            .and_then(|file| file.metadata())
+            .map_err(|error| format!("cannot read {}: {error}", overlay.display()))
+            .and_then(|metadata| if metadata.is_file() { Ok(()) } else { Err("this is not a plain file".to_owned()) })
+    {
+        report.error("prices.overlay", text);
+    }
+    for (name, provider) in &config.providers {
+        if let Some(path) = &provider.ca_file {
+            check_pem(&join(&join("providers", name), "ca_file"), path, pem::certificates, report);
+        }
+    }
+}
+
+fn check_pem(key: &str, path: &Path, check: fn(&str) -> Result<(), String>, report: &mut Report) {
+    let read = read_file(path, MAX_PEM_BYTES);
+    if let Err(text) = read.and_then(|bytes| check(&String::from_utf8_lossy(&bytes))) {
+        report.error(key, text);
+    }
+}
+
+/// Looks up references, for one part of the configuration.
+struct Resolver<'a> {
+    environment: Environment<'a>,
+    report: &'a mut Report,
+    /// What is absent is a warning.
+    lenient: bool,
+}
+
+impl Resolver<'_> {
+    fn provider(&mut self, name: &str, config: &ProviderConfig) -> Option<ProviderSettings> {
+        let ProviderConfig {
+            preset,
+            base_url,
+            credentials,
+            auth: _,
+            enabled,
+            models,
+            headers,
+            connect_timeout_ms,
+            first_byte_timeout_ms,
+            idle_timeout_ms,
+            http,
+            ca_file,
+            price_provider,
+            stream_usage,
+        } = config;
+        let path = join("providers", name);
+        let row = preset.map(|preset| preset.row());
+        let credentials = self.credentials(&join(&path, "credentials"), credentials);
+        let headers =
+            headers.iter().filter_map(|(name, value)| self.header(&join(&path, "headers"), name, value)).collect();
+        let base_url = match (base_url, row.map(|row| row.base_url)) {
+            (Some(base_url), _) => self.url(&join(&path, "base_url"), base_url)?,
+            (None, Some(BaseUrl::Known(url))) => url.to_owned(),
+            // The check of the text has refused it.
+            (None, _) => return None,
+        };
+        let auth = check::auth(config);
+        let travels_open = base_url.starts_with("http://") && !url::is_local(&base_url);
+        if travels_open && auth != Auth::None && !credentials.is_empty() {
+            self.report.warn(&path, "its credentials travel unencrypted, because its base URL begins with http://");
+        }
+        Some(ProviderSettings {
+            name: name.to_owned(),
+            preset: *preset,
+            base_url: Secret::new(base_url),
+            credentials,
+            auth,
+            enabled: *enabled,
+            models: models.clone(),
+            headers,
+            connect_timeout: Duration::from_millis(*connect_timeout_ms),
+            first_byte_timeout: Duration::from_millis(*first_byte_timeout_ms),
+            idle_timeout: Duration::from_millis(*idle_timeout_ms),
+            http: *http,
+            ca_file: ca_file.clone(),
+            price_provider: price_provider.clone().or(row.and_then(|row| row.price_provider).map(str::to_owned)),
+            stream_usage: stream_usage.unwrap_or(row.is_none_or(|row| row.stream_usage)),
+        })
+    }
+
+    fn credentials(&mut self, path: &str, references: &[SecretRef]) -> Vec<Secret> {
+        let mut seen = HashSet::new();
+        let mut credentials = Vec::new();
+        for (path, reference) in self.report.items(path, references.len()).into_iter().zip(references) {
+            let Some(secret) = self.secret(&path, reference) else { continue };
+            if let Err(text) = credential(secret.expose()) {
+                self.fault(&path, text);
+            } else if seen.insert(secret.expose().to_owned()) {
+                credentials.push(secret);
+            } else {
+                self.report.warn(&path, "this credential is the same as one before it; it is used once");
+            }
+        }
+        credentials
+    }
+
+    fn header(&mut self, path: &str, name: &str, value: &HeaderRef) -> Option<(http::HeaderName, http::HeaderValue)> {
+        let at = join(path, name);
+        // The check of the text has refused other names.
+        let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
+        match value {
+            HeaderRef::Bare(text) => check::header_value(text).ok().map(|value| (name, value)),
+            HeaderRef::Ref(reference) => {
+                let secret = self.secret(&at, reference)?;
+                match check::header_value(secret.expose()) {
+                    Ok(value) => Some((name, value)),
+                    Err(text) => {
+                        self.fault(&at, text);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn url(&mut self, path: &str, url: &UrlRef) -> Option<String> {
+        match url {
+            UrlRef::Bare(text) => url::normalise(text).ok(),
+            UrlRef::Ref(reference) => {
+                let secret = self.secret(path, reference)?;
+                match url::normalise(secret.expose()) {
+                    Ok(url) => Some(url),
+                    Err(text) => {
+                        self.fault(path, text);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn hash_key(&mut self, reference: &SecretRef) -> Option<Secret> {
+        let secret = self.secret("keys.hash_key", reference)?;
+        let text = secret.expose();
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Some(secret);
+        }
+        self.fault("keys.hash_key", "expected 64 hexadecimal digits; `openssl rand -hex 32` makes them");
+        None
+    }
+
+    fn secret(&mut self, path: &str, reference: &SecretRef) -> Option<Secret> {
+        look_up(reference, self.environment).map_err(|text| self.fault(path, text)).ok()
+    }
+
+    fn fault(&mut self, path: &str, text: impl Into<String>) {
+        if self.lenient { self.report.warn(path, text) } else { self.report.error(path, text) }
+    }
+}
+
+/// Looks up a reference, and checks that it can be sent as a credential.
+///
+/// # Errors
+/// A sentence that does not repeat the value.
+pub(super) fn try_credential(reference: &SecretRef, environment: Environment<'_>) -> Result<(), String> {
+    look_up(reference, environment).and_then(|secret| credential(secret.expose()).map_err(str::to_owned))
+}
+
+fn look_up(reference: &SecretRef, environment: Environment<'_>) -> Result<Secret, String> {
+    match reference {
+        SecretRef::Plain(secret) => Ok(secret.clone()),
+        SecretRef::Env(name) => variable(name, environment),
+        SecretRef::File(file) => secret_file(Path::new(file)),
+    }
+}
+
+fn variable(name: &str, environment: Environment<'_>) -> Result<Secret, String> {
+    let Some(value) = environment(name) else {
+        return Err(format!("the environment variable {name} is not set"));
+    };
+    match value.into_string() {
+        Ok(text) if text.is_empty() => Err(format!("the environment variable {name} is empty")),
+        Ok(text) => Ok(Secret::new(text)),
+        Err(_) => Err(format!("the environment variable {name} is not UTF-8")),
+    }
+}
+
+/// Reads a secret from a file. One line end at its end is not part of it.
+fn secret_file(path: &Path) -> Result<Secret, String> {
+    let bytes = read_file(path, MAX_SECRET_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
+    let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    if text.is_empty() {
+        return Err(format!("{} is empty", path.display()));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Checks that a secret can be sent as a credential.
+fn credential(text: &str) -> Result<(), &'static str> {
+    if text.len() > MAX_HEADER_BYTES {
+        return Err("a credential has at most 8192 bytes");
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a credential holds visible ASCII characters only: no blanks, no line ends");
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+use super::*;
+use crate::dialect::operation::Operation;
+
+const ROLE: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const WORD: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\u{e9}\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const STOP: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n";
+const USAGE: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2,\"total_tokens\":11}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+fn counted() -> Option<Usage> {
+    Some(Usage { input: 9, output: 2, ..Usage::default() })
+}
+
+/// Pushes pieces, the last one as the end, and gives what came out, joined, and the reader.
+fn relay(operation: Operation, hide: bool, pieces: &[&[u8]]) -> (Vec<u8>, AnswerReader) {
+    let mut reader = AnswerReader::new(operation, true, hide);
+    let mut out = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        out.extend_from_slice(&reader.push(Bytes::copy_from_slice(piece), index + 1 == pieces.len()).bytes);
+    }
+    (out, reader)
+}
+
+#[test]
+fn a_stream_is_relayed_unchanged_and_read() {
+    let stream = [ROLE, WORD, STOP, USAGE, DONE].concat();
+    let (out, reader) = relay(Operation::Chat, false, &[stream.as_bytes()]);
+    assert_eq!(out, stream.as_bytes());
+    assert_eq!(reader.usage(), counted());
+    assert_eq!(
+        (reader.model(), reader.response_id(), reader.finish_reason()),
+        (Some("m-1"), Some("c-1"), Some("stop"))
+    );
+    assert!(reader.first_token_seen() && reader.stream_error().is_none());
+    assert_eq!(reader.delivered(), (Bytes::from(stream.clone()), stream.len() as u64));
+}
+
+#[test]
+fn the_usage_event_is_hidden_wherever_the_stream_is_cut() {
+    for (line_end, keep_alive) in [("\n", ""), ("\r\n", ": OPENROUTER PROCESSING\n\n"), ("\r", ": x\n\n")] {
+        let join = |events: &[&str]| events.concat().replace('\n', line_end);
+        let stream = join(&[ROLE, keep_alive, WORD, STOP, USAGE, keep_alive, DONE]);
+        let shown = join(&[ROLE, keep_alive, WORD, STOP, keep_alive, DONE]);
+        for cut in 0..=stream.len() {
+            let (one, other) = stream.as_bytes().split_at(cut);
+            let (out, reader) = relay(Operation::Chat, true, &[one, other]);
+            // Between CR and LF the line feed that is left over is a blank line, which means nothing.
+            let out = String::from_utf8(out).unwrap().replace("\r\n\r\n\n", "\r\n\r\n");
+            assert_eq!(out, shown, "cut at {cut} of {line_end:?}");
+            assert_eq!(reader.usage(), counted(), "cut at {cut}");
+            assert_eq!(reader.finish_reason(), Some("stop"));
+        }
+        let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
+        let (out, reader) = relay(Operation::Chat, true, &bytes);
+        assert_eq!(String::from_utf8(out).unwrap().replace("\r\n\r\n\n", "\r\n\r\n"), shown);
+        assert_eq!((reader.usage(), reader.model()), (counted(), Some("m-1")));
+    }
+}
+
+#[test]
+fn usage_beside_a_choice_or_an_error_is_not_hidden() {
+    let beside = STOP.replace("\"usage\":null", "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}");
+    let error = USAGE.replace("\"choices\":[]", "\"choices\":[],\"error\":{\"message\":\"m\",\"code\":429}");
+    let groq = STOP.replace("\"usage\":null", "\"x_groq\":{\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}}");
+    for event in [beside, error, groq] {
+        let (out, reader) = relay(Operation::Chat, true, &[event.as_bytes(), DONE.as_bytes()]);
+        assert_eq!(out, [event.as_bytes(), DONE.as_bytes()].concat());
+        assert_eq!(reader.usage(), counted());
+    }
+}
+
+#[test]
+fn whole_events_are_not_copied() {
+    let mut reader = AnswerReader::new(Operation::Chat, true, true);
+    for (chunk, range) in [
+        ([ROLE, WORD].concat(), 0..ROLE.len() + WORD.len()),
+        ([WORD, USAGE].concat(), 0..WORD.len()),
+        ([USAGE, DONE].concat(), USAGE.len()..USAGE.len() + DONE.len()),
+    ] {
+        let chunk = Bytes::from(chunk);
+        let out = reader.push(chunk.clone(), false).bytes;
+        assert_eq!(out, chunk.slice(range.clone()));
+        assert_eq!(out.as_ptr(), chunk.slice(range).as_ptr());
+    }
+    let chunk = Bytes::from([WORD, "data: {\"cho"].concat());
+    let out = reader.push(chunk.clone(), false).bytes;
+    assert_eq!((&out[..], out.as_ptr()), (WORD.as_bytes(), chunk.as_ptr()));
+    assert_eq!(reader.push(Bytes::from_static(b"ices\":[]}\n\n"), true).bytes, "data: {\"choices\":[]}\n\n");
+}
+
+#[test]
+fn an_event_beyond_the_bound_passes_and_its_usage_is_found_at_its_end() {
+    for hide in [false, true] {
+        let mut reader = AnswerReader::new(Operation::Responses, true, hide);
+        let head = "data: {\"type\":\"response.completed\",\"response\":{\"output\":\"";
+        let filler = "x".repeat(300_000);
+        let tail = "\",\"usage\":{\"input_tokens\":9,\"output_tokens\":2}}}\n\n";
+        let mut out = Vec::new();
+        for piece in [head, &filler, &filler, &filler, &filler, &filler, tail, DONE] {
+            out.extend_from_slice(&reader.push(Bytes::copy_from_slice(piece.as_bytes()), piece == DONE).bytes);
+            assert!(reader.stream.as_ref().unwrap().partial.len() <= EVENT_LIMIT_BYTES + filler.len());
+        }
+        assert!(out == [head, &filler, &filler, &filler, &filler, &filler, tail, DONE].concat().as_bytes());
+        assert_eq!(reader.usage(), counted());
+        let (beginning, total) = reader.delivered();
+        assert_eq!((beginning.len(), total), (DELIVERED_LIMIT_BYTES, out.len() as u64));
+    }
+}
+
+#[test]
+fn the_first_token_is_what_a_model_wrote() {
+    let seen = |operation, delta: &str| {
+        let event = format!("data: {{\"choices\":[{{\"index\":0,{delta}}}]}}\n\n");
+        relay(operation, false, &[event.as_bytes()]).1.first_token_seen()
+    };
+    assert!(!seen(Operation::Chat, r#""delta":{"role":"assistant","content":""}"#));
+    assert!(!seen(Operation::Chat, r#""delta":{"role":"assistant","content":null,"tool_calls":[]}"#));
+    assert!(!seen(Operation::Chat, r#""delta":{},"finish_reason":"stop""#));
+    assert!(seen(Operation::Chat, r#""delta":{"content":"a"}"#));
+    assert!(seen(Operation::Chat, r#""delta":{"reasoning_content":"a"}"#));
+    assert!(seen(Operation::Chat, r#""delta":{"tool_calls":[{"index":0,"id":"t"}]}"#));
+    assert!(!seen(Operation::Completions, r#""text":"""#));
+    assert!(seen(Operation::Completions, r#""text":"a""#));
+    assert!(!relay(Operation::Chat, false, &[b": keep-alive\n\n"]).1.first_token_seen());
+    let mut plain = AnswerReader::new(Operation::Chat, false, false);
+    assert!(!plain.first_token_seen());
+    plain.push(Bytes::from_static(b"{"), false);
+    assert!(plain.first_token_seen());
+}
+
+#[test]
+fn an_answer_is_complete_when_the_caller_thinks_so() {
+    let complete = |operation, piece: &'static str| {
+        AnswerReader::new(operation, true, false).push(Bytes::from_static(piece.as_bytes()), false).complete
+    };
+    assert!(complete(Operation::Chat, DONE));
+    assert!(complete(Operation::Chat, "id: 1234567890\nevent: message-of-some-length\ndata:[DONE]\r\n\r\n"));
+    assert!(!complete(Operation::Chat, "data: [DONE]\n"));
+    assert!(!complete(Operation::Chat, WORD));
+    assert!(!complete(Operation::Chat, "data: {\"choices\":[{\"delta\":{\"content\":\"data: [DONE]\"}}]}\n\n"));
+    assert!(complete(
+        Operation::Responses,
+        "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n"
+    ));
+    assert!(!complete(Operation::Responses, "data: {\"type\":\"response.created\",\"response\":{}}\n\n"));
+    let mut reader = AnswerReader::new(Operation::Chat, false, false);
+    assert!(!reader.push(Bytes::from_static(b"{}"), false).complete);
+    assert!(reader.push(Bytes::new(), true).complete);
+}
+
+#[test]
+fn an_error_event_is_noticed() {
+    let error = |operation, event: &str| relay(operation, true, &[event.as_bytes()]).1.stream_error().cloned();
+    let expected = |message: &str, code: Option<&str>| {
+        Some(StreamError { message: message.to_owned(), code: code.map(str::to_owned) })
+    };
+    let event = "data: {\"id\":\"a\",\"choices\":[],\"error\":{\"message\":\"over\",\"code\":502}}\n\n";
+    assert_eq!(error(Operation::Chat, event), expected("over", Some("502")));
+    let event = "data: {\"error\":{\"message\":\"over\",\"type\":\"server_error\",\"code\":null}}\n\n";
+    assert_eq!(error(Operation::Chat, event), expected("over", Some("server_error")));
+    assert_eq!(error(Operation::Chat, "data: {\"error\":\"over\"}\n\n"), expected("over", None));
+    let event = "event: error\ndata: {\"type\":\"error\",\"code\":\"x\",\"message\":\"over\"}\n\n";
+    assert_eq!(error(Operation::Responses, event), expected("over", Some("x")));
+    let quiet = WORD.replace("\"usage\":null", "\"error\":null");
+    assert_eq!(error(Operation::Chat, &quiet), None);
+    let late = [ROLE, WORD, WORD, event].concat();
+    assert_eq!(error(Operation::Chat, &late), expected("over", Some("x")));
+}
+
+#[test]
+fn a_stream_of_responses_is_read() {
+    let stream = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"model\":\"m\",\"status\":\"in_progress\",\"usage\":null}}\n\n\
+        event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n\
+        event: response.incomplete\ndata: {\"type\":\"response.incomplete\",\"response\":{\"id\":\"r\",\"model\":\"m\",\"status\":\"incomplete\",\"incomplete_details\":{\"reason\":\"max_output_tokens\"},\"usage\":{\"input_tokens\":9,\"output_tokens\":2}}}\n\n";
+    let (_, reader) = relay(Operation::Responses, false, &[stream.as_bytes()]);
+    assert_eq!((reader.model(), reader.response_id()), (Some("m"), Some("r")));
+    assert_eq!((reader.finish_reason(), reader.usage()), (Some("max_output_tokens"), counted()));
+    assert!(reader.first_token_seen());
+}
+
+#[test]
+fn a_json_answer_is_read_at_its_end() {
+    let answer = r#"{"id":"c","choices":[{"index":0,"message":{"content":"{\"usage\":{\"prompt_tokens\":77}}"},"finish_reason":"length"}],"model":"m","usage":{"prompt_tokens":9,"completion_tokens":2}}"#;
+    for size in [1, 7, 1000] {
+        let mut reader = AnswerReader::new(Operation::Chat, false, true);
+        for piece in answer.as_bytes().chunks(size) {
+            assert_eq!(reader.push(Bytes::copy_from_slice(piece), false).bytes, piece);
+        }
+        assert_eq!(reader.usage(), None);
+        reader.push(Bytes::new(), true);
+        assert_eq!((reader.usage(), reader.model(), reader.finish_reason()), (counted(), Some("m"), Some("length")));
+        assert_eq!(reader.delivered(), (Bytes::from(answer), answer.len() as u64));
+    }
+}
+
+#[test]
+fn an_answer_that_was_cut_gives_no_half_numbers() {
+    let mut reader = AnswerReader::new(Operation::Chat, false, false);
+    reader.push(Bytes::from_static(b"{\"id\":\"c\",\"model\":\"gpt-4\",\"usage\":{\"prompt_tokens\":12"), false);
+    reader.finish();
+    assert_eq!((reader.usage(), reader.model()), (None, Some("gpt-4")));
+    let mut reader = AnswerReader::new(Operation::Chat, false, false);
+    reader.push(Bytes::from_static(b"{\"id\":\"c\",\"model\":\"gpt-"), false);
+    reader.finish();
+    assert_eq!((reader.model(), reader.response_id()), (None, Some("c")));
+}
+
+#[test]
+fn usage_is_found_at_the_end_of_a_huge_answer() {
+    let row = "0.123456,".repeat(1_000);
+    let mut reader = AnswerReader::new(Operation::Embeddings, false, false);
+    let mut total = 0;
+    let mut push = |reader: &mut AnswerReader, text: &str, end| {
+        total += text.len() as u64;
+        reader.push(Bytes::copy_from_slice(text.as_bytes()), end);
+        assert!(reader.delivered.tail.len() <= 2 * TAIL_LIMIT_BYTES);
+        assert!(reader.delivered.joined.len() <= DOCUMENT_LIMIT_BYTES);
+    };
+    push(&mut reader, "{\"data\":[{\"embedding\":[", false);
+    for _ in 0..400 {
+        push(&mut reader, &row, false);
+    }
+    push(&mut reader, "0]}],\"model\":\"e\",\"usage\":{\"prompt_tok", false);
+    push(&mut reader, "ens\":9,\"total_tokens\":9}}", true);
+    assert_eq!(reader.usage(), Some(Usage { input: 9, ..Usage::default() }));
+    assert_eq!(reader.model(), Some("e"));
+    assert_eq!(reader.delivered().1, total);
+    // One chunk larger than all bounds.
+    let mut reader = AnswerReader::new(Operation::Embeddings, false, false);
+    let whole = format!("{{\"d\":[{}0],\"usage\":{{\"prompt_tokens\":9}}}}", row.repeat(200));
+    reader.push(Bytes::from(whole), true);
+    assert_eq!(reader.usage(), Some(Usage { input: 9, ..Usage::default() }));
+}
+
+#[test]
+fn the_tail_follows_the_head_without_a_gap() {
+    let mut kept = Kept::new(100_000);
+    let bytes: Vec<u8> = (0..250_000_u32).map(|index| (index % 251) as u8).collect();
+    for (index, chunk) in bytes.chunks(999).enumerate() {
+        kept.push(&Bytes::copy_from_slice(chunk), true);
+        let so_far = &bytes[..bytes.len().min((index + 1) * 999)];
+        assert_eq!(kept.head(), &so_far[..so_far.len().min(100_000)]);
+        assert!(so_far.len() <= 100_000 || (so_far.ends_with(&kept.tail) && kept.tail.len() >= TAIL_LIMIT_BYTES));
+    }
+}
+
+#[test]
+fn anything_is_relayed() {
+    for soup in
+        ["", "\n\n\n\n", "data", "data:", "data: \u{0}\n\n", "{}", "data: {\n\n", "data: {\"usage\":\n\n", "\r\r\r"]
+    {
+        for hide in [false, true] {
+            let (out, _) = relay(Operation::Chat, hide, &[soup.as_bytes(), soup.as_bytes(), b""]);
+            assert_eq!(out, soup.repeat(2).as_bytes(), "{soup:?}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What can be read off an answer: usage, model, id, end, first token, error.
+//!
+//! An ordinary delta costs three substring searches; an event is parsed only if one of them hits, or while the model, the
+//! id or the first token is still to come.
+
+use std::sync::LazyLock;
+
+use memchr::memmem;
+
+use crate::dialect::openai::cut;
+use crate::dialect::operation::Operation;
+use crate::dialect::usage;
+use crate::dialect::value::Value;
+use crate::unit::usage::Usage;
+
+const NAME_LIMIT_BYTES: usize = 256;
+const MESSAGE_LIMIT_BYTES: usize = 512;
+/// After so many events without them, the model and the id are no longer looked for.
+const PATIENCE_EVENTS: u32 = 32;
+
+/// An error that the provider sent as an event of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamError {
+    /// The provider's sentence, at most 512 bytes; not cleaned of secrets (`upstream_error_body` cleans).
+    pub message: String,
+    /// The provider's `code`, else its `type`, if it gave one; at most 256 bytes.
+    pub code: Option<String>,
+}
+
+/// What one event means for the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Meaning {
+    /// The caller regards the answer as finished.
+    pub(super) last: bool,
+    /// It carries usage and no choice: sent only because usage was asked for.
+    pub(super) only_usage: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Findings {
+    operation: Operation,
+    pub(super) usage: Option<Usage>,
+    pub(super) model: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) finish_reason: Option<String>,
+    pub(super) first_token: bool,
+    pub(super) error: Option<StreamError>,
+    parsed: u32,
+}
+
+/// The searches, made once.
+static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
+    usage: memmem::Finder::new(b"\"usage\""),
+    finish_reason: memmem::Finder::new(b"\"finish_reason\""),
+    error: memmem::Finder::new(b"\"error\""),
+    response: memmem::Finder::new(b"\"response\""),
+});
+
+struct Finders {
+    usage: memmem::Finder<'static>,
+    finish_reason: memmem::Finder<'static>,
+    error: memmem::Finder<'static>,
+    response: memmem::Finder<'static>,
+}
+
+impl Findings {
+    pub(super) fn new(operation: Operation) -> Self {
+        Self {
+            operation,
+            usage: None,
+            model: None,
+            id: None,
+            finish_reason: None,
+            first_token: false,
+            error: None,
+            parsed: 0,
+        }
+    }
+
+    /// Reads one event, framing and all.
+    #[inline]
+    pub(super) fn event(&mut self, event: &[u8]) -> Meaning {
+        if !self.is_of_interest(event) {
+            return Meaning::default();
+        }
+        self.read_event(event)
+    }
+
+    #[inline]
+    fn is_of_interest(&self, event: &[u8]) -> bool {
+        let finders = &*FINDERS;
+        let sought = self.model.is_none() || self.id.is_none();
+        !self.first_token
+            || (sought && self.parsed < PATIENCE_EVENTS)
+            || has_value(&finders.usage, event)
+            || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
+            || has_value(&finders.error, event)
+            // An event without an object is `[DONE]`, a comment, or not JSON.
+            || memchr::memchr(b'{', event).is_none()
+            || (self.speaks_responses() && has_value(&finders.response, event))
+    }
+
+    fn speaks_responses(&self) -> bool {
+        matches!(self.operation, Operation::Responses | Operation::Passthrough)
+    }
+
+    fn read_event(&mut self, event: &[u8]) -> Meaning {
+        let data = crate::dialect::sse::data(event);
+        if data.trim_ascii().is_empty() {
+            return Meaning::default();
+        }
+        if data.trim_ascii().starts_with(b"[DONE]") {
+            return Meaning { last: true, only_usage: false };
+        }
+        self.parsed = self.parsed.saturating_add(1);
+        let parts = Parts::of(Value::whole(&data));
+        let kind = parts.kind.and_then(Value::string).unwrap_or_default();
+        let usage = self.read_parts(&parts);
+        self.first_token = self.first_token || self.holds_content(&parts, &kind);
+        if parts.error.is_none() && kind == "error" {
+            self.keep_error(Value::whole(&data));
+        }
+        let no_choice = parts.choices.is_none_or(|choices| choices.elements().next().is_none());
+        Meaning {
+            last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
+            only_usage: usage && parts.usage.is_some() && no_choice && parts.error.is_none(),
+        }
+    }
+
+    /// Reads a JSON answer.
+    pub(super) fn read(&mut self, answer: Value<'_>) {
+        self.read_parts(&Parts::of(answer));
+    }
+
+    /// Reads an answer or an event. Gives whether it carries usage.
+    fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
+        let usage = parts.usage(self.operation);
+        self.usage = usage.or(self.usage);
+        keep(&mut self.model, parts.model);
+        keep(&mut self.id, parts.id);
+        keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
+        if self.speaks_responses()
+            && let Some(response) = parts.response
+        {
+            self.read_response(&Parts::of(response));
+        } else if self.operation == Operation::Responses {
+            self.read_response(parts);
+        }
+        if let Some(error) = parts.error {
+            self.keep_error(error);
+        }
+        usage.is_some()
+    }
+
+    /// *Source*: the response object, <https://platform.openai.com/docs/api-reference/responses/object>: `status` is
+    /// `completed`, `failed`, `in_progress`, `cancelled`, `queued` or `incomplete`.
+    fn read_response(&mut self, response: &Parts<'_>) {
+        keep(&mut self.model, response.model);
+        keep(&mut self.id, response.id);
+        let word = response.status.and_then(Value::string).unwrap_or_default();
+        if !matches!(&*word, "" | "in_progress" | "queued") {
+            let reason = response.incomplete_details.and_then(|details| details.present("reason"));
+            keep(&mut self.finish_reason, reason.or(response.status));
+        }
+        if let Some(error) = response.error {
+            self.keep_error(error);
+        }
+    }
+
+    fn keep_error(&mut self, error: Value<'_>) {
+        if self.error.is_some() {
+            return;
+        }
+        let text = error.string().or_else(|| error.get("message")?.string());
+        let message = text.unwrap_or_else(|| "the provider sent an error without a message".into());
+        let code = ["code", "type"].into_iter().find_map(|key| {
+            let value = error.present(key)?;
+            let text = value.string().unwrap_or_else(|| String::from_utf8_lossy(value.raw()));
+            Some(cut(&text, NAME_LIMIT_BYTES).to_owned())
+        });
+        self.error = Some(StreamError { message: cut(&message, MESSAGE_LIMIT_BYTES).to_owned(), code });
+    }
+
+    fn holds_content(&self, parts: &Parts<'_>, kind: &str) -> bool {
+        match self.operation {
+            Operation::Chat | Operation::Completions => {
+                parts.choices.is_some_and(|choices| choices.elements().any(choice_holds_content))
+            }
+            Operation::Responses => kind.ends_with(".delta"),
+            // Of other streams every event is content.
+            _ => true,
+        }
+    }
+
+    /// Reads the end of an answer, or of an event, whose beginning is gone: the last usage object in it, and the last
+    /// model if none is known.
+    pub(super) fn tail(&mut self, tail: &[u8]) {
+        if let Some(value) = last_member(tail, b"\"usage\"") {
+            self.usage = usage::read(self.operation, value).or(self.usage);
+        }
+        keep(&mut self.model, last_member(tail, b"\"model\""));
+        keep(&mut self.finish_reason, last_member(tail, b"\"finish_reason\""));
+    }
+}
+
+/// Whether a word in quotes stands in an event, except as a key whose value is `null`. Inside a string its quotes would be
+/// escaped, so a hit is a key, or a string of that very content, as in `"type":"error"`.
+#[inline]
+fn has_value(finder: &memmem::Finder<'_>, event: &[u8]) -> bool {
+    finder.find_iter(event).any(|at| {
+        let behind = event.get(at + finder.needle().len()..).unwrap_or_default().trim_ascii_start();
+        behind.strip_prefix(b":").is_none_or(|value| !value.trim_ascii_start().starts_with(b"null"))
+    })
+}
+
+/// The value behind the last place where a key stands.
+fn last_member<'a>(tail: &'a [u8], key: &[u8]) -> Option<Value<'a>> {
+    let mut end = tail.len();
+    loop {
+        let at = memmem::rfind(tail.get(..end)?, key)?;
+        let behind = tail.get(at + key.len()..)?.trim_ascii_start();
+        let value = behind.strip_prefix(b":").and_then(Value::first);
+        if let Some(value) = value.filter(|value| !value.is_null()) {
+            return Some(value);
+        }
+        end = at;
+    }
+}
+
+/// Keeps the first whole, non-empty string.
+fn keep(slot: &mut Option<String>, value: Option<Value<'_>>) {
+    if slot.is_some() {
+        return;
+    }
+    let whole = value.filter(|value| value.raw().len() > 2 && value.raw().ends_with(b"\""));
+    *slot = whole.and_then(Value::string).map(|text| cut(&text, NAME_LIMIT_BYTES).to_owned());
+}
+
+/// The members of an answer, or of an event, that matter; `null` counts as absent. Found in one walk.
+#[derive(Default)]
+struct Parts<'a> {
+    id: Option<Value<'a>>,
+    model: Option<Value<'a>>,
+    kind: Option<Value<'a>>,
+    status: Option<Value<'a>>,
+    incomplete_details: Option<Value<'a>>,
+    choices: Option<Value<'a>>,
+    response: Option<Value<'a>>,
+    error: Option<Value<'a>>,
+    usage: Option<Value<'a>>,
+    groq: Option<Value<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(answer: Value<'a>) -> Self {
+        let mut parts = Self::default();
+        for (name, value) in answer.members() {
+            let slot = match name.decode().as_ref() {
+                "id" => &mut parts.id,
+                "model" => &mut parts.model,
+                "type" => &mut parts.kind,
+                "status" => &mut parts.status,
+                "incomplete_details" => &mut parts.incomplete_details,
+                "choices" => &mut parts.choices,
+                "response" => &mut parts.response,
+                "error" => &mut parts.error,
+                "usage" => &mut parts.usage,
+                "x_groq" => &mut parts.groq,
+                _ => continue,
+            };
+            *slot = Some(value).filter(|value| !value.is_null());
+        }
+        parts
+    }
+
+    /// The usage object, read.
+    ///
+    /// *Sources*, in the order tried: `usage` (OpenAI, <https://platform.openai.com/docs/api-reference/chat/object>);
+    /// `response.usage` (the terminal events of the Responses API,
+    /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
+    /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
+    /// <https://platform.moonshot.ai/docs/api/chat>).
+    fn usage(&self, operation: Operation) -> Option<Usage> {
+        let read = |usage| usage::read(operation, usage);
+        let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
+        self.usage
+            .and_then(read)
+            .or_else(|| inside(self.response))
+            .or_else(|| inside(self.groq))
+            .or_else(|| inside(self.choices.and_then(|choices| choices.elements().next())))
+    }
+}
+
+/// The finish reason of choice 0, unless it is `null`.
+fn finish_of_first(choices: Value<'_>) -> Option<Value<'_>> {
+    let first = choices.elements().find(|choice| choice.get("index").and_then(Value::u64).unwrap_or(0) == 0)?;
+    first.present("finish_reason")
+}
+
+/// Whether a choice of a chunk holds something that a model wrote.
+///
+/// *Source*: <https://platform.openai.com/docs/api-reference/chat-streaming>; `reasoning_content` at DeepSeek
+/// (<https://api-docs.deepseek.com/guides/reasoning_model>), `reasoning` at OpenRouter and Groq.
+fn choice_holds_content(choice: Value<'_>) -> bool {
+    let written = |value: Value<'_>| match value.raw().first() {
+        Some(b'"') => value.raw().len() > 2,
+        Some(b'[') => value.elements().next().is_some(),
+        Some(b'{') => true,
+        _ => false,
+    };
+    let delta = choice.get("delta").or_else(|| choice.get("message"));
+    let in_delta = delta.is_some_and(|delta| {
+        delta.members().any(|(name, value)| !name.is("role") && !name.is("name") && written(value))
+    });
+    in_delta || choice.get("text").is_some_and(written)
+}

@@ -1,0 +1,214 @@
+use super::*;
+
+fn chat(body: &str) -> Result<Facts, Error> {
+    read(Operation::Chat, body)
+}
+
+fn read(operation: Operation, body: &str) -> Result<Facts, Error> {
+    understand(operation, Some("application/json; charset=utf-8"), &Bytes::copy_from_slice(body.as_bytes()))
+}
+
+#[track_caller]
+fn refused(operation: Operation, body: &str, text: &str, param: Option<&str>) {
+    let error = read(operation, body).unwrap_err();
+    assert_eq!((error.text(), error.field(), error.kind()), (text, param, Kind::InvalidRequest), "{body}");
+}
+
+#[test]
+fn a_chat_that_lacks_what_it_needs_is_refused_by_name() {
+    let check = |body: &str, text: &str, param: &str| refused(Operation::Chat, body, text, Some(param));
+    let m = "you must provide a model parameter";
+    check(r#"{"messages":[{}]}"#, m, "model");
+    check(r#"{"messages":[{}],"model":null}"#, m, "model");
+    check(r#"{"messages":[{}],"model":""}"#, m, "model");
+    check(r#"{"messages":[{}],"model":" \n"}"#, m, "model");
+    check(r#"{"messages":[{}],"model":5}"#, "model must be a string", "model");
+    check(r#"{"messages":[{}],"model":["a"]}"#, "model must be a string", "model");
+    check(r#"{"messages":[{}],"model":"a\r\nx: y"}"#, "the model's name holds a control character", "model");
+    check(r#"{"messages":[{}],"model":"a\u0000"}"#, "the model's name holds a control character", "model");
+    let long = format!(r#"{{"messages":[{{}}],"model":"{}"}}"#, "m".repeat(257));
+    refused(Operation::Chat, &long, "the model's name is longer than 256 bytes", Some("model"));
+    check(r#"{"model":"a"}"#, "you must provide a messages parameter", "messages");
+    check(r#"{"model":"a","messages":null}"#, "you must provide a messages parameter", "messages");
+    check(r#"{"model":"a","messages":{}}"#, "messages must be an array of objects", "messages");
+    check(r#"{"model":"a","messages":"hi"}"#, "messages must be an array of objects", "messages");
+    check(r#"{"model":"a","messages":[]}"#, "messages must hold at least one message", "messages");
+    check(r#"{"model":"a","messages":[{},{},"x",[]]}"#, "messages[2] must be an object", "messages");
+}
+
+#[test]
+fn fields_of_the_wrong_type_are_refused_by_name() {
+    let check = |field: &str, text, param| {
+        refused(Operation::Chat, &format!(r#"{{"model":"a","messages":[{{}}],{field}}}"#), text, Some(param));
+    };
+    check(r#""stream":"true""#, "stream must be true or false", "stream");
+    check(r#""stream":1"#, "stream must be true or false", "stream");
+    check(r#""stream_options":[]"#, "stream_options must be an object", "stream_options");
+    let flag = "stream_options.include_usage";
+    check(r#""stream_options":{"include_usage":1}"#, "stream_options.include_usage must be true or false", flag);
+    check(r#""n":0"#, "n must be between 1 and 128", "n");
+    check(r#""n":129"#, "n must be between 1 and 128", "n");
+    check(r#""n":-1"#, "n must be a whole number of 0 or more", "n");
+    check(r#""n":1.0"#, "n must be a whole number of 0 or more", "n");
+    check(r#""max_tokens":5.0"#, "max_tokens must be a whole number of 0 or more", "max_tokens");
+    check(r#""max_tokens":"5""#, "max_tokens must be a whole number of 0 or more", "max_tokens");
+    let limit = "max_completion_tokens";
+    check(r#""max_completion_tokens":-5"#, "max_completion_tokens must be a whole number of 0 or more", limit);
+    check(r#""tools":{}"#, "tools must be an array", "tools");
+}
+
+#[test]
+fn bodies_that_are_not_json_objects_are_refused() {
+    refused(Operation::Chat, "", "the body is not valid JSON: expected a value at byte 0", None);
+    refused(Operation::Chat, "model=a", "the body is not valid JSON: expected a value at byte 0", None);
+    refused(Operation::Chat, "[]", "the body must be a JSON object", None);
+    refused(Operation::Embeddings, "\"a\"", "the body must be a JSON object", None);
+    refused(
+        Operation::Chat,
+        r#"{"model":"cheap","mod\u0065l":"dear","messages":[{}]}"#,
+        "the body is not valid JSON: the key \"model\" appears twice (byte 17)",
+        None,
+    );
+    refused(
+        Operation::Passthrough,
+        r#"{"a":[{"b":1,"b":2}]}"#,
+        "the body is not valid JSON: the key \"b\" appears twice (byte 13)",
+        None,
+    );
+}
+
+#[test]
+fn other_endpoints_need_their_own_fields() {
+    refused(Operation::Completions, r#"{"model":"a"}"#, "you must provide a prompt parameter", Some("prompt"));
+    refused(Operation::Embeddings, r#"{"model":"a"}"#, "you must provide an input parameter", Some("input"));
+    refused(Operation::Embeddings, r#"{"input":"a"}"#, "you must provide a model parameter", Some("model"));
+    assert_eq!(
+        read(Operation::Responses, r#"{"input":"a","max_output_tokens":9}"#).unwrap().max_output_tokens,
+        Some(9)
+    );
+    assert_eq!(read(Operation::Moderations, r#"{"input":"a"}"#).unwrap().model, None);
+    assert_eq!(read(Operation::Completions, r#"{"model":"a","prompt":null}"#).unwrap().choices, 1);
+}
+
+#[test]
+fn a_full_chat_is_understood() {
+    let facts = chat(
+        r#"{"model":"gpt-\u0034o","stream":true,"stream_options":{"include_usage":true},"n":3,"max_tokens":7,
+            "max_completion_tokens":9,"user":"u-1","safety_identifier":"s","tools":[{"type":"function"},{}],
+            "modalities":["text","audio"],"unknown":{"model":5},
+            "messages":[{"role":"system","content":"1234"},{"role":"user","content":[{"type":"text","text":"12345"},
+            {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}},
+            {"type":"input_audio","input_audio":{"data":"AAAA","format":"wav"}}]}]}"#,
+    )
+    .unwrap();
+    assert_eq!(facts.model.as_deref(), Some("gpt-4o"));
+    assert!(facts.stream && facts.wants_usage);
+    assert_eq!((facts.choices, facts.max_output_tokens, facts.tools), (3, Some(9), 2));
+    assert_eq!(facts.end_user.as_deref(), Some("u-1"));
+    let expected = Modalities { image_input: true, audio_input: true, audio_output: true, ..Modalities::default() };
+    assert_eq!(facts.modalities, expected);
+    // Two roles, two texts and the format of the audio; no type, no link, no data.
+    assert_eq!(facts.input_text_bytes, (6 + 4) + (4 + 5) + 3);
+}
+
+#[test]
+fn nulls_are_absent() {
+    let facts = chat(
+        r#"{"model":"a","messages":[{}],"stream":null,"stream_options":null,"n":null,"max_tokens":null,"tools":null,
+            "user":null,"modalities":null}"#,
+    )
+    .unwrap();
+    assert_eq!((facts.stream, facts.wants_usage, facts.choices, facts.max_output_tokens), (false, false, 1, None));
+    assert_eq!((facts.tools, facts.end_user), (0, None));
+}
+
+#[test]
+fn a_list_of_prompts_multiplies_the_answers() {
+    let choices = |body| read(Operation::Completions, body).unwrap().choices;
+    assert_eq!(choices(r#"{"model":"a","prompt":"x","n":2,"best_of":5}"#), 5);
+    assert_eq!(choices(r#"{"model":"a","prompt":["x","y","z"],"n":2}"#), 6);
+    assert_eq!(choices(r#"{"model":"a","prompt":[1,2,3],"n":2}"#), 2);
+    assert_eq!(choices(r#"{"model":"a","prompt":[[1],[2]],"n":2}"#), 4);
+    assert_eq!(choices(r#"{"model":"a","prompt":[]}"#), 1);
+}
+
+#[test]
+fn the_content_type_decides_only_where_it_must() {
+    let body = Bytes::from_static(br#"{"model":"a","messages":[{}]}"#);
+    for content_type in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
+        assert_eq!(understand(Operation::Chat, content_type, &body).unwrap().model.as_deref(), Some("a"));
+        assert_eq!(understand(Operation::Passthrough, content_type, &body).unwrap().model.as_deref(), Some("a"));
+    }
+    let broken = Bytes::from_static(b"{\"model\":");
+    assert!(understand(Operation::Passthrough, None, &broken).is_err());
+    assert!(understand(Operation::Passthrough, Some("application/merge-patch+json"), &broken).is_err());
+    let lines = Bytes::from_static(b"{\"model\":\"a\"}\n{\"model\":\"b\"}");
+    assert_eq!(understand(Operation::Passthrough, Some("application/jsonl"), &lines).unwrap().model, None);
+    let twice = Bytes::from_static(b"{\"model\":\"a\",\"model\":\"b\"}");
+    assert!(understand(Operation::Passthrough, Some("text/plain"), &twice).is_err());
+    for empty in ["", " "] {
+        let body = Bytes::from_static(empty.as_bytes());
+        assert!(understand(Operation::Passthrough, Some("application/json"), &body).is_ok());
+        assert!(understand(Operation::Models, None, &body).is_ok());
+    }
+    assert!(read(Operation::Passthrough, "[{\"model\":1}]").unwrap().model.is_none());
+}
+
+#[test]
+fn odd_fields_of_a_body_that_passes_through_are_not_known() {
+    let facts = read(Operation::Passthrough, r#"{"n":500,"stream":"x","tools":{},"max_tokens":"y"}"#).unwrap();
+    assert_eq!((facts.choices, facts.stream, facts.tools, facts.max_output_tokens), (1, false, 0, None));
+    refused(Operation::Passthrough, r#"{"model":{}}"#, "model must be a string", Some("model"));
+}
+
+const FORM: &str = "multipart/form-data; boundary=\"xY z\"";
+
+fn form(parts: &[(&str, &str)]) -> Bytes {
+    let mut body = String::new();
+    for (head, content) in parts {
+        body.push_str(&format!("--xY z\r\n{head}\r\n\r\n{content}\r\n"));
+    }
+    Bytes::from(body + "--xY z--\r\n")
+}
+
+const MODEL: &str = "Content-Disposition: form-data; name=\"model\"";
+const FILE: &str =
+    "content-disposition: form-data; name=\"file\"; filename=\"a;name=model.wav\"\r\nContent-Type: audio/wav";
+
+#[test]
+fn the_model_of_a_form_is_found_and_replaced() {
+    let body = form(&[
+        (FILE, "\r\n--xY\r\nmodel\0\u{1}"),
+        (MODEL, "whisper-1"),
+        ("Content-Disposition: form-data; name=stream", "true"),
+        ("Content-Disposition: form-data; name=\"prompt\"", ""),
+    ]);
+    let facts = understand(Operation::Audio, Some(FORM), &body).unwrap();
+    assert_eq!(facts.model.as_deref(), Some("whisper-1"));
+    assert!(facts.stream && facts.modalities.audio_input);
+    let changed = facts.body_for(&body, "gpt-4o\r\n-transcribe", true);
+    let expected = std::str::from_utf8(&body).unwrap().replace("whisper-1", "gpt-4o-transcribe");
+    assert_eq!(changed, expected.as_bytes());
+    assert_eq!(facts.body_for(&body, "whisper-1", true).as_ptr(), body.as_ptr());
+}
+
+#[test]
+fn a_form_that_reads_two_ways_is_refused() {
+    let read = |body: &Bytes| understand(Operation::Audio, Some(FORM), body);
+    assert!(read(&form(&[(MODEL, "a"), (MODEL, "b")])).is_err(), "two models");
+    assert!(read(&form(&[("Content-Disposition: form-data; name=\"x\"; name=\"model\"", "a")])).is_err());
+    assert!(read(&form(&[("Content-Disposition: form-data; name=\"x\"; name*=utf-8''model", "a")])).is_err());
+    assert!(read(&form(&[(&format!("{MODEL}\r\nContent-Disposition: form-data; name=\"x\""), "a")])).is_err());
+    assert!(read(&form(&[(&format!("X: y\n{MODEL}"), "a")])).is_err(), "bare line feed");
+    assert!(read(&form(&[(&format!("{MODEL}; filename=\"m\""), "a")])).is_err(), "a file named model");
+    assert!(read(&form(&[(MODEL, "a\nb")])).is_err(), "control character in the name");
+    assert!(read(&form(&[("X: y", "a")])).is_err(), "no disposition");
+    let whole = form(&[(MODEL, "a")]);
+    for length in 0..whole.len() - 4 {
+        assert!(read(&whole.slice(..length)).is_err(), "cut off at {length}");
+    }
+    assert!(understand(Operation::Audio, Some("multipart/form-data"), &whole).is_err(), "no boundary");
+    assert!(understand(Operation::Audio, Some("multipart/form-data; boundary=\"x"), &whole).is_err());
+    let many: Vec<(&str, &str)> = vec![("Content-Disposition: form-data; name=\"x\"", ""); 300];
+    assert!(read(&form(&many)).is_err(), "too many parts");
+}

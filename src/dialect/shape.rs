@@ -1,0 +1,205 @@
+//! The visitor that notes, while a body is validated, the fields that Marg acts on.
+//!
+//! It keeps a span and a little arithmetic for each field that it knows and nothing of the rest, so its memory does not
+//! grow with the body.
+
+use std::ops::Range;
+
+use crate::dialect::json::{Text, Type, Visit};
+use crate::dialect::openai::Modalities;
+
+/// A top-level field that Marg acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Field {
+    Model,
+    Stream,
+    StreamOptions,
+    Messages,
+    Prompt,
+    Input,
+    N,
+    BestOf,
+    MaxTokens,
+    MaxCompletionTokens,
+    MaxOutputTokens,
+    Tools,
+    Functions,
+    User,
+    SafetyIdentifier,
+    Modalities,
+}
+
+/// Every field with its name on the wire, in the order of the enumeration.
+const FIELDS: [(Field, &str); 16] = [
+    (Field::Model, "model"),
+    (Field::Stream, "stream"),
+    (Field::StreamOptions, "stream_options"),
+    (Field::Messages, "messages"),
+    (Field::Prompt, "prompt"),
+    (Field::Input, "input"),
+    (Field::N, "n"),
+    (Field::BestOf, "best_of"),
+    (Field::MaxTokens, "max_tokens"),
+    (Field::MaxCompletionTokens, "max_completion_tokens"),
+    (Field::MaxOutputTokens, "max_output_tokens"),
+    (Field::Tools, "tools"),
+    (Field::Functions, "functions"),
+    (Field::User, "user"),
+    (Field::SafetyIdentifier, "safety_identifier"),
+    (Field::Modalities, "modalities"),
+];
+
+impl Field {
+    /// Its name on the wire.
+    pub(super) fn name(self) -> &'static str {
+        FIELDS.get(self as usize).map_or("", |(_, name)| name)
+    }
+}
+
+/// What was seen of a field.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) kind: Type,
+    pub(super) span: Range<usize>,
+    /// Elements or members, if it is a container.
+    pub(super) children: u32,
+    /// The position of the first child that is not an object.
+    pub(super) first_other_child: Option<u32>,
+    /// Every child is a number.
+    pub(super) children_are_numbers: bool,
+}
+
+/// The visitor.
+pub(super) struct Shape<'a> {
+    document: &'a [u8],
+    seen: [Option<Seen>; FIELDS.len()],
+    /// The top-level field that the scanner is in.
+    current: Option<Field>,
+    /// The scanner is in a top-level member whose strings the model reads.
+    reads_text: bool,
+    /// Where the top-level object begins, behind its brace.
+    pub(super) object: Option<usize>,
+    pub(super) text_bytes: u64,
+    pub(super) modalities: Modalities,
+}
+
+impl<'a> Shape<'a> {
+    pub(super) fn new(document: &'a [u8]) -> Self {
+        Self {
+            document,
+            seen: [const { None }; FIELDS.len()],
+            current: None,
+            reads_text: false,
+            object: None,
+            text_bytes: 0,
+            modalities: Modalities::default(),
+        }
+    }
+
+    pub(super) fn seen(&self, field: Field) -> Option<&Seen> {
+        self.seen.get(field as usize)?.as_ref()
+    }
+
+    fn enter_field(&mut self, key: Text, kind: Type, span: Range<usize>) {
+        let name = key.decode(self.document);
+        self.current = FIELDS.iter().find(|(_, other)| *other == name).map(|(field, _)| *field);
+        self.reads_text = matches!(
+            &*name,
+            "messages"
+                | "prompt"
+                | "input"
+                | "instructions"
+                | "tools"
+                | "functions"
+                | "response_format"
+                | "text"
+                | "suffix"
+                | "query"
+                | "documents"
+                | "system"
+        );
+        if let Some(slot) = self.current.and_then(|field| self.seen.get_mut(field as usize)) {
+            *slot = Some(Seen { kind, span, children: 0, first_other_child: None, children_are_numbers: true });
+        }
+    }
+
+    #[inline]
+    fn child(&mut self, kind: Type) {
+        if let Some(seen) = self.current.and_then(|field| self.seen.get_mut(field as usize)?.as_mut()) {
+            if kind != Type::Object && seen.first_other_child.is_none() {
+                seen.first_other_child = Some(seen.children);
+            }
+            seen.children_are_numbers &= kind == Type::Number;
+            seen.children = seen.children.saturating_add(1);
+        }
+    }
+
+    #[inline]
+    fn text(&mut self, key: Option<Text>, span: &Range<usize>) {
+        let key = key.and_then(|key| self.document.get(key.start..key.end)).unwrap_or_default();
+        match key {
+            // Media and links are not text; their tokens are not a matter of bytes.
+            b"url" | b"image_url" | b"data" | b"file_data" | b"b64_json" | b"id" | b"file_id" => return,
+            b"type" => {
+                let kind = self.document.get(span.start + 1..span.end.saturating_sub(1)).unwrap_or_default();
+                self.modality(kind);
+                return;
+            }
+            _ => {}
+        }
+        self.text_bytes = self.text_bytes.saturating_add(span.len().saturating_sub(2) as u64);
+    }
+
+    /// *Source*: content parts of chat (`image_url`, `input_audio`, `file`; `video_url` at DashScope, vLLM and
+    /// OpenRouter) and of responses (`input_image`, `input_file`).
+    fn modality(&mut self, part_type: &[u8]) {
+        match part_type {
+            b"image_url" | b"input_image" | b"image" => self.modalities.image_input = true,
+            b"input_audio" | b"audio_url" => self.modalities.audio_input = true,
+            b"file" | b"input_file" | b"document" => self.modalities.file_input = true,
+            b"video_url" | b"video" | b"input_video" => self.modalities.video_input = true,
+            _ => {}
+        }
+    }
+}
+
+impl Visit for Shape<'_> {
+    #[inline]
+    fn scalar(&mut self, depth: usize, key: Option<Text>, kind: Type, span: Range<usize>) {
+        match (depth, key) {
+            (1, Some(key)) => {
+                self.enter_field(key, kind, span.clone());
+                // A name at the top, such as `type`, says nothing of content.
+                if kind == Type::String && self.reads_text {
+                    self.text(None, &span);
+                }
+                return;
+            }
+            (2, _) => self.child(kind),
+            _ => {}
+        }
+        if kind == Type::String && self.reads_text {
+            self.text(key, &span);
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, depth: usize, key: Option<Text>, kind: Type, at: usize) {
+        match (depth, key) {
+            (0, _) if kind == Type::Object => self.object = Some(at + 1),
+            (1, Some(key)) => self.enter_field(key, kind, at..at),
+            (2, _) => self.child(kind),
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn close(&mut self, depth: usize, _kind: Type, end: usize) {
+        if depth == 1
+            && let Some(seen) = self.current.and_then(|field| self.seen.get_mut(field as usize)?.as_mut())
+        {
+            seen.span.end = end;
+        }
+    }
+}

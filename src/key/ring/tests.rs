@@ -1,0 +1,162 @@
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::key::draft::NewKey;
+use crate::key::store::{KeyFilter, KeyList, KeyPage};
+use crate::key::token::TokenStyle;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn ring() -> (Ring, HashKey) {
+    let hash_key = HashKey::generate().unwrap();
+    (Ring::new(hash_key.clone()), hash_key)
+}
+
+fn make(hash_key: &HashKey) -> (Key, String) {
+    let draft = NewKey { name: "app".to_owned(), ..NewKey::default() };
+    let (key, minted) = draft.check(NOW).unwrap().mint(TokenStyle::Marg, hash_key, NOW).unwrap();
+    (key, minted.token.expose().to_owned())
+}
+
+#[test]
+fn each_reason_to_refuse_has_its_own_name() {
+    let (ring, hash_key) = ring();
+    let (key, token) = make(&hash_key);
+    let refusal = |change: fn(&mut Key)| {
+        let mut changed = key.clone();
+        change(&mut changed);
+        ring.put(changed);
+        ring.admit(&token, Some(IpAddr::from([127, 0, 0, 1])), NOW).unwrap_err()
+    };
+    assert_eq!(ring.admit("hello", None, NOW).unwrap_err(), Refusal::Malformed);
+    assert_eq!(ring.admit(&token, None, NOW).unwrap_err(), Refusal::Unknown);
+    assert_eq!(refusal(|key| key.revoked_at = Some(NOW)), Refusal::Revoked);
+    assert_eq!(refusal(|key| key.expires_at = Some(NOW)), Refusal::Expired);
+    assert_eq!(refusal(|key| key.enabled = false), Refusal::Disabled);
+    assert_eq!(refusal(|key| key.addresses = vec!["10.0.0.0/8".parse().unwrap()]), Refusal::Address);
+    ring.put(key);
+    assert!(ring.admit(&token, None, NOW).is_ok());
+}
+
+#[test]
+fn a_token_hashed_with_another_key_is_unknown() {
+    let (ring, _) = ring();
+    let (key, token) = make(&HashKey::generate().unwrap());
+    ring.put(key);
+    assert_eq!(ring.admit(&token, None, NOW).unwrap_err(), Refusal::Unknown);
+}
+
+#[test]
+fn a_replaced_token_is_unknown_at_once_and_the_new_one_is_admitted() {
+    let (ring, hash_key) = ring();
+    let (mut key, old) = make(&hash_key);
+    ring.put(key.clone());
+    let new = key.rotate(TokenStyle::Marg, &hash_key, NOW).unwrap();
+    ring.put(key.clone());
+    assert_eq!(ring.admit(&old, None, NOW).unwrap_err(), Refusal::Unknown);
+    assert_eq!(ring.admit(new.token.expose(), None, NOW).unwrap().id, key.id);
+    assert_eq!(ring.len(), 1);
+}
+
+#[test]
+fn removal_and_replacement_of_all_take_effect_at_once() {
+    let (ring, hash_key) = ring();
+    let made: Vec<(Key, String)> = (0..2_000).map(|_| make(&hash_key)).collect();
+    ring.replace_all(made.iter().map(|(key, _)| key.clone()).collect());
+    assert_eq!(ring.len(), 2_000);
+    assert!(made.iter().all(|(key, token)| ring.admit(token, None, NOW).unwrap().id == key.id));
+    let shards: HashSet<usize> = made.iter().map(|(key, _)| shard_of(&key.hash)).collect();
+    assert!(shards.len() > 200, "keys spread over {} shards", shards.len());
+
+    let (first, token) = &made[0];
+    assert!(ring.remove(&first.id) && !ring.remove(&first.id));
+    assert_eq!(ring.admit(token, None, NOW).unwrap_err(), Refusal::Unknown);
+    assert!(ring.get(&first.id).is_none() && ring.get(&made[1].0.id).is_some());
+    ring.replace_all(Vec::new());
+    assert!(ring.is_empty());
+    assert_eq!(ring.admit(&made[1].1, None, NOW).unwrap_err(), Refusal::Unknown);
+}
+
+#[test]
+fn a_key_that_stays_is_admitted_throughout_a_replacement_of_all() {
+    let (ring, hash_key) = ring();
+    let (key, token) = make(&hash_key);
+    ring.put(key.clone());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(ring.admit(&token, None, NOW).is_ok());
+            }
+        });
+        for _ in 0..200 {
+            ring.replace_all(vec![key.clone(), make(&hash_key).0]);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A store whose `all` is slow enough that a key is put into the ring meanwhile, once.
+struct Overtaken<'a> {
+    ring: &'a Ring,
+    late: Key,
+    reads: AtomicU64,
+}
+
+#[async_trait]
+impl KeyStore for Overtaken<'_> {
+    async fn insert(&self, _: &Key) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn update(&self, _: &Key) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn get(&self, _: &str) -> Result<Option<Key>, StoreError> {
+        Ok(None)
+    }
+    async fn list(&self, _: &KeyFilter, _: &KeyPage) -> Result<KeyList, StoreError> {
+        Ok(KeyList { keys: Vec::new(), next: None })
+    }
+    async fn all(&self) -> Result<Vec<Key>, StoreError> {
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.ring.put(self.late.clone());
+            return Ok(Vec::new());
+        }
+        Ok(vec![self.late.clone()])
+    }
+    async fn generation(&self) -> Result<u64, StoreError> {
+        Ok(7)
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_does_not_lose_a_key_that_was_put_while_it_read() {
+    let (ring, hash_key) = ring();
+    let (key, token) = make(&hash_key);
+    let store = Overtaken { ring: &ring, late: key, reads: AtomicU64::new(0) };
+    assert_eq!(ring.refresh(&store).await.unwrap(), 7);
+    assert_eq!(store.reads.load(Ordering::Relaxed), 2);
+    assert!(ring.admit(&token, None, NOW).is_ok());
+}
+
+#[test]
+fn memory_per_key_stays_bounded() {
+    // The key itself with its texts on the heap, two map entries at the least load of a growing map (7/16), two counters.
+    let (_, hash_key) = ring();
+    let (mut key, _) = make(&hash_key);
+    key.principal.org = Some("acme-corporation".into());
+    key.principal.team = Some("platform-team".into());
+    key.principal.user = Some("service-account-17".into());
+    let arcs = [&key.principal.org, &key.principal.team, &key.principal.user];
+    let texts = key.name.len() + key.hint.len() + key.id.len() + arcs.iter().map(|text| text.as_ref().unwrap().len()).sum::<usize>();
+    let entry = size_of::<TokenHash>() + size_of::<Arc<Key>>() + 1;
+    let by_id = size_of::<Arc<str>>() + size_of::<TokenHash>() + 1;
+    let bytes = size_of::<Key>() + 6 * 16 + texts + (entry + by_id) * 16 / 7;
+    assert!(bytes < 800, "{bytes} bytes");
+}

@@ -1,0 +1,68 @@
+//! One line of the journal: `⏎ checksum space kind space JSON ⏎`.
+//!
+//! The checksum is the CRC-32 (IEEE 802.3) of everything between it and the line end, in eight hexadecimal digits. A line brings
+//! its own line end on both sides, so a torn line before it (a full disk, a crash) cannot swallow it; readers skip empty lines.
+//! JSON holds no raw line end, so a line end always is one.
+
+use std::io::Write;
+
+use super::JournalError;
+use crate::ledger::record::{Amendment, Record};
+
+/// What the journal carries.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// An exchange that ended.
+    Record(Record),
+    /// Something that became known about an exchange afterwards.
+    Amend(Amendment),
+}
+
+/// The longest line, in bytes. Callers bound the texts of a record far below it.
+pub const MAX_LINE_BYTES: usize = 1024 * 1024;
+
+const RECORD: u8 = b'r';
+const AMENDMENT: u8 = b'a';
+/// The line end, the eight digits and a space.
+const HEAD: usize = 10;
+
+/// Writes the line into the buffer, in place of what is there.
+pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+    frame.clear();
+    frame.extend_from_slice(b"\n00000000 ");
+    match line {
+        Line::Record(record) => {
+            frame.extend_from_slice(&[RECORD, b' ']);
+            serde_json::to_writer(&mut *frame, record)
+        }
+        Line::Amend(amendment) => {
+            frame.extend_from_slice(&[AMENDMENT, b' ']);
+            serde_json::to_writer(&mut *frame, amendment)
+        }
+    }
+    .map_err(JournalError::Encode)?;
+    let checksum = crc32fast::hash(frame.get(HEAD..).unwrap_or_default());
+    frame.push(b'\n');
+    if frame.len() > MAX_LINE_BYTES {
+        return Err(JournalError::TooLong { bytes: frame.len() });
+    }
+    if let Some(mut digits) = frame.get_mut(1..HEAD) {
+        write!(digits, "{checksum:08x}").map_err(JournalError::Disk)?;
+    }
+    Ok(())
+}
+
+/// Reads a line without its line ends; `None` when it is torn, damaged, or of a kind that this program does not know.
+pub(super) fn decode(line: &[u8]) -> Option<Line> {
+    let (digits, rest) = line.split_at_checked(8)?;
+    let checksum = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    let payload = rest.strip_prefix(b" ")?;
+    if crc32fast::hash(payload) != checksum {
+        return None;
+    }
+    match payload {
+        [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
+        [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
+        _ => None,
+    }
+}

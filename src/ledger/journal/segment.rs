@@ -1,0 +1,244 @@
+//! One file of the journal.
+//!
+//! Whoever holds the lock (`flock`) on the file owns it: a running process owns those that it writes, and a lock that is free
+//! means that the owner is dead, so the next process takes it over. The lock goes with the file descriptor, so the kernel frees
+//! it after a `kill -9` too.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::line::{self, Line, MAX_LINE_BYTES};
+use crate::unit::clock::Timestamp;
+
+/// How the names of segments end.
+pub(super) const SUFFIX: &str = ".journal";
+
+/// One file of the journal, locked by this process.
+pub(in crate::ledger) struct Segment {
+    name: Arc<str>,
+    path: PathBuf,
+    file: File,
+    /// Bytes in the file.
+    written: AtomicU64,
+    /// Bytes that an fdatasync has covered.
+    synced: AtomicU64,
+    /// Bytes that are known to be in the database.
+    fed: AtomicU64,
+    /// `fed` may be wrong: the database must be asked.
+    in_doubt: AtomicBool,
+    /// The size at which the next segment is tried.
+    pub(super) rotate_at: AtomicU64,
+    /// Nobody writes to it any more.
+    finished: AtomicBool,
+}
+
+/// What was read from a segment.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::ledger) struct Piece {
+    /// The lines, in order.
+    pub lines: Vec<Line>,
+    /// The byte behind the last one, skipped lines included.
+    pub end: u64,
+    /// How many lines were torn or damaged.
+    pub skipped: u64,
+    /// Nothing is behind it, for now.
+    pub is_last: bool,
+}
+
+impl Segment {
+    /// Creates the file and takes its lock; `None` when another process was faster to take it for an orphan.
+    pub(super) fn create(folder: &Path, name: &str, rotate_at: u64) -> io::Result<Option<Self>> {
+        let path = folder.join(name);
+        let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+        let segment = Self::over(file, path, name)?;
+        if let Some(segment) = &segment {
+            segment.rotate_at.store(rotate_at, Ordering::Relaxed);
+        }
+        Ok(segment)
+    }
+
+    /// Takes over the file of a dead process; `None` when its owner lives or it has just been deleted.
+    pub(super) fn adopt(folder: &Path, name: &str) -> io::Result<Option<Self>> {
+        let path = folder.join(name);
+        let file = match OpenOptions::new().read(true).append(true).open(&path) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let segment = Self::over(file, path, name)?;
+        if let Some(segment) = &segment {
+            segment.finish();
+        }
+        Ok(segment)
+    }
+
+    fn over(file: File, path: PathBuf, name: &str) -> io::Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(cause)) => return Err(cause),
+        }
+        let data = file.metadata()?;
+        // Between opening and locking, whoever held the lock may have deleted the file.
+        if data.nlink() == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            name: name.into(),
+            path,
+            file,
+            written: AtomicU64::new(data.len()),
+            synced: AtomicU64::new(0),
+            fed: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(data.len() > 0),
+            rotate_at: AtomicU64::new(u64::MAX),
+            finished: AtomicBool::new(false),
+        }))
+    }
+
+    /// Hands the frame to the operating system with one `write(2)`; returns how many bytes it took.
+    pub(super) fn write(&self, frame: &[u8]) -> io::Result<u64> {
+        loop {
+            match (&self.file).write(frame) {
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+                Ok(taken) => {
+                    let taken = taken as u64;
+                    self.written.fetch_add(taken, Ordering::SeqCst);
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    /// Reads whole lines from a byte on: at most `max_lines`, at most about [`MAX_LINE_BYTES`].
+    pub(in crate::ledger) fn read(&self, from: u64, max_lines: usize) -> io::Result<Piece> {
+        // Asked before the file is read: what is read afterwards then includes the last write.
+        let finished = self.is_finished();
+        let mut bytes = vec![0; (2 * MAX_LINE_BYTES).min(self.unread(from))];
+        let length = self.fill(&mut bytes, from)?;
+        bytes.truncate(length);
+        let at_end = length < 2 * MAX_LINE_BYTES;
+
+        let mut piece = Piece { end: from, ..Piece::default() };
+        let mut rest = bytes.as_slice();
+        while piece.lines.len() < max_lines {
+            let Some(stop) = memchr::memchr(b'\n', rest) else { break };
+            let (text, behind) = rest.split_at(stop);
+            piece.take(text, 1);
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        let no_line_end = memchr::memchr(b'\n', rest).is_none();
+        // The torn end of a finished segment, or a stretch without any line end that no line can be as long as.
+        if no_line_end && !rest.is_empty() && (at_end && finished || rest.len() > MAX_LINE_BYTES) {
+            piece.take(rest, 0);
+        }
+        piece.is_last = at_end && no_line_end;
+        Ok(piece)
+    }
+
+    fn unread(&self, from: u64) -> usize {
+        usize::try_from(self.written.load(Ordering::SeqCst).saturating_sub(from)).unwrap_or(usize::MAX)
+    }
+
+    fn fill(&self, bytes: &mut [u8], from: u64) -> io::Result<usize> {
+        let mut length = 0;
+        while let Some(free) = bytes.get_mut(length..).filter(|free| !free.is_empty()) {
+            match self.file.read_at(free, from + length as u64) {
+                Ok(0) => break,
+                Ok(read) => length += read,
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(length)
+    }
+
+    /// Forces the file to the disk if it has grown since the last time.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let written = self.written();
+        if self.needs_sync() {
+            self.file.sync_data()?;
+            self.synced.fetch_max(written, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Deletes the file; the lock goes with the last reference.
+    pub(super) fn delete(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Declares that nobody writes to it any more.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    pub(in crate::ledger) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    pub(in crate::ledger) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(in crate::ledger) fn written(&self) -> u64 {
+        self.written.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::ledger) fn fed(&self) -> u64 {
+        self.fed.load(Ordering::Acquire)
+    }
+
+    /// Whether the database must be asked how far it has come.
+    pub(in crate::ledger) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Acquire)
+    }
+
+    /// After a failure: the database may have come further than is known here.
+    pub(in crate::ledger) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Release);
+    }
+
+    /// The database has been asked.
+    pub(in crate::ledger) fn trust(&self) {
+        self.in_doubt.store(false, Ordering::Release);
+    }
+
+    /// Whether the file has grown since it was last forced to the disk.
+    pub(super) fn needs_sync(&self) -> bool {
+        self.synced.load(Ordering::Acquire) < self.written()
+    }
+
+    /// Records how far the database has come; returns by how many bytes that moved.
+    pub(super) fn set_fed(&self, byte: u64) -> i64 {
+        let before = self.fed.swap(byte, Ordering::AcqRel);
+        byte.cast_signed().saturating_sub(before.cast_signed())
+    }
+}
+
+impl Piece {
+    /// Takes a text and its line end into the piece.
+    fn take(&mut self, text: &[u8], line_end: u64) {
+        self.end += text.len() as u64 + line_end;
+        if text.is_empty() {
+            return;
+        }
+        match line::decode(text) {
+            Some(line) => self.lines.push(line),
+            None => self.skipped += 1,
+        }
+    }
+}
+
+/// The name of a segment: the start of the process that writes it, a number against equal starts, and its own number. Names sort
+/// in the order of writing within a process.
+pub(super) fn name(started_at: Timestamp, nonce: u32, sequence: u32) -> String {
+    format!("{:016}-{nonce:08x}-{sequence:08}{SUFFIX}", started_at.micros())
+}

@@ -1,0 +1,155 @@
+//! Filters as SQL. Every value is bound; only names of columns and indexes are written into the text.
+
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{QueryBuilder, Row, Sqlite};
+
+use super::super::failed;
+use super::row;
+use crate::error::StoreError;
+use crate::ledger::query::{Cursor, Filter, MAX_LIMIT, Order, Page, StatusFilter, Summary};
+use crate::unit::clock::Timestamp;
+use crate::unit::glob::Glob;
+use crate::unit::money::NanoUsd;
+
+/// A page of records.
+pub(super) async fn page(readers: &SqlitePool, filter: &Filter) -> Result<Page, StoreError> {
+    let limit = filter.limit.clamp(1, MAX_LIMIT);
+    let rows = page_query(filter, limit).build().persistent(false).fetch_all(readers).await.map_err(failed)?;
+    let shown = rows.get(..limit).unwrap_or(&rows);
+    let last = shown.last().map(cursor).transpose()?;
+    let next = match filter.order {
+        Order::Arrival => last.or(filter.after),
+        Order::NewestFirst | Order::OldestFirst => last.filter(|_| rows.len() > limit),
+    };
+    Ok(Page { records: shown.iter().map(row::read).collect::<Result<_, _>>()?, next })
+}
+
+/// The place behind the record that arrived last.
+pub(super) async fn end(readers: &SqlitePool) -> Result<Cursor, StoreError> {
+    let last = sqlx::query("SELECT started_at, number FROM exchange ORDER BY number DESC LIMIT 1")
+        .fetch_optional(readers)
+        .await
+        .map_err(failed)?;
+    Ok(last.as_ref().map(cursor).transpose()?.unwrap_or(Cursor { started_at: Timestamp(0), number: 0 }))
+}
+
+/// Sums over all that match. One row cannot spoil them: tokens count up to 10^12 and cost up to a million dollars in each.
+pub(super) async fn summary(readers: &SqlitePool, filter: &Filter) -> Result<Summary, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT count(*) AS records, coalesce(sum(outcome <> 'answered'), 0) AS errors, \
+         coalesce(sum(cast(min(coalesce(tokens_input + tokens_cache_read + tokens_cache_write_5m \
+         + tokens_cache_write_1h + tokens_input_audio + tokens_input_image, 0), 1000000000000) AS INTEGER)), 0) \
+         AS input_tokens, \
+         coalesce(sum(cast(min(coalesce(tokens_output + tokens_reasoning + tokens_output_audio \
+         + tokens_output_image, 0), 1000000000000) AS INTEGER)), 0) AS output_tokens, \
+         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost \
+         FROM exchange WHERE TRUE",
+    );
+    push_conditions(&mut query, filter);
+    let row = query.build().persistent(false).fetch_one(readers).await.map_err(failed)?;
+    let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed);
+    Ok(Summary {
+        records: number("records")?.unsigned_abs(),
+        errors: number("errors")?.unsigned_abs(),
+        input_tokens: number("input_tokens")?.unsigned_abs(),
+        output_tokens: number("output_tokens")?.unsigned_abs(),
+        cost: NanoUsd(number("cost")?),
+    })
+}
+
+/// Finds the page in an index, then the rows of the page; one more than the limit tells whether there is a rest. `CROSS JOIN` keeps
+/// SQLite from turning the two steps round (sqlite.org/optoverview.html, section 8.3).
+pub(super) fn page_query(filter: &Filter, limit: usize) -> QueryBuilder<Sqlite> {
+    let index = match (filter.order, filter.errors_only) {
+        (Order::Arrival, _) => "NOT INDEXED",
+        (_, false) => "INDEXED BY exchange_scan",
+        (_, true) => "INDEXED BY exchange_errors",
+    };
+    let order = match filter.order {
+        Order::Arrival => "number",
+        Order::OldestFirst => "started_at, number",
+        Order::NewestFirst => "started_at DESC, number DESC",
+    };
+    let mut query = QueryBuilder::<Sqlite>::new("WITH page AS MATERIALIZED (SELECT started_at, number FROM exchange ");
+    query.push(index).push(" WHERE TRUE");
+    push_conditions(&mut query, filter);
+    push_cursor(&mut query, filter);
+    query.push(format_args!(" ORDER BY {order} LIMIT "));
+    // The bound keeps the number far inside an i64.
+    query.push_bind(limit as i64 + 1);
+    let order = order.replace("started_at", "page.started_at").replace("number", "page.number");
+    query.push(") SELECT exchange.* FROM page CROSS JOIN exchange ON exchange.number = page.number");
+    query.push(format_args!(" ORDER BY {order}"));
+    query
+}
+
+fn push_cursor(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+    let Some(Cursor { started_at, number }) = filter.after else { return };
+    match filter.order {
+        Order::Arrival => {
+            query.push(" AND number > ").push_bind(number);
+        }
+        Order::OldestFirst | Order::NewestFirst => {
+            let beyond = if filter.order == Order::OldestFirst { ">" } else { "<" };
+            query.push(format_args!(" AND (started_at, number) {beyond} (")).push_bind(started_at.micros());
+            query.push(", ").push_bind(number).push(")");
+        }
+    }
+}
+
+fn push_conditions(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
+    if let Some(since) = filter.since {
+        query.push(" AND started_at >= ").push_bind(since.micros());
+    }
+    if let Some(until) = filter.until {
+        query.push(" AND started_at < ").push_bind(until.micros());
+    }
+    let texts = [
+        (" AND key_id = ", &filter.key_id),
+        (" AND org = ", &filter.org),
+        (" AND team = ", &filter.team),
+        (" AND user = ", &filter.user),
+        (" AND provider = ", &filter.provider),
+        (" AND operation = ", &filter.operation),
+    ];
+    for (condition, value) in texts {
+        if let Some(value) = value {
+            query.push(condition).push_bind(value.as_str());
+        }
+    }
+    if let Some(model) = &filter.model {
+        push_model(query, model);
+    }
+    match filter.status {
+        None => {}
+        Some(StatusFilter::Exact(status)) => {
+            query.push(" AND status = ").push_bind(i64::from(status));
+        }
+        Some(StatusFilter::Class(class)) => {
+            let first = i64::from(class) * 100;
+            query.push(" AND status BETWEEN ").push_bind(first).push(" AND ").push_bind(first + 99);
+        }
+    }
+    if let Some(outcome) = filter.outcome {
+        query.push(" AND outcome = ").push_bind(row::outcome_text(outcome));
+    }
+    if filter.errors_only {
+        // Word for word the condition of the index.
+        query.push(" AND outcome <> 'answered'");
+    }
+}
+
+fn push_model(query: &mut QueryBuilder<Sqlite>, model: &Glob) {
+    // SQLite's GLOB knows `*` and `?` as we do, and character classes, which we do not.
+    let (operator, pattern) = match model.is_literal() {
+        true => ("=", model.as_str().to_owned()),
+        false => ("GLOB", model.as_str().replace('[', "[[]")),
+    };
+    query.push(format_args!(" AND (model_requested {operator} ")).push_bind(pattern.clone());
+    query.push(format_args!(" OR model_served {operator} ")).push_bind(pattern).push(")");
+}
+
+fn cursor(row: &SqliteRow) -> Result<Cursor, StoreError> {
+    let started_at = Timestamp(row.try_get("started_at").map_err(failed)?);
+    Ok(Cursor { started_at, number: row.try_get("number").map_err(failed)? })
+}
