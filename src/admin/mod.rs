@@ -74,14 +74,14 @@ pub struct State {
 
 impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
-    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: HashKey, control: Arc<dyn Control>) -> Self
+    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
     where
         S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
     {
         Self {
             keys: store.clone(),
             ring,
-            hash_key: Arc::new(hash_key),
+            hash_key,
             tokens: store.clone(),
             routes: store.clone(),
             ledger: store,

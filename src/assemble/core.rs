@@ -1,7 +1,7 @@
 //! The core: what outlives every reload, and the runtime that carries what is not Pingora's.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use crate::assemble::house;
 use crate::cli::Common;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
 use crate::store::Store;
-use crate::store::folder::Folder;
 
 /// What to do with the database.
 #[derive(Debug, Subcommand)]
@@ -24,10 +24,11 @@ pub async fn run(command: Db, common: &Common) -> Result {
         return Err(Failure::usage("A running instance brings its own database up to date; leave --server out."));
     }
     let loaded = local::configuration(&common.config)?;
-    let folder = Folder::open(&loaded.config.data_dir)?;
-    // Before the database, because a database without a hash key beside it is a loss.
-    folder.hash_key(loaded.hash_key.as_ref())?;
-    let applied = Store::migrate(folder.database()).await?;
+    // The steps first, to tell them; then all that a start makes, of which a database alone would be a part.
+    let database = loaded.config.data_dir.join("marg.db");
+    let applied = Store::migrate(&database).await?;
+    let opened = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| local::failure(&error))?;
+    opened.store.close().await;
     if common.output != Format::Table {
         let steps: Vec<_> = applied.iter().map(|step| json!({ "version": step.version, "name": step.name })).collect();
         return output::item(common.output, &json!({ "applied": steps }));

@@ -4,19 +4,20 @@
 //! others. Folders have mode 0700, files 0600. The first admin token is printed once and kept in `admin.token`, which whoever
 //! set the gateway up may delete after reading.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::assemble::house;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
-use crate::store::Store;
-use crate::store::folder::{self, Folder};
 use crate::unit::clock::Timestamp;
+use crate::unit::id;
 
 /// The annotated example, which is what every default is.
 const EXAMPLE: &str = include_str!("../../conf/marg.yaml");
@@ -49,23 +50,22 @@ pub async fn run(init: Init, format: Format) -> Result {
     let loaded = local::configuration(&config)?;
     let data = &loaded.config.data_dir;
     note(data, &mut made);
-    let folder = Folder::open(data)?;
     if loaded.hash_key.is_none() {
-        note(&folder.hash_key_file(), &mut made);
+        note(&data.join("hash.key"), &mut made);
     }
-    let hash_key = folder.hash_key(loaded.hash_key.as_ref())?;
-    note(&folder.database(), &mut made);
-    let store = Store::open(folder.database()).await?;
-    if AdminTokenStore::all(&store).await?.is_empty() {
-        let (token, minted) = AdminToken::mint("made by marg init", Role::Admin, None, &hash_key, Timestamp::now())?;
+    note(&data.join("marg.db"), &mut made);
+    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| local::failure(&error))?;
+    if AdminTokenStore::all(&*house.store).await?.is_empty() {
+        let made_by = "made by marg init";
+        let (token, minted) = AdminToken::mint(made_by, Role::Admin, None, &house.hash_key, Timestamp::now())?;
         // The file first: were it the other way round, a full disk would leave a gateway whose only token nobody knows.
-        let path = folder.admin_token();
-        folder::write_over(&path, &format!("{}\n", minted.token.expose())).map_err(|error| cannot(&path, &error))?;
-        AdminTokenStore::insert(&store, &token).await?;
+        let path = data.join("admin.token");
+        write(&path, &format!("{}\n", minted.token.expose()))?;
+        AdminTokenStore::insert(&*house.store, &token).await?;
         made.things.push(path.display().to_string());
         made.token = Some(minted.token.expose().to_owned());
     }
-    store.close().await;
+    house.store.close().await;
     report(&made, &config, format)
 }
 
@@ -82,7 +82,7 @@ fn write_config(config: &Path, data: &Path, force: bool, made: &mut Made) -> Res
     if config.exists() && !force {
         return Ok(());
     }
-    folder::write_over(config, &example(data)?).map_err(|error| cannot(config, &error))?;
+    write(config, &example(data)?)?;
     made.things.push(config.display().to_string());
     Ok(())
 }
@@ -96,6 +96,22 @@ fn example(data: &Path) -> Result<String> {
         None => format!("{line}\n"),
     });
     Ok(lines.collect())
+}
+
+/// Writes a file with mode 0600, over one that may be there, completely or not at all.
+fn write(path: &Path, text: &str) -> Result {
+    let draft = path.with_file_name(format!(".{}", id::mint("draft")));
+    let written = (|| -> io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)
+    })();
+    if written.is_err() {
+        // The first error is the one to tell; a draft that stays behind harms nothing.
+        drop(std::fs::remove_file(&draft));
+    }
+    written.map_err(|error| cannot(path, &error))
 }
 
 /// Notes something that is about to be made.

@@ -9,29 +9,32 @@ use crate::admin::State;
 use crate::admin::control::{
     Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
 };
+use crate::assemble::house;
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
+use crate::config::problem::Problem;
 use crate::error::{Error, Kind};
 use crate::key::ring::Ring;
 use crate::route::config::RouteConfig;
-use crate::store::Store;
-use crate::store::folder::Folder;
 
 /// Loads the configuration file.
 ///
 /// # Errors
 /// Every problem of the file, one a line.
 pub fn configuration(path: &Path) -> Result<Loaded> {
-    load::load(path).map_err(|problems| {
-        if !path.exists() {
-            let shown = path.display();
-            return Failure::failed(format!(
-                "There is no configuration at {shown}; make one with `marg init`, or name one with --config."
-            ));
-        }
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::failed(format!("The configuration has errors.\n{}", lines.join("\n")))
-    })
+    load::load(path).map_err(|problems| misconfigured(path, &problems))
+}
+
+/// The failure that the problems of a configuration are.
+pub fn misconfigured(path: &Path, problems: &[Problem]) -> Failure {
+    if !path.as_os_str().is_empty() && !path.exists() {
+        let shown = path.display();
+        return Failure::failed(format!(
+            "There is no configuration at {shown}; make one with `marg init`, or name one with --config."
+        ));
+    }
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Failure::failed(format!("The configuration has errors.\n{}", lines.join("\n")))
 }
 
 /// The state of an admin side over the store that a configuration names.
@@ -40,12 +43,16 @@ pub fn configuration(path: &Path) -> Result<Loaded> {
 /// When the configuration does not load, or the store cannot be opened.
 pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
-    let folder = Folder::open(&loaded.config.data_dir)?;
-    let hash_key = folder.hash_key(loaded.hash_key.as_ref())?;
-    let store = Store::open(folder.database()).await.map_err(Failure::from)?;
-    let mut state = State::new(Arc::new(store), Arc::new(Ring::new(hash_key.clone())), hash_key, Arc::new(Nobody));
+    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
+    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
+}
+
+/// A failure with its chain of causes in one sentence.
+pub fn failure(error: &anyhow::Error) -> Failure {
+    Failure::failed(format!("{error:#}"))
 }
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
