@@ -11,7 +11,7 @@ mod completions;
 mod embeddings;
 mod fields;
 mod media;
-mod models;
+pub mod models;
 mod reply;
 mod responses;
 mod schema;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// The names that mean something; every other name is answered too.
-const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 10] = [
     "sim-small",
     "sim-large",
     "sim-reasoner",
