@@ -9,7 +9,7 @@ use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
-use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::exchange::{Exchange, Relaying, blank};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::usage::{Usage, UsageSource};
@@ -112,8 +112,14 @@ impl Exchange {
 
     fn journal(&mut self) {
         let started = Tick::now();
-        if let Err(error) = self.gateway.journal.append(&Line::Record(self.record.clone())) {
-            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
+        // Lent to the journal and taken back, rather than copied.
+        let id = self.record.id;
+        let line = Line::Record(std::mem::replace(&mut self.record, blank(id)));
+        if let Err(error) = self.gateway.journal.append(&line) {
+            tracing::error!(%error, %id, "an exchange could not be recorded");
+        }
+        if let Line::Record(record) = line {
+            self.record = record;
         }
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
     }
