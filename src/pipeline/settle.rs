@@ -5,6 +5,7 @@
 
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
+use crate::error::Kind;
 use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
@@ -45,6 +46,14 @@ impl Exchange {
         reader.finish();
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
+        }
+        if let Some(error) = reader.stream_error() {
+            // The provider ended its stream with an error of its own; the caller has seen it as it came.
+            self.record.reason = Some(Kind::UpstreamError.code().to_owned());
+            self.record.error = Some(format!("the provider sent an error in the stream: {}", error.code.as_deref().unwrap_or("no code")));
+            if self.record.outcome == Outcome::Answered {
+                self.record.outcome = Outcome::UpstreamFailed;
+            }
         }
         self.record.usage = reader.usage();
         if self.record.usage.is_some() {
