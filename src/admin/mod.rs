@@ -22,6 +22,9 @@ pub mod system;
 pub mod time;
 pub mod tokens;
 
+#[cfg(test)]
+mod tests;
+
 
 
 

@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
 use crate::error::{Error, Fault, Kind};
+use crate::unit::object::object;
 
 /// The largest body that is read: 2 MiB.
 pub const BODY_LIMIT_BYTES: usize = 2 * 1024 * 1024;
@@ -130,7 +131,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
         }
         let body = read_body(request).await?;
         let mut reader = serde_json::Deserializer::from_slice(&body);
-        let value = T::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+        let value = object(&mut reader).and_then(|value| reader.end().map(|()| value));
         value.map(Self).map_err(|error| {
             let text = format!("The body is not what this endpoint takes: {error}.");
             Error::new(Kind::InvalidRequest, text).into()

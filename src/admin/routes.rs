@@ -19,6 +19,7 @@ use crate::route::store::StoredRoute;
 use crate::route::{MAX_ROUTES, MAX_TARGETS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
+use crate::unit::object::object;
 
 /// The longest name of a provider and of a route, in characters.
 const MAX_NAME_CHARS: usize = 64;
@@ -70,6 +71,7 @@ pub struct RouteCreate {
     #[schema(maximum = 10000)]
     position: Option<u32>,
     /// What it says.
+    #[serde(deserialize_with = "object")]
     route: RouteConfig,
 }
 
