@@ -50,7 +50,10 @@ impl Exchange {
         if let Some(error) = reader.stream_error() {
             // The provider ended its stream with an error of its own; the caller has seen it as it came.
             self.record.reason = Some(Kind::UpstreamError.code().to_owned());
-            self.record.error = Some(format!("the provider sent an error in the stream: {}", error.code.as_deref().unwrap_or("no code")));
+            self.record.error = Some(format!(
+                "the provider sent an error in the stream: {}",
+                error.code.as_deref().unwrap_or("no code")
+            ));
             if self.record.outcome == Outcome::Answered {
                 self.record.outcome = Outcome::UpstreamFailed;
             }

@@ -139,8 +139,13 @@ impl LedgerStore for Memory {
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
         let mut rows = self.rows.lock().unwrap();
         rows.deletions.push(max_rows);
-        let old: Vec<ExchangeId> =
-            rows.records.values().filter(|row| row.started_at < before).map(|row| row.id).take(max_rows as usize).collect();
+        let old: Vec<ExchangeId> = rows
+            .records
+            .values()
+            .filter(|row| row.started_at < before)
+            .map(|row| row.id)
+            .take(max_rows as usize)
+            .collect();
         old.iter().for_each(|id| drop(rows.records.remove(id)));
         Ok(old.len() as u64)
     }
