@@ -74,7 +74,13 @@ impl Core {
         let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
         let (ring, stored) = runtime.block_on(read_store(&house))?;
         let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
-        live.catalog.warm();
+        // Decoding the built-in list takes memory; a process that never asks it does without.
+        let listed = |provider: &crate::provider::config::ProviderSettings| {
+            provider.enabled && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
+        };
+        if loaded.providers.iter().any(listed) {
+            live.catalog.warm();
+        }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let feeder = Feeder::new(journal.clone(), house.store.clone(), feeder_settings(&loaded.config));
         let handle = feeder.handle();

@@ -50,9 +50,13 @@ before(async () => {
     providers: {
       first: { base_url: first.baseUrl, credentials: ['plain:first-secret'], ...limits },
       second: { base_url: second.baseUrl, credentials: ['plain:second-secret'], ...limits },
+      listed: { base_url: second.baseUrl, models: ['listed-b', 'listed-a/with-a-slash'] },
     },
     default_provider: 'first',
-    routes: [{ match: { model: 'spare-*' }, to: 'first', fallback: ['second:spare-model'] }],
+    routes: [
+      { match: { model: 'spare-*' }, to: 'first', fallback: ['second:spare-model'] },
+      { match: { model: 'listed-*' }, to: 'listed' },
+    ],
   });
   client = new OpenAI({ baseURL: gateway.baseURL, apiKey: gateway.apiKey, maxRetries: 0 });
 });
@@ -270,13 +274,14 @@ describe('chat', () => {
 
 describe('other endpoints', () => {
   test('a model that nobody serves is a NotFoundError, whatever is in its name', async () => {
-    await assert.rejects(client.models.retrieve('no/such model?'), OpenAI.NotFoundError);
+    await assert.rejects(client.models.retrieve('listed-c/such model?'), OpenAI.NotFoundError);
   });
 
-  test('models are listed', async () => {
+  test('models are listed, and one is retrieved by a name with a slash', async () => {
     const names = [];
     for await (const model of client.models.list()) names.push(model.id);
-    assert.deepEqual(names, names.toSorted());
+    assert.deepEqual(names, ['listed-a/with-a-slash', 'listed-b']);
+    assert.equal((await client.models.retrieve('listed-a/with-a-slash')).owned_by, 'listed');
   });
 
   test('embeddings are decoded from base64', async () => {

@@ -33,11 +33,13 @@ def scripted_gateway(providers, tmp_path_factory):
                 "first": {"base_url": first.base_url, "credentials": ["plain:first-secret"], **limits},
                 "second": {"base_url": second.base_url, "credentials": ["plain:second-secret"], **limits},
                 "gone": {"base_url": "http://127.0.0.1:9/v1", **limits},
+                "listed": {"base_url": second.base_url, "models": ["listed-a", "listed-b"]},
             },
             "default_provider": "first",
             "routes": [
                 {"match": {"model": "spare-*"}, "to": "first", "fallback": ["second:spare-model"]},
                 {"match": {"model": "gone"}, "to": "gone"},
+                {"match": {"model": "listed-*"}, "to": "listed"},
             ],
         },
     )

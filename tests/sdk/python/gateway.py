@@ -64,9 +64,10 @@ class Gateway:
             "MARG_ADMIN_LISTEN": self.admin_listen,
         }
         self._start(["demo"], variables)
-        found = re.search(r"Bearer (marg_live_\w+)", self.log.read_text())
-        assert found, f"`marg demo` printed no curl line with a key:\n{self.log.read_text()}"
-        self.key = found[1]
+        # The lines for people come after the ports are open.
+        curl_line = re.compile(r"^curl .*Bearer (marg_live_\w+)", re.MULTILINE)
+        self._wait(lambda: curl_line.search(self.log.read_text()), "printed no curl line")
+        self.key = curl_line.search(self.log.read_text())[1]
         return self
 
     def command(self, *arguments: str) -> dict:
@@ -124,10 +125,13 @@ class Gateway:
                 [BINARY, *arguments], cwd=self.folder, env=environment(variables), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT,
             )
+        self._wait(self._is_ready, "is not ready")
+
+    def _wait(self, condition, otherwise: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not self._is_ready():
-            assert self._process.poll() is None, f"marg did not start; {self.tail()}"
-            assert time.monotonic() < deadline, f"marg is not ready; {self.tail()}"
+        while not condition():
+            assert self._process.poll() is None, f"marg ended by itself; {self.tail()}"
+            assert time.monotonic() < deadline, f"marg {otherwise}; {self.tail()}"
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:

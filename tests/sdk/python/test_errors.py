@@ -143,6 +143,15 @@ def test_a_providers_error_in_another_form_becomes_one_in_openais(client, upstre
     assert caught.value.response.headers["content-type"] == "application/json"
 
 
+def test_a_providers_rate_limit_without_a_body_still_says_when_to_come_back(client, upstream):
+    upstream.says(answer(b"", 429, retry_after="17"))
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(client, model="limited-without-words")
+    assert caught.value.body["message"]
+    assert caught.value.response.headers["retry-after"] == "17"
+    assert caught.value.response.headers["x-marg-provider"] == "first"
+
+
 def test_no_error_tells_a_credential_or_an_address(client, upstream):
     upstream.says(failure(400, f"Incorrect API key provided: first-secret at {upstream.base_url}"))
     with pytest.raises(openai.BadRequestError) as caught:
