@@ -98,7 +98,10 @@ fn every_damage_to_a_line_is_noticed() {
             let mut damaged = inner.to_vec();
             damaged[position] ^= flip;
             // Two spellings of the same hexadecimal digit are the same checksum.
-            assert!(decode(&damaged).is_none() || damaged.eq_ignore_ascii_case(inner) && position < 8, "byte {position}");
+            assert!(
+                decode(&damaged).is_none() || damaged.eq_ignore_ascii_case(inner) && position < 8,
+                "byte {position}"
+            );
         }
         assert!(decode(&inner[..position]).is_none());
     }
@@ -297,7 +300,8 @@ fn a_disk_that_fills_up_refuses_lines_and_harms_none_that_were_taken() {
     let folder = tempfile::tempdir().unwrap();
     // A limit on the size of files stands for the full disk: like it, it cuts the write that crosses it short and refuses the
     // next. 16 blocks of 512 or 1,024 bytes.
-    let output = in_a_process(r#"trap "" XFSZ; ulimit -f 16; exec "$@""#, "append_until_the_disk_is_full", folder.path());
+    let output =
+        in_a_process(r#"trap "" XFSZ; ulimit -f 16; exec "$@""#, "append_until_the_disk_is_full", folder.path());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let journal = open(folder.path());
     let (lines, skipped) = read_all(&journal);
