@@ -1,6 +1,7 @@
 //! Carries the journal into the database, in batches, exactly once.
 //!
-//! Rows and the position behind them are written in one transaction, so a crash at any point repeats nothing and loses nothing.
+//! Rows and the position behind them are written in one transaction, so a crash at any point repeats nothing and loses nothing
+//! (`each_record_is_stored_once_whichever_step_the_process_dies_at`).
 //! While the database is away the journal waits and the feeder tries again, at most five seconds apart. A finished segment is
 //! deleted only after the database has forced its rows to the disk. Damaged lines and rows that the database refuses for what
 //! they are get skipped, counted and logged; they never block what is behind them. The same task forces the journal to the disk

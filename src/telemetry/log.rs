@@ -35,11 +35,7 @@ pub enum Format {
 }
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
-static SINK: Sink = Sink {
-    state: Mutex::new(State { lines: Vec::new(), busy: false }),
-    filled: Condvar::new(),
-    emptied: Condvar::new(),
-};
+static SINK: Sink = Sink { state: Mutex::new(State { lines: Vec::new(), busy: false }), filled: Condvar::new(), emptied: Condvar::new() };
 
 /// Starts logging. A second call only changes the level.
 pub fn start(level: LevelFilter, format: Format) {
@@ -49,8 +45,7 @@ pub fn start(level: LevelFilter, format: Format) {
     }
     let (filter, handle) = reload::Layer::new(level);
     let quiet = filter_fn(|line| {
-        let third_party =
-            ["pingora", "h2", "hyper", "sqlx", "rustls", "log"].iter().any(|name| line.target().starts_with(name));
+        let third_party = ["pingora", "h2", "hyper", "sqlx", "rustls", "log"].iter().any(|name| line.target().starts_with(name));
         !third_party || *line.level() <= tracing::Level::WARN
     });
     let json = match format {

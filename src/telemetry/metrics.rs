@@ -9,8 +9,8 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// The most distinct values of a `gen_ai_request_model` label.
@@ -69,63 +69,28 @@ pub struct Metrics {
     build: GaugeVec,
 }
 
-const SECONDS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
 
 impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
         let metrics = Self {
             models: RwLock::new(HashSet::new()),
-            exchanges: counters(
-                "marg_exchanges_total",
-                "Exchanges that have ended.",
-                &["gen_ai_operation_name", "gen_ai_provider_name", "outcome", "status"],
-            ),
+            exchanges: counters("marg_exchanges_total", "Exchanges that have ended.", &["gen_ai_operation_name", "gen_ai_provider_name", "outcome", "status"]),
             refusals: counters("marg_refusals_total", "Exchanges that Marg refused.", &["reason"]),
             in_flight: gauge("marg_exchanges_in_flight", "Exchanges now running."),
             attempts: counters("marg_attempts_total", "Attempts at providers.", &["gen_ai_provider_name", "end"]),
-            duration: histograms(
-                "gen_ai_server_request_duration_seconds",
-                "From the head of a request to the last byte of its answer.",
-                &["gen_ai_operation_name", "gen_ai_provider_name"],
-            ),
-            first_token: histograms(
-                "gen_ai_server_time_to_first_token_seconds",
-                "To the first token of a streamed answer.",
-                &["gen_ai_provider_name"],
-            ),
-            tokens: counters(
-                "gen_ai_client_token_usage_total",
-                "Tokens by class.",
-                &["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"],
-            ),
-            cost: counters(
-                "marg_cost_nano_usd_total",
-                "Cost in nano-dollars.",
-                &["gen_ai_provider_name", "gen_ai_request_model"],
-            ),
+            duration: histograms("gen_ai_server_request_duration_seconds", "From the head of a request to the last byte of its answer.", &["gen_ai_operation_name", "gen_ai_provider_name"]),
+            first_token: histograms("gen_ai_server_time_to_first_token_seconds", "To the first token of a streamed answer.", &["gen_ai_provider_name"]),
+            tokens: counters("gen_ai_client_token_usage_total", "Tokens by class.", &["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_token_type"]),
+            cost: counters("marg_cost_nano_usd_total", "Cost in nano-dollars.", &["gen_ai_provider_name", "gen_ai_request_model"]),
             unpriced: counters("marg_unpriced_total", "Answers whose model has no price.", &["gen_ai_provider_name"]),
-            estimated: counters(
-                "marg_usage_estimated_total",
-                "Answers without reported usage.",
-                &["gen_ai_provider_name"],
-            ),
-            resting: gauges(
-                "marg_credentials_resting",
-                "Credentials now resting after a 429 or 401.",
-                &["gen_ai_provider_name"],
-            ),
+            estimated: counters("marg_usage_estimated_total", "Answers without reported usage.", &["gen_ai_provider_name"]),
+            resting: gauges("marg_credentials_resting", "Credentials now resting after a 429 or 401.", &["gen_ai_provider_name"]),
             buffered_bytes: gauge("marg_buffered_bytes", "Request-body bytes now held in memory."),
             connections: gauge("marg_connections", "Connections now open on the data plane."),
-            connections_refused: counter(
-                "marg_connections_refused_total",
-                "Connections closed because of server.max_connections.",
-            ),
-            journal_backlog_bytes: gauge(
-                "marg_journal_backlog_bytes",
-                "Journal bytes that the database does not have yet.",
-            ),
+            connections_refused: counter("marg_connections_refused_total", "Connections closed because of server.max_connections."),
+            journal_backlog_bytes: gauge("marg_journal_backlog_bytes", "Journal bytes that the database does not have yet."),
             journal_corrupt: counter("marg_journal_corrupt_lines_total", "Journal lines that could not be read back."),
             journal_append: append_histogram(),
             keys: gauge("marg_keys", "Application keys known to this process."),
