@@ -169,7 +169,7 @@ pub fn check_word(field: &'static str, word: Option<&str>) -> Result<(), Refusal
 /// `InvalidRequest` when it is written otherwise.
 pub fn label(text: &str) -> Result<(String, String), Refusal> {
     let pair = text.split_once('=').filter(|(name, value)| {
-        (1..=64).contains(&name.chars().count()) && value.chars().count() <= 256 && !value.contains('\n')
+        (1..=64).contains(&name.chars().count()) && value.chars().count() <= 256 && !text.chars().any(char::is_control)
     });
     pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| Refusal::invalid("label", "A label is written name=value."))

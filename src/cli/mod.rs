@@ -138,6 +138,7 @@ impl Common {
     /// Where commands go, by the flags.
     fn door(&self) -> Result<Door> {
         let Some(server) = &self.server else { return Ok(Door::Store { config: self.config.clone() }) };
+        let authority = Door::authority(server)?;
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => Secret::new(token.trim()),
             (None, Some(path)) => Secret::new(read_token(path)?),
@@ -148,7 +149,7 @@ impl Common {
                 ));
             }
         };
-        Door::to_server(server, token)
+        Door::to_server(authority, token)
     }
 }
 
