@@ -19,9 +19,8 @@ pub const SCHEME: &str = "admin_token";
 /// The whole document as JSON.
 pub fn document() -> Value {
     let doors = crate::admin::doors().into_iter();
-    let router = doors.fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| {
-        router.routes(declare(access, routes))
-    });
+    let router = doors
+        .fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| router.routes(declare(access, routes)));
     // A document holds only texts, numbers and maps with text keys, which always serialise.
     let mut document = serde_json::to_value(router.into_openapi()).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {

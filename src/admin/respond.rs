@@ -230,9 +230,7 @@ impl Segment {
 /// Whether a text has the form that `unit::id::mint` gives ids of a noun.
 pub fn is_id(prefix: &str, text: &str) -> bool {
     let tail = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
-    tail.is_some_and(|tail| {
-        tail.len() == 26 && tail.bytes().all(|byte| matches!(byte, b'a'..=b'v' | b'0'..=b'9'))
-    })
+    tail.is_some_and(|tail| tail.len() == 26 && tail.bytes().all(|byte| matches!(byte, b'a'..=b'v' | b'0'..=b'9')))
 }
 
 /// The answer for a path that leads nowhere.

@@ -145,9 +145,9 @@ async fn send(authority: &str, token: &Secret, mut request: Request<Body>) -> Re
 
 async fn whole(body: Body) -> Result<axum::body::Bytes> {
     let collected = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
-        Failure::new(Exit::Unreachable, format!("The answer broke off: {error}."))
-    })
+    collected
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| Failure::new(Exit::Unreachable, format!("The answer broke off: {error}.")))
 }
 
 async fn refusal(answer: Response<Body>) -> Failure {
@@ -184,7 +184,8 @@ pub fn encode(text: &str) -> String {
 
 /// A path with a query of the pairs that have a value.
 pub fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
-    let given = pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", encode(value))));
+    let given =
+        pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", encode(value))));
     let query = given.collect::<Vec<_>>().join("&");
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
@@ -196,7 +197,14 @@ mod tests {
     #[test]
     fn a_server_is_plain_http_without_credentials_in_its_url() {
         for wrong in [
-            "https://127.0.0.1:8081", "127.0.0.1:8081", "http://", "http://a@b", "http://a b", "http://h/p", "ftp://a", "",
+            "https://127.0.0.1:8081",
+            "127.0.0.1:8081",
+            "http://",
+            "http://a@b",
+            "http://a b",
+            "http://h/p",
+            "ftp://a",
+            "",
         ] {
             assert_eq!(Door::authority(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
         }

@@ -5,7 +5,7 @@ use http::header;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use crate::dialect;
+use crate::dialect::{self, Operation};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
 use crate::provider::config::Auth;
@@ -83,6 +83,10 @@ pub fn address(
     strip(request);
     request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;
     request.insert_header("x-request-id", exchange.record.id.to_string())?;
+    if matches!(place.operation, Operation::Chat | Operation::Completions | Operation::Embeddings) {
+        // Such a body is JSON whatever the caller called it; providers insist on the word.
+        request.insert_header(header::CONTENT_TYPE, "application/json")?;
+    }
     if body_bytes > 0 || from.headers.contains_key(header::CONTENT_LENGTH) {
         request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
     }
@@ -162,4 +166,3 @@ pub fn sign(
 pub fn allowed(session: &Session) -> String {
     dialect::allowed_methods(session.req_header().uri.path()).unwrap_or("GET, POST").to_owned()
 }
-

@@ -111,7 +111,14 @@ mod tests {
     #[test]
     fn a_whole_number_may_have_a_point() {
         let read = |text: &str| whole_or_null(&mut serde_json::Deserializer::from_str(text)).ok();
-        assert!(["1.5", "-1", "-1.0", "4294967296", "4294967296.0", "1e300", "\"1\"", "true"].iter().all(|text| read(text).is_none()));
-        assert_eq!((read("5"), read("5.0"), read("1e3"), read("null")), (Some(Some(5)), Some(Some(5)), Some(Some(1000)), Some(None)));
+        assert!(
+            ["1.5", "-1", "-1.0", "4294967296", "4294967296.0", "1e300", "\"1\"", "true"]
+                .iter()
+                .all(|text| read(text).is_none())
+        );
+        assert_eq!(
+            (read("5"), read("5.0"), read("1e3"), read("null")),
+            (Some(Some(5)), Some(Some(5)), Some(Some(1000)), Some(None))
+        );
     }
 }

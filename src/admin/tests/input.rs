@@ -22,9 +22,20 @@ async fn a_body_that_is_not_one_json_object_is_refused() {
     let json = Some("application/json");
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for body in [
-        "", "{", "null", "[]", "\"a\"", "{\"name\":\"a\"} x", "{\"name\":\"a\"}{}", "{\"name\":\"a\",\"name\":\"b\"}",
-        "{\"name\":\"a\",\"labels\":{\"x\":\"1\",\"x\":\"2\"}}", "{\"name\":\"\\ud800\"}", "{\"name\":1e999}", deep.as_str(),
-        "{name:\"a\"}", "\u{feff}{\"name\":\"a\"}",
+        "",
+        "{",
+        "null",
+        "[]",
+        "\"a\"",
+        "{\"name\":\"a\"} x",
+        "{\"name\":\"a\"}{}",
+        "{\"name\":\"a\",\"name\":\"b\"}",
+        "{\"name\":\"a\",\"labels\":{\"x\":\"1\",\"x\":\"2\"}}",
+        "{\"name\":\"\\ud800\"}",
+        "{\"name\":1e999}",
+        deep.as_str(),
+        "{name:\"a\"}",
+        "\u{feff}{\"name\":\"a\"}",
     ] {
         let answer = create(&house, json, body.to_owned()).await;
         let shown: String = body.chars().take(60).collect();
@@ -38,7 +49,9 @@ async fn a_body_that_is_not_one_json_object_is_refused() {
 #[tokio::test]
 async fn a_body_of_another_kind_or_size_is_refused() {
     let house = House::new().await;
-    for kind in [None, Some("text/plain"), Some("application/jsonx"), Some(""), Some("application/x-www-form-urlencoded")] {
+    for kind in
+        [None, Some("text/plain"), Some("application/jsonx"), Some(""), Some("application/x-www-form-urlencoded")]
+    {
         let answer = create(&house, kind, "{\"name\":\"a\"}").await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (415, "invalid_request"), "{kind:?}");
     }
@@ -64,7 +77,9 @@ async fn a_body_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn a_path_or_method_that_is_not_there_is_refused_in_the_same_shape() {
     let house = House::new().await;
-    for path in ["/x", "/admin", "/admin/", "/admin/keys/", "/admin/keys/a/b/c", "//", "/admin/keys/../keys", "/v1/models"] {
+    for path in
+        ["/x", "/admin", "/admin/", "/admin/keys/", "/admin/keys/a/b/c", "//", "/admin/keys/../keys", "/v1/models"]
+    {
         let answer = house.get(path).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (404, "not_found"), "{path}");
     }
@@ -89,7 +104,9 @@ async fn a_path_or_method_that_is_not_there_is_refused_in_the_same_shape() {
 #[tokio::test]
 async fn an_id_of_another_form_is_refused_before_it_is_looked_up() {
     let house = House::new().await;
-    for id in ["x", "key_", "key_0000000000000000000000000z", "rte_00000000000000000000000000", "%00", "%FF", "key_%E2%80%AE"] {
+    for id in
+        ["x", "key_", "key_0000000000000000000000000z", "rte_00000000000000000000000000", "%00", "%FF", "key_%E2%80%AE"]
+    {
         for path in [format!("/admin/keys/{id}"), format!("/admin/keys/{id}/revoke")] {
             let method = if path.ends_with("revoke") { Method::POST } else { Method::GET };
             let answer = house.ask_as(Role::Admin, method, &path, None).await;

@@ -61,7 +61,10 @@ async fn the_token_of_a_key_is_shown_once_and_works_at_once() {
     }
     let shown = house.get(&format!("/admin/keys/{id}")).await.json();
     assert_eq!(shown, json["key"]);
-    assert_eq!((&shown["status"], &shown["team"], &shown["labels"]["env"]), (&json!("active"), &json!("web"), &json!("prod")));
+    assert_eq!(
+        (&shown["status"], &shown["team"], &shown["labels"]["env"]),
+        (&json!("active"), &json!("web"), &json!("prod"))
+    );
 }
 
 #[tokio::test]
@@ -120,20 +123,29 @@ async fn a_key_goes_off_and_on_and_ends_for_ever() {
 #[tokio::test]
 async fn a_patch_changes_what_it_names_and_null_removes() {
     let house = House::new().await;
-    let (id, token) = house.key(json!({"name": "a", "team": "web", "user": "u", "expires_at": "2999-01-01T00:00:00Z"})).await;
+    let (id, token) =
+        house.key(json!({"name": "a", "team": "web", "user": "u", "expires_at": "2999-01-01T00:00:00Z"})).await;
     let path = format!("/admin/keys/{id}");
     let patch = |body: Value| {
         let (house, path) = (&house, &path);
         async move { house.ask_as(Role::Operator, Method::PATCH, path, Some(body)).await }
     };
-    for bad in [json!({"name": null}), json!({"enabled": null}), json!({"labels": null}), json!({"id": "x"}), json!({"name": ""})] {
+    for bad in [
+        json!({"name": null}),
+        json!({"enabled": null}),
+        json!({"labels": null}),
+        json!({"id": "x"}),
+        json!({"name": ""}),
+    ] {
         assert_eq!(patch(bad.clone()).await.status, 400, "{bad}");
     }
     assert_eq!(patch(json!({"expires_at": "2001-01-01T00:00:00Z"})).await.status, 409);
     let before = house.get(&path).await.json();
     assert_eq!(patch(json!({})).await.json(), before);
-    let after = patch(json!({"name": "b", "team": null, "expires_at": null, "models": ["x"], "enabled": false})).await.json();
-    let seen = (&after["name"], &after["team"], &after["user"], &after["expires_at"], &after["models"], &after["status"]);
+    let after =
+        patch(json!({"name": "b", "team": null, "expires_at": null, "models": ["x"], "enabled": false})).await.json();
+    let seen =
+        (&after["name"], &after["team"], &after["user"], &after["expires_at"], &after["models"], &after["status"]);
     assert_eq!(seen, (&json!("b"), &json!(null), &json!("u"), &json!(null), &json!(["x"]), &json!("disabled")));
     assert_eq!(house.admits(&token), Err(Refusal::Disabled));
 }
@@ -141,7 +153,8 @@ async fn a_patch_changes_what_it_names_and_null_removes() {
 #[tokio::test]
 async fn an_expired_key_can_still_be_renamed() {
     let house = House::new().await;
-    let draft = crate::key::draft::NewKey { name: "old".to_owned(), expires_at: Some(Timestamp(10)), ..Default::default() };
+    let draft =
+        crate::key::draft::NewKey { name: "old".to_owned(), expires_at: Some(Timestamp(10)), ..Default::default() };
     let fields = draft.check(Timestamp(1)).unwrap();
     let (key, _) = fields.mint(crate::key::token::TokenStyle::Marg, &house.state.hash_key, Timestamp(1)).unwrap();
     house.state.keys.insert(&key).await.unwrap();
@@ -158,7 +171,18 @@ async fn lists_are_bounded_filtered_and_paged_without_gaps() {
         let team = if number % 2 == 0 { "even" } else { "odd" };
         house.key(json!({"name": format!("key {number}"), "team": team, "labels": {"n": number.to_string()}})).await;
     }
-    for bad in ["limit=0", "limit=1001", "limit=x", "limit=", "cursor=x", "team=", "status=odd", "teams=odd", "team=a&team=b", "label=x"] {
+    for bad in [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "cursor=x",
+        "team=",
+        "status=odd",
+        "teams=odd",
+        "team=a&team=b",
+        "label=x",
+    ] {
         assert_eq!(house.get(&format!("/admin/keys?{bad}")).await.status, 400, "{bad}");
     }
     let names = |page: &Value| -> Vec<String> {

@@ -37,9 +37,27 @@ fn ids(page: &Value) -> Vec<String> {
 async fn a_query_that_makes_no_sense_is_refused() {
     let house = House::new().await;
     for bad in [
-        "limit=0", "limit=2000", "order=up", "cursor=1", "cursor=-1.1", "since=yesterday", "since=5", "status=4x", "status=600x",
-        "status=+404", "status=4XX", "key_id=k", "model=", "model=%C3%A9", "errors_only=1", "outcome=bad", "provider=a%20b",
-        "format=csv", "tea=x", "team=a&team=b", "operation=",
+        "limit=0",
+        "limit=2000",
+        "order=up",
+        "cursor=1",
+        "cursor=-1.1",
+        "since=yesterday",
+        "since=5",
+        "status=4x",
+        "status=600x",
+        "status=+404",
+        "status=4XX",
+        "key_id=k",
+        "model=",
+        "model=%C3%A9",
+        "errors_only=1",
+        "outcome=bad",
+        "provider=a%20b",
+        "format=csv",
+        "tea=x",
+        "team=a&team=b",
+        "operation=",
     ] {
         let answer = house.get(&format!("/admin/requests?{bad}")).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_request"), "{bad}");
@@ -83,7 +101,10 @@ async fn one_record_is_found_by_its_id_only() {
     }
     let one = house.get(&format!("/admin/requests/{id}")).await.json();
     assert_eq!((&one["cost_nano_usd"], &one["cost_usd"]), (&Value::from(1_250_000), &Value::from("0.001250000")));
-    assert_eq!((&one["started_at"], &one["usage"]["input"]), (&Value::from("1970-01-01T00:00:02.000000Z"), &Value::from(10)));
+    assert_eq!(
+        (&one["started_at"], &one["usage"]["input"]),
+        (&Value::from("1970-01-01T00:00:02.000000Z"), &Value::from(10))
+    );
     assert_eq!(one["attempts"][0]["end"], "served");
 }
 
@@ -97,8 +118,12 @@ async fn an_export_holds_every_record_once_and_in_order() {
     let jsonl = house.get("/admin/requests/export?format=jsonl").await;
     assert_eq!(jsonl.headers[header::CONTENT_TYPE], "application/jsonl");
     let disposition = jsonl.headers[header::CONTENT_DISPOSITION].to_str().unwrap();
-    assert!(disposition.starts_with("attachment; filename=\"marg-requests-") && disposition.ends_with(".jsonl\""), "{disposition}");
-    let lines = jsonl.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned());
+    assert!(
+        disposition.starts_with("attachment; filename=\"marg-requests-") && disposition.ends_with(".jsonl\""),
+        "{disposition}"
+    );
+    let lines =
+        jsonl.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned());
     assert_eq!(lines.collect::<Vec<_>>(), expected);
     let csv = house.get("/admin/requests/export?format=csv").await;
     assert_eq!(csv.headers[header::CONTENT_TYPE], "text/csv; charset=utf-8");
@@ -124,8 +149,19 @@ async fn a_caller_cannot_put_a_formula_into_an_export() {
 }
 
 /// Reads a live stream until so many events came.
-async fn events(house: &House, query: &str, last: Option<&str>, count: usize, late: Vec<Record>) -> (Vec<Value>, String) {
-    let mut request = request(Some(house.token(Role::Auditor)), "GET".parse().unwrap(), &format!("/admin/requests/tail?{query}"), None);
+async fn events(
+    house: &House,
+    query: &str,
+    last: Option<&str>,
+    count: usize,
+    late: Vec<Record>,
+) -> (Vec<Value>, String) {
+    let mut request = request(
+        Some(house.token(Role::Auditor)),
+        "GET".parse().unwrap(),
+        &format!("/admin/requests/tail?{query}"),
+        None,
+    );
     if let Some(last) = last {
         request.headers_mut().insert("last-event-id", last.parse().unwrap());
     }
@@ -141,7 +177,8 @@ async fn events(house: &House, query: &str, last: Option<&str>, count: usize, la
         let frame = body.frame().await.unwrap().unwrap();
         text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
     }
-    let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).unwrap());
+    let data =
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).unwrap());
     let last = text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap_or_default().to_owned();
     (data.collect(), last)
 }
@@ -158,11 +195,18 @@ async fn a_tail_shows_what_arrives_even_if_it_started_long_ago() {
     let next = exchange(2);
     let (found, _) = events(&house, "", Some(&last), 1, vec![next.clone()]).await;
     assert_eq!(found[0]["id"], next.id.to_string());
-    assert_eq!(house.send({
-        let mut request = request(Some(house.token(Role::Auditor)), "GET".parse().unwrap(), "/admin/requests/tail", None);
-        request.headers_mut().insert("last-event-id", "nonsense".parse().unwrap());
-        request
-    }).await.status, 400);
+    assert_eq!(
+        house
+            .send({
+                let mut request =
+                    request(Some(house.token(Role::Auditor)), "GET".parse().unwrap(), "/admin/requests/tail", None);
+                request.headers_mut().insert("last-event-id", "nonsense".parse().unwrap());
+                request
+            })
+            .await
+            .status,
+        400
+    );
 }
 
 #[tokio::test]

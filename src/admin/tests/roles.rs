@@ -102,8 +102,7 @@ async fn metrics_are_open_only_when_the_operator_says_so() {
 async fn a_token_that_is_wrong_revoked_expired_or_malformed_is_refused_alike() {
     let house = House::new().await;
     let now = Timestamp::now();
-    let (mut revoked, minted_revoked) =
-        AdminToken::mint("a", Role::Admin, None, &house.state.hash_key, now).unwrap();
+    let (mut revoked, minted_revoked) = AdminToken::mint("a", Role::Admin, None, &house.state.hash_key, now).unwrap();
     revoked.revoked_at = Some(now);
     AdminTokenStore::insert(&*house.store, &revoked).await.unwrap();
     let (expired, minted_expired) =
@@ -111,7 +110,9 @@ async fn a_token_that_is_wrong_revoked_expired_or_malformed_is_refused_alike() {
     AdminTokenStore::insert(&*house.store, &expired).await.unwrap();
     let (_, stranger) = AdminToken::mint("c", Role::Admin, None, &house.state.hash_key, now).unwrap();
     let mut texts = Vec::new();
-    for token in [minted_revoked.token.expose(), minted_expired.token.expose(), stranger.token.expose(), "x", "marg_admin_"] {
+    for token in
+        [minted_revoked.token.expose(), minted_expired.token.expose(), stranger.token.expose(), "x", "marg_admin_"]
+    {
         let answer = house.send(request(Some(token), Method::GET, "/admin/keys", None)).await;
         assert_eq!(answer.status, 401, "{token}");
         assert!(answer.headers.contains_key(header::WWW_AUTHENTICATE));
@@ -132,7 +133,12 @@ async fn only_one_bearer_token_in_the_header_counts() {
         }
         house.send(request)
     };
-    for wrong in [vec![token.to_owned()], vec![format!("Basic {token}")], vec![format!("Bearer {token}"); 2], vec![String::new()]] {
+    for wrong in [
+        vec![token.to_owned()],
+        vec![format!("Basic {token}")],
+        vec![format!("Bearer {token}"); 2],
+        vec![String::new()],
+    ] {
         assert_eq!(send(wrong.clone()).await.status, 401, "{wrong:?}");
     }
     assert_eq!(send(vec![format!("bEARER {token}")]).await.status, 200);
@@ -158,7 +164,10 @@ async fn guessing_ends_with_429_while_those_at_work_go_on() {
     assert_eq!(get(house.token(Role::Admin), "10.0.0.1").await.status, 200);
     assert_eq!(get("wrong", "10.0.0.2").await.status, 401);
     // A token that is sent without any is no guess.
-    assert_eq!(house.send(from_address(request(None, Method::GET, "/admin/version", None), "10.0.0.1")).await.status, 401);
+    assert_eq!(
+        house.send(from_address(request(None, Method::GET, "/admin/version", None), "10.0.0.1")).await.status,
+        401
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use crate::key::admin::Role;
 #[tokio::test]
 async fn a_reload_with_errors_names_each_of_them() {
     let house = House::new().await;
-    let problem = ReloadProblem { line: 3, column: 5, path: "routes[0].to".to_owned(), text: "no such provider".to_owned() };
+    let problem =
+        ReloadProblem { line: 3, column: 5, path: "routes[0].to".to_owned(), text: "no such provider".to_owned() };
     *house.control.reload.lock().unwrap() = ReloadReport { errors: vec![problem], ..ReloadReport::default() };
     let answer = house.act("/admin/reload").await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (409, "conflict"));
@@ -52,7 +53,11 @@ async fn the_page_holds_no_script_or_style_of_its_own() {
     let page = house.send(request(None, Method::GET, "/", None)).await;
     assert_eq!(page.headers[header::CONTENT_TYPE], "text/html; charset=utf-8");
     assert!(page.text.contains("<title>Marg</title>") && page.text.contains("/admin/openapi.json"));
-    assert!(!page.text.contains("<style") && !page.text.contains(" on") && page.text.contains("<script src="), "{}", page.text);
+    assert!(
+        !page.text.contains("<style") && !page.text.contains(" on") && page.text.contains("<script src="),
+        "{}",
+        page.text
+    );
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ async fn a_token_cannot_revoke_itself() {
 async fn the_last_active_administrator_cannot_be_revoked() {
     let house = House::new().await;
     // Somebody in this process, who has no token that could be its own.
-    let mut request = super::request(None, Method::POST, &format!("/admin/tokens/{}/revoke", house.token_id(Role::Admin)), None);
+    let mut request =
+        super::request(None, Method::POST, &format!("/admin/tokens/{}/revoke", house.token_id(Role::Admin)), None);
     request.extensions_mut().insert(crate::admin::auth::Caller::in_process());
     let answer = house.send(request).await;
     assert_eq!(answer.status, 409, "{}", answer.text);
@@ -44,7 +45,9 @@ async fn an_administrator_may_go_when_another_stays() {
 #[tokio::test]
 async fn the_text_of_a_token_is_shown_once_and_its_hash_never() {
     let house = House::new().await;
-    let made = house.post("/admin/tokens", json!({"label": "ci", "role": "read-only", "expires_at": "2999-01-01T00:00:00Z"})).await;
+    let made = house
+        .post("/admin/tokens", json!({"label": "ci", "role": "read-only", "expires_at": "2999-01-01T00:00:00Z"}))
+        .await;
     assert_eq!(made.headers["cache-control"], "no-store");
     let token = made.json()["token"].as_str().unwrap().to_owned();
     assert!(token.starts_with("marg_admin_"));

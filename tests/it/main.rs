@@ -1,0 +1,25 @@
+//! The integration suite: the real binary, driven through its public doors against scripted providers on this machine.
+//!
+//! One file per subject; names are sentences. Nothing here reaches beyond 127.0.0.1, and nothing waits for a time where it
+//! can wait for a condition. `support` holds the providers, the gateway's process and the clients.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and its helpers are not marked as tests"
+)]
+
+mod support;
+
+mod bad_input;
+mod crash;
+mod failover;
+mod layers;
+mod lifecycle;
+mod passthrough;
+mod slow_readers;
+mod streaming;
+mod usage;

@@ -1,0 +1,216 @@
+//! Streams: piece by piece as they come, usage counted whether shown or not, and a good end whatever breaks.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::answers::{self, events, said};
+use crate::support::client::{Call, assert_openai_error};
+use crate::support::marg::{Marg, Setup};
+use crate::support::reply::{Answer, Body, End, Reply};
+use crate::support::upstream::Upstream;
+use crate::support::within;
+
+async fn gateway() -> (Upstream, Marg) {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    (upstream, marg)
+}
+
+fn streamed() -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": "Say hello."}], "stream": true})
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_ends_with_an_error_event() {
+    for upstream in [Upstream::http1().await, Upstream::http2().await] {
+        let http = if upstream.speaks_http2() { "2" } else { "1.1" };
+        let setup =
+            Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
+        let marg = setup.set("server", json!({"h2c": true})).start().await;
+        for mut client in [marg.http1().await, marg.http2().await] {
+            let (reply, feed) = Reply::fed();
+            upstream.answer("cut", reply);
+            let opening = client.open(Call::chat("cut", &streamed()));
+            let feeding = async {
+                feed.send(answers::text("m", "Hello")).await;
+                feed
+            };
+            let (mut answer, feed) = tokio::join!(opening, feeding);
+            answer.read_until(b"\n\n").await;
+            feed.cut().await;
+            // The end is a clean one: an SDK reads the event instead of a broken connection.
+            let answer = answer.finish().await;
+            let events = events(&answer.body);
+            assert_eq!(said(&answer.body), "Hello");
+            assert_openai_error(events.last().unwrap());
+            assert!(!answer.text().contains("[DONE]"));
+            let record = marg.record(&answer.id()).await;
+            assert_eq!(record["outcome"], "upstream_cut", "{record}");
+            assert_eq!(record["attempts"][0]["end"], "cut", "{record}");
+            assert_eq!(record["attempts"].as_array().unwrap().len(), 1, "{record}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plain_answer_that_is_cut_is_not_taken_for_whole() {
+    let (upstream, marg) = gateway().await;
+    let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"id\":\"half";
+    upstream.answer("half", Reply::afterwards(crate::support::reply::What::Raw(half.into())));
+    let mut body = streamed();
+    body["stream"] = json!(false);
+    let mut client = marg.http1().await;
+    let opened = client.open(Call::chat("half", &body)).await;
+    let id = opened.id();
+    opened.try_finish().await.expect_err("the answer looks whole");
+    let record = marg.record(&id).await;
+    assert_eq!(record["outcome"], "upstream_cut", "{record}");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_stops_the_provider_and_pays_for_what_it_got() {
+    let (upstream, marg) = gateway().await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("leaves", reply);
+    let mut client = marg.http1().await;
+    let opening = client.open(Call::chat("leaves", &streamed()));
+    let feeding = async {
+        for word in ["One ", "two ", "three ", "four"] {
+            feed.send(answers::text("m", word)).await;
+        }
+    };
+    let (mut answer, ()) = tokio::join!(opening, feeding);
+    answer.read_until(&answers::text("m", "four")).await;
+    let id = answer.id();
+    drop((answer, client));
+    within(Duration::from_secs(1), "the provider's connection is closed", feed.abandoned()).await;
+    let record = marg.record_when(&id, |record| record["usage"].is_object()).await;
+    assert_eq!(record["outcome"], "client_gone", "{record}");
+    assert_eq!(record["usage_source"], "estimated", "{record}");
+    let output = record["usage"]["output"].as_u64().unwrap();
+    assert!((3..=8).contains(&output), "{record}");
+    assert!(record["usage"]["input"].as_u64().unwrap() >= 3, "{record}");
+    assert_eq!(record["attempts"][0]["end"], "abandoned", "{record}");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_before_the_first_byte_stops_the_provider() {
+    let (upstream, marg) = gateway().await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("early", reply);
+    let mut client = marg.http1().await;
+    {
+        let opening = client.open(Call::chat("early", &streamed()));
+        tokio::select! {
+            _ = opening => panic!("there is no answer yet"),
+            _ = upstream.wait_for("early", 1) => {}
+        }
+    }
+    drop(client);
+    within(Duration::from_secs(1), "the provider's connection is closed", feed.abandoned()).await;
+    let records = marg.ask_admin("GET", "/admin/requests", None).await;
+    assert_eq!(records.status, 200, "{}", records.text());
+    marg.logs("client_gone").await;
+}
+
+#[tokio::test]
+async fn a_stream_arrives_piece_by_piece() {
+    for upstream in [Upstream::http1().await, Upstream::http2().await] {
+        let http = if upstream.speaks_http2() { "2" } else { "1.1" };
+        let setup =
+            Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
+        let marg = setup.set("server", json!({"h2c": true})).start().await;
+        for mut client in [marg.http1().await, marg.http2().await] {
+            let (reply, feed) = Reply::fed();
+            upstream.answer("paced", reply);
+            let first = answers::text("m", "0");
+            let (mut answer, ()) =
+                tokio::join!(client.open(Call::chat("paced", &streamed())), feed.send(first.clone()));
+            // Each piece is sent only when the one before it has arrived: nothing is held back for the next.
+            answer.read_until(&first).await;
+            for number in 1..50 {
+                let piece = answers::text("m", &number.to_string());
+                feed.send(piece.clone()).await;
+                answer.read_until(&piece).await;
+            }
+            drop(feed);
+            let answer = answer.finish().await;
+            assert_eq!(said(&answer.body), (0..50).map(|number| number.to_string()).collect::<String>());
+            assert_eq!(answer.header("content-type"), "text/event-stream");
+            assert_eq!(answer.header("content-length"), "");
+            assert_eq!(answer.header("x-accel-buffering"), "no");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_usage_chunk_is_shown_only_to_those_who_ask() {
+    let (upstream, marg) = gateway().await;
+    let silent = marg.chat("silent", &streamed()).await;
+    assert!(!silent.text().contains("usage"), "{}", silent.text());
+    assert!(silent.text().ends_with("data: [DONE]\n\n"), "{}", silent.text());
+    assert_eq!(said(&silent.body), answers::TEXT);
+    let mut body = streamed();
+    body["stream_options"] = json!({"include_usage": true});
+    let asked = marg.chat("asked", &body).await;
+    assert_eq!(events(&asked.body).last().unwrap()["usage"], answers::usage(9, 3));
+    for (case, answer) in [("silent", silent), ("asked", asked)] {
+        assert_eq!(upstream.only(case).await.json()["stream_options"]["include_usage"], true);
+        let record = marg.record(&answer.id()).await;
+        assert_eq!(record["usage"]["input"], 9, "{case}: {record}");
+        assert_eq!(record["usage"]["output"], 3, "{case}: {record}");
+        assert_eq!(record["usage_source"], "reported", "{case}: {record}");
+        assert_eq!(record["outcome"], "answered", "{case}: {record}");
+        assert_eq!(record["stream"], true);
+        assert!(record["ttft_us"].as_u64().unwrap() > 0, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn usage_is_hidden_however_the_stream_is_cut_into_pieces() {
+    let (upstream, marg) = gateway().await;
+    let whole = [
+        answers::text("m", "Hi"),
+        answers::usage_chunk("m", answers::usage(9, 3)),
+        bytes::Bytes::from_static(b"data: [DONE]\n\n"),
+    ]
+    .concat();
+    for size in [1, 7, 64, 1000] {
+        let case = format!("pieces of {size}");
+        let pieces = whole.chunks(size).map(bytes::Bytes::copy_from_slice).collect();
+        upstream.answer(&case, Answer::event_stream(Body::Pieces(pieces, End::Clean)).into());
+        let answer = marg.chat(&case, &streamed()).await;
+        assert_eq!(said(&answer.body), "Hi");
+        assert!(!answer.text().contains("usage"), "{case}: {}", answer.text());
+        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{case}: {}", answer.text());
+        assert_eq!(marg.record(&answer.id()).await["usage"]["output"], 3, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_provider_in_the_middle_of_a_stream_is_given_up() {
+    let upstream = Upstream::http1().await;
+    let slow = json!({"first_byte_timeout_ms": 20_000, "idle_timeout_ms": 300});
+    let marg = Setup::new().provider("main", &upstream, slow).set("default_provider", json!("main")).start().await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("silent", reply);
+    let mut client = marg.http1().await;
+    let call = Call::chat("silent", &streamed());
+    let (answer, ()) = tokio::join!(client.open(call), feed.send(answers::text("m", "Hello")));
+    let answer = within(Duration::from_secs(10), "the stream is given up", answer.finish()).await;
+    assert_openai_error(events(&answer.body).last().unwrap());
+    feed.abandoned().await;
+    assert_eq!(marg.record(&answer.id()).await["outcome"], "upstream_cut");
+}
+
+#[tokio::test]
+async fn an_error_inside_a_stream_reaches_the_caller() {
+    let (upstream, marg) = gateway().await;
+    let error = json!({"error": {"message": "too much", "type": "server_error", "param": null, "code": "overloaded"}});
+    let pieces = vec![answers::text("m", "Hello"), format!("data: {error}\n\n").into()];
+    upstream.answer("inside", Answer::event_stream(Body::Pieces(pieces, End::Clean)).into());
+    let answer = marg.chat("inside", &streamed()).await;
+    assert_eq!(events(&answer.body).last().unwrap()["error"]["message"], "too much");
+    assert_eq!(answer.status, 200);
+}
