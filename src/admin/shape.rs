@@ -72,7 +72,9 @@ const NAME: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x
 
 /// A name: 1 to 128 characters.
 pub fn name() -> Object {
-    text(1, MAX_WORD_CHARS, Some(NAME))
+    let mut schema = text(1, MAX_WORD_CHARS, Some(NAME));
+    schema.description = Some("A text for people, not only white space, without control characters.".to_owned());
+    schema
 }
 
 /// A name, or null.
@@ -87,6 +89,9 @@ pub fn patterns() -> ArrayBuilder {
     ArrayBuilder::new()
         .items(RefOr::T(Schema::Object(text(1, Glob::MAX_BYTES, Some(r"^[\x20-\x7e]+$")))))
         .max_items(Some(MAX_MODELS))
+        .description(Some(
+            "Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.",
+        ))
 }
 
 /// A list of addresses and networks.
@@ -105,7 +110,10 @@ pub fn networks() -> ArrayBuilder {
         .item(RefOr::T(Schema::Object(text(9, 18, Some(&four)))))
         .item(RefOr::T(Schema::Object(text(4, 43, Some(six)))))
         .build();
-    ArrayBuilder::new().items(RefOr::T(Schema::AnyOf(one))).max_items(Some(MAX_ADDRESSES))
+    ArrayBuilder::new()
+        .items(RefOr::T(Schema::AnyOf(one)))
+        .max_items(Some(MAX_ADDRESSES))
+        .description(Some("Addresses or networks that it may be used from; empty allows all."))
 }
 
 fn text(min: usize, max: usize, pattern: Option<&str>) -> Object {
