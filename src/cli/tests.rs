@@ -194,3 +194,39 @@ fn the_page_names_every_exit_code() {
         assert!(page.contains(&format!("\n| {} |", exit as u8)), "{exit:?}");
     }
 }
+
+#[tokio::test]
+async fn commands_work_against_a_running_instance_as_far_as_the_role_goes() {
+    use crate::key::admin::Role;
+    use crate::unit::secret::Secret;
+    let house = crate::admin::tests::House::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let router = crate::admin::router(house.state.clone());
+    crate::telemetry::task::spawn("admin", async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(router.clone());
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            connection.await.unwrap();
+        }
+    });
+    let door = |token: &str| Door::to_server(authority.clone(), Secret::new(token)).unwrap();
+    let body = json!({"name": "ci"});
+    let create = |door: Door| {
+        let body = body.clone();
+        async move { door.ask(Method::POST, "/admin/keys", Some(&body)).await }
+    };
+    let refused = create(door(house.token(Role::Auditor))).await.unwrap_err();
+    assert!(refused.exit == Exit::Refused && refused.text.contains("auditor"), "{}", refused.text);
+    assert_eq!(create(door("wrong")).await.unwrap_err().exit, Exit::Refused);
+    let made = create(door(house.token(Role::Operator))).await.unwrap();
+    assert!(made["token"].as_str().unwrap().starts_with("marg_live_"));
+    let problem =
+        crate::admin::control::ReloadProblem { line: 3, column: 5, path: "a.b".to_owned(), text: "no".to_owned() };
+    *house.control.reload.lock().unwrap() =
+        crate::admin::control::ReloadReport { errors: vec![problem], ..Default::default() };
+    let reload = door(house.token(Role::Admin)).ask(Method::POST, "/admin/reload", None).await.unwrap_err();
+    assert!(reload.exit == Exit::Conflict && reload.text.contains("3:5: a.b: no"), "{}", reload.text);
+}
