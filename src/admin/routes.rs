@@ -289,8 +289,8 @@ fn check_form(route: &RouteConfig) -> Result<(), Refusal> {
         let text = format!("A weight is 0 to {MAX_WEIGHT}, and at least one is not 0.");
         return Err(Refusal::invalid("split", text));
     }
-    let targets = route.to.iter().chain(route.split.iter().map(|side| &side.to)).chain(&route.fallback);
-    targets.map(check_target).collect()
+    let mut targets = route.to.iter().chain(route.split.iter().map(|side| &side.to)).chain(&route.fallback);
+    targets.try_for_each(check_target)
 }
 
 fn check_target(target: &TargetConfig) -> Result<(), Refusal> {
