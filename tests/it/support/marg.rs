@@ -118,7 +118,7 @@ impl Setup {
             address: self.config["server"]["listen"].as_str().unwrap().parse().unwrap(),
             admin: self.config["admin"]["listen"].as_str().unwrap().parse().unwrap(),
             key: text(&key, "token"),
-            key_id: text(&key, "id"),
+            key_id: text(&key["key"], "id"),
             admin_token: text(&admin, "token"),
             config: self.config,
             folder,
@@ -188,11 +188,17 @@ impl Marg {
         run(self.folder.path(), &self.variables, arguments).await
     }
 
-    /// Makes another key.
+    /// Makes another key and waits until the gateway has heard of it; gives its token and its id.
     pub async fn make_key(&self, arguments: &[&str]) -> (String, String) {
         let all = [&["keys", "create", "--name", "other", "--output", "json"], arguments].concat();
         let key = self.command(&all).await;
-        (text(&key, "token"), text(&key, "id"))
+        let token = text(&key, "token");
+        until("the gateway knows the new key", || async {
+            let answer = Client::http1(self.address, &token).await.send(Call::new("GET", "/v1/models")).await;
+            (!answer.text().contains("does not know")).then_some(())
+        })
+        .await;
+        (token, text(&key["key"], "id"))
     }
 
     /// Replaces the configuration file.

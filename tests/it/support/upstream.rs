@@ -151,9 +151,12 @@ impl Upstream {
     }
 
     /// Ends every connection at once; new ones are taken.
-    pub fn hang_up(&self) {
-        for task in self.state.tasks.lock().unwrap().drain(..) {
+    pub async fn hang_up(&self) {
+        let tasks: Vec<JoinHandle<()>> = self.state.tasks.lock().unwrap().drain(..).collect();
+        for task in tasks {
             task.abort();
+            // Once the task is gone, so is its socket.
+            let _aborted = task.await;
         }
     }
 
@@ -173,7 +176,9 @@ impl Drop for Upstream {
         if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
-        self.hang_up();
+        for task in self.state.tasks.lock().unwrap().drain(..) {
+            task.abort();
+        }
     }
 }
 
