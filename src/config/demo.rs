@@ -14,6 +14,7 @@ use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
 use crate::provider::config::{Auth, ProviderConfig, UrlRef};
 use crate::provider::preset::{Preset, TABLE};
+use crate::provider::simulated::models::NAMES;
 use crate::route::config::{RouteConfig, RouteMatch, TargetConfig};
 use crate::unit::glob::Glob;
 use crate::unit::secret::SecretRef;
@@ -90,6 +91,10 @@ fn simulated(config: &mut Config, base_url: &str) {
     let provider = ProviderConfig {
         base_url: Some(UrlRef::Bare(base_url.to_owned())),
         auth: Some(Auth::None),
+        // Any name is answered; those that mean something are written out so that they are in the list of models.
+        models: NAMES.iter().chain(&["*"]).filter_map(|name| Glob::new(name).ok()).collect(),
+        // The price list has a part of that name, for the models that the simulated provider calls its own.
+        price_provider: Some(SIMULATED.to_owned()),
         ..ProviderConfig::default()
     };
     config.providers.insert(SIMULATED.to_owned(), provider);

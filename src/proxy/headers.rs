@@ -166,4 +166,3 @@ pub fn sign(
 pub fn allowed(session: &Session) -> String {
     dialect::allowed_methods(session.req_header().uri.path()).unwrap_or("GET, POST").to_owned()
 }
-

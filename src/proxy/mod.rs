@@ -36,7 +36,7 @@ use crate::pipeline::answer::Answer;
 use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
-use crate::pipeline::relay::AnswerHead;
+use crate::pipeline::relay::{AnswerHead, Framing};
 use crate::proxy::replay::{Deadline, Slot};
 use crate::unit::clock::Timestamp;
 
@@ -60,6 +60,25 @@ pub struct Context {
     deadline: Option<Arc<Deadline>>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
+    /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
+    own_words: Option<Answer>,
+}
+
+impl Context {
+    /// Puts an error in the caller's dialect in the place of a provider's that ends with its head: Pingora calls no body
+    /// filter for such an answer, so it is given up and answered from `fail_to_proxy`.
+    fn speak_for_provider(&mut self, framing: Framing, delay: Option<Duration>) -> Box<PingoraError> {
+        let body = self.exchange.relay(None, true).unwrap_or_default();
+        let mut answer = Answer::json(framing.status, body).header("x-marg-reason", Kind::UpstreamError.code());
+        if let Some(provider) = &self.exchange.record.provider {
+            answer = answer.header("x-marg-provider", &**provider);
+        }
+        if let Some(delay) = delay {
+            answer = answer.header("retry-after", delay.as_millis().div_ceil(1000).to_string());
+        }
+        self.own_words = Some(answer);
+        PingoraError::new_up(ErrorType::HTTPStatus(framing.status))
+    }
 }
 
 impl Front {
@@ -106,7 +125,13 @@ impl ProxyHttp for Front {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context { exchange: Exchange::begin(&self.gateway), stand_in: None, deadline: None, next_target: false }
+        Context {
+            exchange: Exchange::begin(&self.gateway),
+            stand_in: None,
+            deadline: None,
+            next_target: false,
+            own_words: None,
+        }
     }
 
     fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {
@@ -242,6 +267,9 @@ impl ProxyHttp for Front {
         let head =
             AnswerHead { status, content_type: text("content-type"), length: if bodyless { Some(0) } else { length } };
         let framing = context.exchange.begin_relay(&head);
+        if status >= 300 && !bodyless && length == Some(0) {
+            return Err(context.speak_for_provider(framing, delay));
+        }
         headers::sign(response, &context.exchange, framing, bodyless)
     }
 
@@ -267,9 +295,9 @@ impl ProxyHttp for Front {
         context: &mut Context,
         reused: bool,
     ) -> Box<PingoraError> {
-        if context.next_target {
+        if context.next_target || context.own_words.is_some() {
             error.as_up();
-            error.set_retry(true);
+            error.set_retry(context.next_target);
             return error;
         }
         let late = context.deadline.as_ref().is_some_and(|deadline| deadline.has_passed());
@@ -303,10 +331,12 @@ impl ProxyHttp for Front {
             }
             return FailToProxy { error_code: exchange.record.status, can_reuse_downstream: false };
         }
-        let failure = exchange.give_up();
-        exchange.refuse(&failure);
         session.set_keepalive(None);
-        let answer = Answer::error(&failure);
+        let answer = context.own_words.take().unwrap_or_else(|| {
+            let failure = exchange.give_up();
+            exchange.refuse(&failure);
+            Answer::error(&failure)
+        });
         let status = answer.status;
         answer::send(session, &mut context.exchange, answer).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }

@@ -48,6 +48,14 @@ fn an_empty_environment_gives_the_simulated_provider_alone() {
 }
 
 #[test]
+fn the_simulated_models_are_named_and_any_other_is_served_too() {
+    let loaded = demo(&[]).unwrap();
+    let models = &loaded.providers[0].models;
+    assert!(models.iter().any(|model| model.is_literal() && model.as_str() == "sim-small"));
+    assert!(models.iter().any(|model| model.matches("gpt-4o")));
+}
+
+#[test]
 fn keys_in_the_environment_become_providers_and_the_first_of_the_table_leads() {
     let variables = [
         ("GROQ_API_KEY", "g"),
