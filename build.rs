@@ -8,8 +8,22 @@ use std::{env, fs};
 
 /// The dependencies that `marg version --verbose` names.
 const NAMED: &[&str] = &[
-    "axum", "blake3", "clap", "genai-prices", "h2", "hyper", "mimalloc", "pingora-core", "pingora-proxy", "prometheus", "rustls",
-    "serde_json", "sqlx", "tokio", "tracing", "utoipa",
+    "axum",
+    "blake3",
+    "clap",
+    "genai-prices",
+    "h2",
+    "hyper",
+    "mimalloc",
+    "pingora-core",
+    "pingora-proxy",
+    "prometheus",
+    "rustls",
+    "serde_json",
+    "sqlx",
+    "tokio",
+    "tracing",
+    "utoipa",
 ];
 
 fn main() {

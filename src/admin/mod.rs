@@ -11,8 +11,8 @@ pub mod keys;
 mod live;
 pub mod openapi;
 mod page;
-pub mod record;
 pub mod providers;
+pub mod record;
 pub mod requests;
 pub mod respond;
 pub mod routes;
@@ -22,8 +22,8 @@ pub mod system;
 pub mod time;
 pub mod tokens;
 
-
-
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -149,9 +149,11 @@ pub fn router(state: State) -> Router {
     let mut router = page::router();
     for (access, routes) in doors() {
         let (_, mut paths, methods) = openapi::declare(access, routes);
-        let takes_query = paths.paths.values_mut().any(|item| openapi::operations(item).any(|one| openapi::takes_query(one)));
+        let takes_query =
+            paths.paths.values_mut().any(|item| openapi::operations(item).any(|one| openapi::takes_query(one)));
         let door = Door { state: state.clone(), access, takes_query };
-        let methods = methods.route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
+        let methods =
+            methods.route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
         for path in paths.paths.keys() {
             router = router.route(path, methods.clone());
         }

@@ -1,5 +1,6 @@
 //! The OpenAPI document, made from the handlers and from the table of doors, so that it cannot drift from them.
 
+use serde_json::Value;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -15,13 +16,20 @@ use crate::unit::version::VERSION;
 /// The name of the security scheme.
 pub const SCHEME: &str = "admin_token";
 
-/// The whole document.
-pub fn document() -> OpenApi {
+/// The whole document as JSON.
+pub fn document() -> Value {
     let doors = crate::admin::doors().into_iter();
-    let router = doors.fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| {
-        router.routes(declare(access, routes))
-    });
-    router.into_openapi()
+    let router = doors
+        .fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| router.routes(declare(access, routes)));
+    // A document holds only texts, numbers and maps with text keys, which always serialise.
+    let mut document = serde_json::to_value(router.into_openapi()).unwrap_or_default();
+    if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
+        // Its parts are described inside it.
+        schemas.remove("RouteMatch");
+        schemas.remove("SplitConfig");
+        schemas.insert("RouteConfig".to_owned(), crate::admin::routes::route_schema());
+    }
+    document
 }
 
 fn frame() -> OpenApi {

@@ -115,10 +115,40 @@ impl From<Record> for RequestView {
 
 /// The columns of an export in CSV. `attempts` is a number; the attempts themselves are in the other formats.
 const COLUMNS: &[&str] = &[
-    "id", "started_at", "request_id", "operation", "method", "path", "address", "key_id", "org", "team", "user",
-    "model_requested", "model_served", "provider", "route", "stream", "status", "outcome", "reason", "error",
-    "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "usage_source",
-    "cost_nano_usd", "cost_usd", "price", "duration_us", "ttft_us", "bytes_in", "bytes_out", "attempts",
+    "id",
+    "started_at",
+    "request_id",
+    "operation",
+    "method",
+    "path",
+    "address",
+    "key_id",
+    "org",
+    "team",
+    "user",
+    "model_requested",
+    "model_served",
+    "provider",
+    "route",
+    "stream",
+    "status",
+    "outcome",
+    "reason",
+    "error",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "cost_nano_usd",
+    "cost_usd",
+    "price",
+    "duration_us",
+    "ttft_us",
+    "bytes_in",
+    "bytes_out",
+    "attempts",
 ];
 
 /// The heading of an export in CSV.
@@ -194,7 +224,8 @@ fn csv_cell(text: &str) -> String {
 
 /// Whether a record is among those that a filter means; order, cursor and limit do not matter.
 pub fn matches(filter: &Filter, record: &Record) -> bool {
-    let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
+    let is =
+        |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
     let model = |pattern: &crate::unit::glob::Glob| {
         [&record.model_requested, &record.model_served].into_iter().flatten().any(|model| pattern.matches(model))
     };

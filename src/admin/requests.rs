@@ -12,10 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 use crate::admin::State;
 use crate::admin::auth::{self, Caller};
 use crate::admin::live::{Closing, Pen, ReaderGone};
+use crate::admin::record::{self, RequestView};
 use crate::admin::respond::{self, ErrorAnswer, Params, Params2, Refusal, Segment};
 use crate::admin::shape;
 use crate::admin::time::Time;
-use crate::admin::record::{self, RequestView};
 use crate::error::{Error, StoreError};
 use crate::ledger::query::{Cursor, Filter, Order, StatusFilter};
 use crate::ledger::{Outcome, Record};
@@ -408,7 +408,8 @@ impl RecordQuery {
 fn status(text: &str) -> Result<StatusFilter, Refusal> {
     let plain = text.len() == 3 || text == "0";
     let lower = !text.contains(|symbol: char| symbol == 'X' || symbol == '+');
-    text.parse().ok().filter(|_| plain && lower).ok_or_else(|| {
-        Refusal::invalid("status", "A status is a number such as 429, or a class such as 4xx.")
-    })
+    text.parse()
+        .ok()
+        .filter(|_| plain && lower)
+        .ok_or_else(|| Refusal::invalid("status", "A status is a number such as 429, or a class such as 4xx."))
 }

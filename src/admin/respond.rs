@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
 use crate::error::{Error, Fault, Kind};
+use crate::unit::object::object;
 
 /// The largest body that is read: 2 MiB.
 pub const BODY_LIMIT_BYTES: usize = 2 * 1024 * 1024;
@@ -130,7 +131,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
         }
         let body = read_body(request).await?;
         let mut reader = serde_json::Deserializer::from_slice(&body);
-        let value = T::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+        let value = object(&mut reader).and_then(|value| reader.end().map(|()| value));
         value.map(Self).map_err(|error| {
             let text = format!("The body is not what this endpoint takes: {error}.");
             Error::new(Kind::InvalidRequest, text).into()
@@ -229,9 +230,7 @@ impl Segment {
 /// Whether a text has the form that `unit::id::mint` gives ids of a noun.
 pub fn is_id(prefix: &str, text: &str) -> bool {
     let tail = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
-    tail.is_some_and(|tail| {
-        tail.len() == 26 && tail.bytes().all(|byte| matches!(byte, b'a'..=b'v' | b'0'..=b'9'))
-    })
+    tail.is_some_and(|tail| tail.len() == 26 && tail.bytes().all(|byte| matches!(byte, b'a'..=b'v' | b'0'..=b'9')))
 }
 
 /// The answer for a path that leads nowhere.

@@ -19,6 +19,7 @@ use crate::route::store::StoredRoute;
 use crate::route::{MAX_ROUTES, MAX_TARGETS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
+use crate::unit::object::object;
 
 /// The longest name of a provider and of a route, in characters.
 const MAX_NAME_CHARS: usize = 64;
@@ -70,6 +71,7 @@ pub struct RouteCreate {
     #[schema(maximum = 10000)]
     position: Option<u32>,
     /// What it says.
+    #[serde(deserialize_with = "object")]
     route: RouteConfig,
 }
 
@@ -265,9 +267,8 @@ fn check(state: &State, route: &RouteConfig) -> Result<(), Refusal> {
 }
 
 fn check_form(route: &RouteConfig) -> Result<(), Refusal> {
-    let name_fits = |name: &str| {
-        (1..=MAX_NAME_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control)
-    };
+    let name_fits =
+        |name: &str| (1..=MAX_NAME_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
     if route.name.as_deref().is_some_and(|name| !name_fits(name)) {
         let text = format!("A route's name has 1 to {MAX_NAME_CHARS} characters and no control characters.");
         return Err(Refusal::invalid("name", text));
@@ -315,7 +316,8 @@ pub fn route_schema() -> Value {
         "type": "string", "maxLength": 320, "pattern": "^[A-Za-z0-9._-]{1,64}(:[\\x20-\\x7e]{1,255})?$",
         "description": "`provider`, or `provider:model`.",
     });
-    let pattern = json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 256, "pattern": "^[\\x20-\\x7e]+$" });
+    let pattern =
+        json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 256, "pattern": "^[\\x20-\\x7e]+$" });
     let side = json!({
         "type": "object", "required": ["to", "weight"], "additionalProperties": false,
         "properties": { "to": target, "weight": { "type": "integer", "minimum": 0, "maximum": MAX_WEIGHT } },

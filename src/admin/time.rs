@@ -27,9 +27,8 @@ impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time = text.parse::<jiff::Timestamp>().ok().filter(|_| !text.contains('['));
-        let time = time.ok_or_else(|| {
-            serde::de::Error::custom("a time is written in RFC 3339, such as 2026-11-21T09:30:00Z")
-        })?;
+        let time = time
+            .ok_or_else(|| serde::de::Error::custom("a time is written in RFC 3339, such as 2026-11-21T09:30:00Z"))?;
         Ok(Self(Timestamp(time.as_microsecond().max(0))))
     }
 }

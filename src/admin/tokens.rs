@@ -206,7 +206,9 @@ pub async fn revoke(state: State, caller: Caller, id: Segment) -> Result<Respons
     }
     let rules = |token: &&AdminToken| token.role == Role::Admin && token.is_active(now);
     if rules(&token) && all.iter().filter(rules).count() == 1 {
-        return Err(Refusal::conflict("This is the last active admin token of the role admin; make another one first."));
+        return Err(Refusal::conflict(
+            "This is the last active admin token of the role admin; make another one first.",
+        ));
     }
     let mut token = token.clone();
     token.revoked_at = Some(now);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness, ReadyStatus,
-    ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+    Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness,
+    ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{live, load};
@@ -19,7 +19,7 @@ use crate::pipeline::answer::Answer;
 use crate::provider::Provider;
 use crate::proxy::StatePages;
 use crate::route::config::RouteConfig;
-use crate::route::{Target, Table};
+use crate::route::{Table, Target};
 use crate::telemetry::log;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::{Tick, Timestamp};
@@ -43,7 +43,8 @@ impl Control for Core {
 
     fn routes(&self) -> Vec<RouteView> {
         let (loaded, stored) = (self.loaded.load(), self.stored.load());
-        let name = |route: &RouteConfig, index: usize| route.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
+        let name =
+            |route: &RouteConfig, index: usize| route.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
         let configured = loaded.config.routes.iter().enumerate().map(|(index, route)| RouteView {
             id: None,
             origin: RouteOrigin::Config,
@@ -81,7 +82,8 @@ impl Control for Core {
                 provider.is_some_and(|provider| provider.settings.enabled && !provider.serves(Some(model)))
             });
             if unknown {
-                let text = format!("The provider `{}` does not serve the model of the target `{target}`.", target.provider);
+                let text =
+                    format!("The provider `{}` does not serve the model of the target `{target}`.", target.provider);
                 return Err(Error::new(Kind::InvalidRequest, text));
             }
         }
@@ -99,7 +101,9 @@ impl Control for Core {
             Error::new(Kind::ModelNotFound, text)
         })?;
         let configured = self.loaded.load().config.routes.len();
-        let stored = found.index.and_then(|index| self.stored.load().get(index.checked_sub(configured)?).map(|route| route.id.clone()));
+        let stored = found
+            .index
+            .and_then(|index| self.stored.load().get(index.checked_sub(configured)?).map(|route| route.id.clone()));
         let origin = match (found.index, &stored) {
             (None, _) => RouteOrigin::Default,
             (Some(_), Some(_)) => RouteOrigin::Stored,
@@ -110,7 +114,8 @@ impl Control for Core {
             let stage = if split { TargetStage::Split } else { TargetStage::First };
             explained(&live, target, &question.model, stage, split.then_some(*weight))
         });
-        let rest = found.rest.iter().map(|target| explained(&live, target, &question.model, TargetStage::Fallback, None));
+        let rest =
+            found.rest.iter().map(|target| explained(&live, target, &question.model, TargetStage::Fallback, None));
         Ok(Explanation {
             route: found.route.to_string(),
             route_id: stored.map(|id| id.to_string()),
@@ -164,7 +169,8 @@ impl Control for Core {
 impl Core {
     /// Reads the configuration again and applies it, all or nothing.
     pub async fn reload_now(&self) -> ReloadReport {
-        let report = self.try_reload().await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
+        let report =
+            self.try_reload().await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
         METRICS.reloads.with_label_values(&[if report.applied { "applied" } else { "refused" }]).inc();
         if report.applied {
             tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "reloaded");
@@ -177,7 +183,8 @@ impl Core {
 
     async fn try_reload(&self) -> Result<ReloadReport, Vec<ReloadProblem>> {
         let _alone = self.replacing.lock().await;
-        let loaded = load(&self.source, self.simulated_address.as_deref()).map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
+        let loaded = load(&self.source, self.simulated_address.as_deref())
+            .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
         let before = self.loaded.load_full();
         let stored = self.stored.load_full();
         let built = live::build(&loaded, &stored, Some(&self.gateway.live.load()));
@@ -221,10 +228,9 @@ fn unplaced(text: String) -> ReloadProblem {
 fn status(provider: &Provider) -> ProviderStatus {
     let (now, health) = (Timestamp::now(), provider.health.read());
     let resting = provider.credentials.resting(Tick::now());
-    let credentials = (0u32..).zip(resting).map(|(index, left)| CredentialStatus {
-        index,
-        resting_until: left.map(|left| now.plus(left).into()),
-    });
+    let credentials = (0u32..)
+        .zip(resting)
+        .map(|(index, left)| CredentialStatus { index, resting_until: left.map(|left| now.plus(left).into()) });
     let (last_error_at, last_error) = health.last_failure.unzip();
     ProviderStatus {
         name: provider.name.to_string(),

@@ -62,7 +62,12 @@ impl Core {
     ///
     /// # Errors
     /// What keeps the gateway from starting.
-    pub fn start(loaded: Loaded, source: Source, address: Option<String>, simulated: Option<simulated::Listener>) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        loaded: Loaded,
+        source: Source,
+        address: Option<String>,
+        simulated: Option<simulated::Listener>,
+    ) -> anyhow::Result<Arc<Self>> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(8)
@@ -74,7 +79,14 @@ impl Core {
         let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
         let (ring, stored) = runtime.block_on(read_store(&house))?;
         let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
-        live.catalog.warm();
+        // Decoding the built-in list takes memory; a process that never asks it does without.
+        let listed = |provider: &crate::provider::config::ProviderSettings| {
+            provider.enabled
+                && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
+        };
+        if loaded.providers.iter().any(listed) {
+            live.catalog.warm();
+        }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let feeder = Feeder::new(journal.clone(), house.store.clone(), feeder_settings(&loaded.config));
         let handle = feeder.handle();
@@ -170,7 +182,8 @@ impl Core {
             return Ok(());
         }
         let built = live::with_routes(&self.loaded.load(), &stored, &self.gateway.live.load());
-        let live = built.map_err(|faults| crate::error::Error::new(crate::error::Kind::InvalidRequest, faults.join(" ")))?;
+        let live =
+            built.map_err(|faults| crate::error::Error::new(crate::error::Kind::InvalidRequest, faults.join(" ")))?;
         self.gateway.live.store(Arc::new(live));
         self.stored.store(Arc::new(stored));
         Ok(())
@@ -228,11 +241,19 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
 }
 
 trait SpawnNamed {
-    fn spawn_named<F: Future<Output = ()> + Send + 'static>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()>;
+    fn spawn_named<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        task: F,
+    ) -> tokio::task::JoinHandle<()>;
 }
 
 impl SpawnNamed for Runtime {
-    fn spawn_named<F: Future<Output = ()> + Send + 'static>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()> {
+    fn spawn_named<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        task: F,
+    ) -> tokio::task::JoinHandle<()> {
         let _entered = self.enter();
         task::spawn(name, task)
     }

@@ -31,10 +31,14 @@ pub async fn open(config: &Config, hash_key: Option<&Secret>) -> anyhow::Result<
     let folder = config.data_dir.clone();
     make_folder(&folder)?;
     let hash_key = match hash_key {
-        Some(secret) => HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?,
+        Some(secret) => {
+            HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?
+        }
         None => kept_hash_key(&folder.join("hash.key"))?,
     };
-    let store = Store::open(&folder.join("marg.db")).await.with_context(|| format!("cannot open the database in {}", folder.display()))?;
+    let store = Store::open(&folder.join("marg.db"))
+        .await
+        .with_context(|| format!("cannot open the database in {}", folder.display()))?;
     Ok(House { folder, store: Arc::new(store), hash_key: Arc::new(hash_key) })
 }
 
@@ -50,7 +54,9 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
 
 fn kept_hash_key(path: &Path) -> anyhow::Result<HashKey> {
     match read_secret(path)? {
-        Some(secret) => HashKey::from_hex(&secret).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.text())),
+        Some(secret) => {
+            HashKey::from_hex(&secret).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.text()))
+        }
         None => {
             let key = HashKey::generate().map_err(|error| anyhow::anyhow!("{}", error.text()))?;
             write_secret(path, &key.to_hex())?;

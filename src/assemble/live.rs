@@ -60,7 +60,11 @@ pub fn routes(loaded: &Loaded, stored: &[StoredRoute]) -> Vec<RouteConfig> {
     loaded.config.routes.iter().cloned().chain(stored.iter().map(|route| route.config.clone())).collect()
 }
 
-fn table(loaded: &Loaded, stored: &[StoredRoute], providers: &HashMap<Arc<str>, Arc<Provider>>) -> Result<Table, Vec<String>> {
+fn table(
+    loaded: &Loaded,
+    stored: &[StoredRoute],
+    providers: &HashMap<Arc<str>, Arc<Provider>>,
+) -> Result<Table, Vec<String>> {
     let names: HashSet<Arc<str>> = providers.keys().cloned().collect();
     Table::build(&routes(loaded, stored), loaded.config.default_provider.as_deref(), &names)
 }

@@ -76,7 +76,8 @@ fn data_plane(core: &Arc<Core>, config: &Config) -> anyhow::Result<Service<Door>
     match &config.server.tls {
         None => service.add_tcp(&address),
         Some(tls) => {
-            let path = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path in server.tls is not UTF-8");
+            let path =
+                |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path in server.tls is not UTF-8");
             let mut settings = TlsSettings::intermediate(&path(&tls.certificate)?, &path(&tls.key)?)
                 .map_err(|error| anyhow::anyhow!("server.tls cannot be used: {error}"))?;
             settings.enable_h2();

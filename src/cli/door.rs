@@ -59,7 +59,8 @@ impl Door {
             return Err(Failure::usage(format!("{url:?} is not a server; write http://127.0.0.1:8081")));
         };
         let host = rest.strip_suffix('/').unwrap_or(rest);
-        let authority = host.parse::<axum::http::uri::Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+        let authority =
+            host.parse::<axum::http::uri::Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
         let Some(authority) = authority else {
             return Err(Failure::usage(format!("{url:?} is not a server; write http://127.0.0.1:8081")));
         };
@@ -139,9 +140,9 @@ async fn send(authority: &str, token: &Secret, mut request: Request<Body>) -> Re
 
 async fn whole(body: Body) -> Result<axum::body::Bytes> {
     let collected = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
-        Failure::new(Exit::Unreachable, format!("The answer broke off: {error}."))
-    })
+    collected
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| Failure::new(Exit::Unreachable, format!("The answer broke off: {error}.")))
 }
 
 async fn refusal(answer: Response<Body>) -> Failure {
@@ -178,7 +179,8 @@ pub fn encode(text: &str) -> String {
 
 /// A path with a query of the pairs that have a value.
 pub fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
-    let given = pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", encode(value))));
+    let given =
+        pairs.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("{name}={}", encode(value))));
     let query = given.collect::<Vec<_>>().join("&");
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }

@@ -213,13 +213,16 @@ impl Create {
 impl List {
     fn path(&self) -> String {
         let status = self.status.and_then(|status| status.to_possible_value()).map(|value| value.get_name().to_owned());
-        with_query("/admin/keys", &[
-            ("org", self.org.clone()),
-            ("team", self.team.clone()),
-            ("user", self.user.clone()),
-            ("status", status),
-            ("limit", Some(self.limit.to_string())),
-            ("cursor", self.cursor.clone()),
-        ])
+        with_query(
+            "/admin/keys",
+            &[
+                ("org", self.org.clone()),
+                ("team", self.team.clone()),
+                ("user", self.user.clone()),
+                ("status", status),
+                ("limit", Some(self.limit.to_string())),
+                ("cursor", self.cursor.clone()),
+            ],
+        )
     }
 }

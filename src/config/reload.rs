@@ -49,7 +49,8 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ("routes", *routes != old.routes),
     ];
     let gone = old.providers.keys().filter(|name| !providers.contains_key(*name));
-    let other = providers.iter().filter(|(name, provider)| old.providers.get(*name) != Some(*provider)).map(|(name, _)| name);
+    let other =
+        providers.iter().filter(|(name, provider)| old.providers.get(*name) != Some(*provider)).map(|(name, _)| name);
     let sections = sections.into_iter().filter(|(_, differs)| *differs).map(|(path, _)| path.to_owned());
     sections.chain(gone.chain(other).map(|name| format!("providers.{name}"))).collect()
 }

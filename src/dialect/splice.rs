@@ -33,30 +33,36 @@ pub(super) enum StreamOptions {
     Asked,
 }
 
+/// Bytes that take the place of a span of the body.
+struct Change {
+    span: Range<usize>,
+    text: Cow<'static, [u8]>,
+}
+
 impl Splice {
     /// The body with another model, or asking for usage, or both; the same bytes if neither.
     pub(super) fn apply(&self, body: &Bytes, rename: Option<&str>, ask_usage: bool) -> Bytes {
-        let mut changes: [Option<(Range<usize>, Cow<'static, [u8]>)>; 2] = [None, None];
+        let mut changes: [Option<Change>; 2] = [None, None];
         match self {
             Self::Nothing => {}
             Self::Form { model } => {
                 let plain = rename.map(without_controls);
-                changes[0] = plain.map(|name| (model.clone(), Cow::Owned(name.into_bytes())));
+                changes[0] = plain.map(|name| Change { span: model.clone(), text: Cow::Owned(name.into_bytes()) });
             }
             Self::Json { inside, model, stream_options } => {
                 let quoted = rename.map(quoted);
-                changes[0] = quoted.zip(model.clone()).map(|(name, span)| (span, Cow::Owned(name)));
+                changes[0] = quoted.zip(model.clone()).map(|(name, span)| Change { span, text: Cow::Owned(name) });
                 changes[1] = stream_options.asking(*inside).filter(|_| ask_usage);
             }
         }
-        changes.sort_by_key(|change| change.as_ref().map_or(usize::MAX, |(span, _)| span.start));
+        changes.sort_by_key(|change| change.as_ref().map_or(usize::MAX, |change| change.span.start));
         replace(body, changes.into_iter().flatten())
     }
 }
 
 impl StreamOptions {
     /// The change that makes the body ask for usage.
-    fn asking(&self, inside: usize) -> Option<(Range<usize>, Cow<'static, [u8]>)> {
+    fn asking(&self, inside: usize) -> Option<Change> {
         let (span, text): (_, &'static [u8]) = match self {
             // A stream was asked for, so the object has another member and the comma belongs.
             Self::Absent => (inside..inside, b"\"stream_options\":{\"include_usage\":true},"),
@@ -66,7 +72,7 @@ impl StreamOptions {
             Self::Declined(span) => (span.clone(), b"true"),
             Self::Asked => return None,
         };
-        Some((span, Cow::Borrowed(text)))
+        Some(Change { span, text: Cow::Borrowed(text) })
     }
 }
 
@@ -83,10 +89,10 @@ fn quoted(name: &str) -> Vec<u8> {
 }
 
 /// The body with spans replaced; changes come in order and do not overlap.
-fn replace(body: &Bytes, changes: impl Iterator<Item = (Range<usize>, Cow<'static, [u8]>)>) -> Bytes {
+fn replace(body: &Bytes, changes: impl Iterator<Item = Change>) -> Bytes {
     let mut out = None;
     let mut done = 0;
-    for (span, text) in changes {
+    for Change { span, text } in changes {
         let out = out.get_or_insert_with(|| BytesMut::with_capacity(body.len() + 320));
         out.extend_from_slice(body.get(done..span.start).unwrap_or_default());
         out.extend_from_slice(&text);

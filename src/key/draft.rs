@@ -287,7 +287,10 @@ mod tests {
         assert_eq!(key.hash, hash_key.hash(minted.token.expose()));
         assert_eq!(NewKey::of(&key), draft);
         assert!(key.allows_model("gpt-4o") && !key.allows_model("claude"));
-        assert_eq!((key.state(NOW), key.state(Timestamp(NOW.0 + 1))), (super::super::KeyState::Active, super::super::KeyState::Expired));
+        assert_eq!(
+            (key.state(NOW), key.state(Timestamp(NOW.0 + 1))),
+            (super::super::KeyState::Active, super::super::KeyState::Expired)
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The ring is complete: it holds all stored keys, so a token that is not in it does not exist, and a negative answer needs
 //! neither a database nor a cache of its own that a flood of guesses could fill. Readers take no lock: each of 256 shards is an
 //! immutable map behind an atomic pointer. A change copies one shard, so it costs a 256th of the keys. A key takes about
-//! 600 bytes here (a short name, a principal, no labels); 100,000 keys about 60 MB (`memory_per_key_stays_bounded`).
+//! 700 bytes (a short name, a principal, no labels); 100,000 keys about 70 MB (`memory_per_key_stays_bounded`).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

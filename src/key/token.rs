@@ -207,7 +207,9 @@ mod tests {
         for cut in 0..token.len() {
             assert!(!well_formed(&token[..cut]));
         }
-        for text in [&format!("{token}0"), &format!(" {token}"), &token.to_uppercase(), "", "sk-", "marg_live_é", "Bearer"] {
+        for text in
+            [&format!("{token}0"), &format!(" {token}"), &token.to_uppercase(), "", "sk-", "marg_live_é", "Bearer"]
+        {
             assert!(!well_formed(text), "{text}");
         }
         // A character of several bytes over the place where the checksum begins.
@@ -241,7 +243,8 @@ mod tests {
 
     #[test]
     fn tokens_do_not_repeat_and_use_the_whole_alphabet() {
-        let tokens: HashSet<String> = (0..500).map(|_| mint(TokenStyle::Marg).unwrap().token.expose().to_owned()).collect();
+        let tokens: HashSet<String> =
+            (0..500).map(|_| mint(TokenStyle::Marg).unwrap().token.expose().to_owned()).collect();
         assert_eq!(tokens.len(), 500);
         let used: HashSet<char> = tokens.iter().flat_map(|token| token[10..53].chars()).collect();
         assert_eq!(used.len(), 62);

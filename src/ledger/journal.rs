@@ -397,4 +397,4 @@ fn begin(folder: &Path, owner: (Timestamp, u32), sequence: &mut u32, segment_byt
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

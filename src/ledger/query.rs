@@ -106,7 +106,11 @@ impl FromStr for StatusFilter {
         if let Some(class) = text.strip_suffix("xx").or_else(|| text.strip_suffix("XX")) {
             return class.parse().ok().filter(|class| (1..=5).contains(class)).map(Self::Class).ok_or_else(sentence);
         }
-        text.parse().ok().filter(|status| *status == 0 || (100..=999).contains(status)).map(Self::Exact).ok_or_else(sentence)
+        text.parse()
+            .ok()
+            .filter(|status| *status == 0 || (100..=999).contains(status))
+            .map(Self::Exact)
+            .ok_or_else(sentence)
     }
 }
 
@@ -218,7 +222,11 @@ mod tests {
 
     #[test]
     fn a_status_or_a_class_parses_and_nothing_else_does() {
-        assert!(["", "4x", "xx", "9xx", "42", "1000", "-1", "4XXX"].iter().all(|text| text.parse::<StatusFilter>().is_err()));
+        assert!(
+            ["", "4x", "xx", "9xx", "42", "1000", "-1", "4XXX"]
+                .iter()
+                .all(|text| text.parse::<StatusFilter>().is_err())
+        );
         assert_eq!("429".parse(), Ok(StatusFilter::Exact(429)));
         assert_eq!("5xx".parse(), Ok(StatusFilter::Class(5)));
     }

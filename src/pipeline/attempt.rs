@@ -146,6 +146,7 @@ impl Exchange {
             self.record.attempts.extend(rests);
             return Weighing::NextTarget;
         }
+        self.record.attempts.truncate(attempts);
         (self.at, self.tries_on_step) = (at, tries);
         self.current = Some(current);
         Weighing::Serve

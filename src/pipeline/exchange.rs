@@ -147,7 +147,8 @@ pub fn clip(text: &str) -> String {
     text.get(..end).unwrap_or_default().to_owned()
 }
 
-fn blank(id: ExchangeId) -> Record {
+/// A record of which nothing is known but its id.
+pub(crate) fn blank(id: ExchangeId) -> Record {
     Record {
         id,
         started_at: Timestamp::now(),

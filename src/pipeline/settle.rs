@@ -5,11 +5,12 @@
 
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
+use crate::error::Kind;
 use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
-use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::exchange::{Exchange, Relaying, blank};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::usage::{Usage, UsageSource};
@@ -45,6 +46,17 @@ impl Exchange {
         reader.finish();
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
+        }
+        if let Some(error) = reader.stream_error() {
+            // The provider ended its stream with an error of its own; the caller has seen it as it came.
+            self.record.reason = Some(Kind::UpstreamError.code().to_owned());
+            self.record.error = Some(format!(
+                "the provider sent an error in the stream: {}",
+                error.code.as_deref().unwrap_or("no code")
+            ));
+            if self.record.outcome == Outcome::Answered {
+                self.record.outcome = Outcome::UpstreamFailed;
+            }
         }
         self.record.usage = reader.usage();
         if self.record.usage.is_some() {
@@ -112,8 +124,14 @@ impl Exchange {
 
     fn journal(&mut self) {
         let started = Tick::now();
-        if let Err(error) = self.gateway.journal.append(&Line::Record(self.record.clone())) {
-            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
+        // Lent to the journal and taken back, rather than copied.
+        let id = self.record.id;
+        let line = Line::Record(std::mem::replace(&mut self.record, blank(id)));
+        if let Err(error) = self.gateway.journal.append(&line) {
+            tracing::error!(%error, %id, "an exchange could not be recorded");
+        }
+        if let Line::Record(record) = line {
+            self.record = record;
         }
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
     }

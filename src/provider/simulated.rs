@@ -71,9 +71,12 @@ impl Listener {
         };
         let places = Arc::new(Semaphore::new(CONNECTIONS_LIMIT as usize));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                next = next => next,
                 () = stopped(&mut stop) => break,
             };
             match accepted {
@@ -104,3 +107,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
         // The sender is gone: that is a stop too.
     }
 }
+
+#[cfg(test)]
+mod tests;

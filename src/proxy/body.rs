@@ -31,8 +31,9 @@ pub struct Read {
 /// Sets the limits of this request's connection.
 pub fn tune(session: &mut Session, exchange: &Exchange) {
     let settings = &exchange.live.settings;
-    let keepalive = if exchange.gateway.is_draining() { None } else { Some(settings.keepalive.as_secs().max(1)) };
-    session.set_keepalive(keepalive);
+    // A caller that asked to close the connection (RFC 9112 section 9.6) is not overruled.
+    let stays = session.get_keepalive().is_some() && !exchange.gateway.is_draining();
+    session.set_keepalive(stays.then(|| settings.keepalive.as_secs().max(1)));
     session.set_write_timeout(Some(settings.write_timeout));
     session.set_read_timeout(Some(settings.body_idle_timeout));
     session.set_total_drain_timeout(Some(Duration::from_secs(1)));

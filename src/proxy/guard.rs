@@ -25,7 +25,7 @@ use pingora_core::protocols::{
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::{HttpProxy, Session};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
 use crate::proxy::Front;
 use crate::telemetry::metrics::METRICS;
@@ -139,8 +139,7 @@ impl Guarded {
     /// Whether the time for this head, or for waiting for one, is over.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         let span = if self.head_begun { self.limits.header } else { self.limits.keepalive };
-        #[allow(clippy::disallowed_methods, reason = "tokio's timer has a clock of its own")]
-        let wake_at = self.wake_at.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + span)));
+        let wake_at = self.wake_at.get_or_insert_with(|| Box::pin(sleep(span)));
         wake_at.as_mut().poll(context).is_ready()
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::unit::glob::Glob;
+use crate::unit::object::{object, objects};
 
 /// One route. It has `to` or `split`, not both; `fallback` may follow either.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -14,14 +15,14 @@ pub struct RouteConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Which calls it takes; everything given must match, nothing given matches all.
-    #[serde(rename = "match")]
+    #[serde(rename = "match", deserialize_with = "object")]
     pub matches: RouteMatch,
     /// The first target.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub to: Option<TargetConfig>,
     /// Or: one of these, drawn by weight for each call.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "objects")]
     pub split: Vec<SplitConfig>,
     /// The targets after it, in order; each is tried at most once.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod glob;
 pub mod id;
 pub mod money;
+pub mod object;
 pub mod secret;
 pub mod usage;
 pub mod version;

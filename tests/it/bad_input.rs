@@ -9,8 +9,8 @@ use crate::support::client::{Call, Client, assert_openai_error};
 use crate::support::marg::{Marg, Setup};
 use crate::support::raw::{Raw, assert_refused};
 use crate::support::reply::{Answer, Body};
-use crate::support::upstream::Upstream;
 use crate::support::until;
+use crate::support::upstream::Upstream;
 
 /// How long a refusal may take: far above the limits that are set here, far below "for ever".
 const BOUND: Duration = Duration::from_secs(10);
@@ -19,15 +19,18 @@ const BOUND: Duration = Duration::from_secs(10);
 async fn gateway() -> (Upstream, Marg) {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream)
-        .set("server", json!({
-            "h2c": true,
-            "max_body_bytes": 1_000_000,
-            "max_header_bytes": 16_384,
-            "header_timeout_ms": 700,
-            "body_idle_timeout_ms": 700,
-            "body_timeout_ms": 2_000,
-            "keepalive_ms": 3_000,
-        }))
+        .set(
+            "server",
+            json!({
+                "h2c": true,
+                "max_body_bytes": 1_000_000,
+                "max_header_bytes": 16_384,
+                "header_timeout_ms": 700,
+                "body_idle_timeout_ms": 700,
+                "body_timeout_ms": 2_000,
+                "keepalive_ms": 3_000,
+            }),
+        )
         .start()
         .await;
     (upstream, marg)
@@ -48,8 +51,13 @@ fn head(marg: &Marg) -> String {
 #[tokio::test]
 async fn bodies_that_cannot_be_understood_are_refused_with_the_field_at_fault() {
     let (upstream, marg) = gateway().await;
-    let deep = format!(r#"{{"model":"m","messages":[{{"role":"user","content":{}1{}}}]}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    let deep_objects = format!(r#"{{"model":"m","messages":[{}1{}]}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
+    let deep = format!(
+        r#"{{"model":"m","messages":[{{"role":"user","content":{}1{}}}]}}"#,
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let deep_objects =
+        format!(r#"{{"model":"m","messages":[{}1{}]}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
     let good = br#""messages":[{"role":"user","content":"x"}]"#;
     let with = |start: &[u8], end: &[u8]| [start, good, end].concat();
     let cases: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
@@ -257,8 +265,14 @@ async fn what_is_not_a_request_of_http_is_refused() {
         ("TRACE", format!("TRACE /v1/models HTTP/1.1\r\nhost: x\r\n{key}\r\n").into_bytes()),
         ("OPTIONS for all", format!("OPTIONS * HTTP/1.1\r\nhost: x\r\n{key}\r\n").into_bytes()),
         ("a long path", format!("GET /v1/{} HTTP/1.1\r\nhost: x\r\n{key}\r\n", "x".repeat(10_000)).into_bytes()),
-        ("a long header", format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{key}x: {}\r\n\r\n", "x".repeat(20_000)).into_bytes()),
-        ("an endless header", format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{key}x: {}", "x".repeat(4_000_000)).into_bytes()),
+        (
+            "a long header",
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{key}x: {}\r\n\r\n", "x".repeat(20_000)).into_bytes(),
+        ),
+        (
+            "an endless header",
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{key}x: {}", "x".repeat(4_000_000)).into_bytes(),
+        ),
         ("many headers", format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{key}{many}\r\n").into_bytes()),
         ("a path of odd bytes", b"GET /v1/\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
         ("a broken preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame at all, not at all".to_vec()),
@@ -316,7 +330,8 @@ async fn a_caller_without_a_usable_key_is_told_why_before_its_body_is_read() {
     marg.send(Call::chat("key", &body).without_key()).await.assert_error(401, "invalid_api_key");
     assert_eq!(upstream.seen("key").len(), reached);
     // The body is announced but never sent: the refusal does not wait for it.
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 900000\r\n\r\n";
+    let head =
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 900000\r\n\r\n";
     assert_eq!(assert_refused(marg.address, "no key", head).await, 401);
     assert_serves(&marg, "wrong keys").await;
 }
@@ -350,7 +365,8 @@ async fn a_key_is_held_to_its_models_and_addresses() {
 #[tokio::test]
 async fn a_forwarded_address_is_believed_only_from_a_trusted_proxy() {
     let upstream = Upstream::http1().await;
-    let trusting = Setup::with_default(&upstream).set("server", json!({"trusted_proxies": ["127.0.0.0/8"]})).start().await;
+    let trusting =
+        Setup::with_default(&upstream).set("server", json!({"trusted_proxies": ["127.0.0.0/8"]})).start().await;
     let wary = Setup::with_default(&upstream).start().await;
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
     for (marg, address) in [(&trusting, "198.51.100.7"), (&wary, "127.0.0.1")] {

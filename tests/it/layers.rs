@@ -217,9 +217,8 @@ fn read(folder: &Path) -> Sources {
             text.truncate(at);
         }
     }
-    let is_test = |path: &str| {
-        tests.iter().any(|test| path == format!("{test}.rs") || path.starts_with(&format!("{test}/")))
-    };
+    let is_test =
+        |path: &str| tests.iter().any(|test| path == format!("{test}.rs") || path.starts_with(&format!("{test}/")));
     texts.retain(|path, _| !is_test(path));
     texts
 }

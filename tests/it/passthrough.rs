@@ -76,7 +76,8 @@ async fn answers_come_back_byte_for_byte() {
     assert_eq!((answer.status, answer.text().as_str()), (200, odd));
     assert_eq!(answer.header("content-length"), odd.len().to_string());
 
-    let pieces = [": comment\n\n", "event: x\r\ndata: {\"a\":1}\r\n\r\n", "data: {\"b\"", ":2}\n\n", "data: [DONE]\n\n"];
+    let pieces =
+        [": comment\n\n", "event: x\r\ndata: {\"a\":1}\r\n\r\n", "data: {\"b\"", ":2}\n\n", "data: [DONE]\n\n"];
     let pieces: Vec<Bytes> = pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect();
     upstream.answer("events", Answer::event_stream(Body::Pieces(pieces.clone(), End::Clean)).into());
     let streamed = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": true});
@@ -129,9 +130,16 @@ async fn the_callers_identity_stays_here_and_the_providers_goes_there() {
 async fn each_way_of_authentication_and_extra_headers_reach_the_provider() {
     let upstream = Upstream::http1().await;
     let mut setup = Setup::new();
-    let ways = [("bearer", "authorization"), ("api-key", "api-key"), ("x-api-key", "x-api-key"), ("x-goog-api-key", "x-goog-api-key"), ("none", "")];
+    let ways = [
+        ("bearer", "authorization"),
+        ("api-key", "api-key"),
+        ("x-api-key", "x-api-key"),
+        ("x-goog-api-key", "x-goog-api-key"),
+        ("none", ""),
+    ];
     for (way, _) in ways {
-        let more = json!({"auth": way, "headers": {"x-extra": "bare", "x-secret": "env:EXTRA_HEADER", "user-agent": "set"}});
+        let more =
+            json!({"auth": way, "headers": {"x-extra": "bare", "x-secret": "env:EXTRA_HEADER", "user-agent": "set"}});
         setup = setup.provider(way, &upstream, more).route(json!({"match": {"model": way}, "to": way}));
     }
     let marg = setup.variable("EXTRA_HEADER", "from-the-environment").start().await;

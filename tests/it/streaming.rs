@@ -25,7 +25,8 @@ fn streamed() -> Value {
 async fn a_stream_that_is_cut_ends_with_an_error_event() {
     for upstream in [Upstream::http1().await, Upstream::http2().await] {
         let http = if upstream.speaks_http2() { "2" } else { "1.1" };
-        let setup = Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
+        let setup =
+            Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
         let marg = setup.set("server", json!({"h2c": true})).start().await;
         for mut client in [marg.http1().await, marg.http2().await] {
             let (reply, feed) = Reply::fed();
@@ -117,13 +118,15 @@ async fn a_caller_that_leaves_before_the_first_byte_stops_the_provider() {
 async fn a_stream_arrives_piece_by_piece() {
     for upstream in [Upstream::http1().await, Upstream::http2().await] {
         let http = if upstream.speaks_http2() { "2" } else { "1.1" };
-        let setup = Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
+        let setup =
+            Setup::new().provider("main", &upstream, json!({"http": http})).set("default_provider", json!("main"));
         let marg = setup.set("server", json!({"h2c": true})).start().await;
         for mut client in [marg.http1().await, marg.http2().await] {
             let (reply, feed) = Reply::fed();
             upstream.answer("paced", reply);
             let first = answers::text("m", "0");
-            let (mut answer, ()) = tokio::join!(client.open(Call::chat("paced", &streamed())), feed.send(first.clone()));
+            let (mut answer, ()) =
+                tokio::join!(client.open(Call::chat("paced", &streamed())), feed.send(first.clone()));
             // Each piece is sent only when the one before it has arrived: nothing is held back for the next.
             answer.read_until(&first).await;
             for number in 1..50 {

@@ -12,7 +12,8 @@ use crate::support::upstream::Upstream;
 async fn gateway() -> (Upstream, Marg) {
     let upstream = Upstream::http1().await;
     let setup = Setup::with_default(&upstream);
-    let overlay = "prices:\n  - provider: main\n    model: priced\n    input: 2.0\n    output: 10.0\n    cache_read: 0.5\n";
+    let overlay =
+        "prices:\n  - provider: main\n    model: priced\n    input: 2.0\n    output: 10.0\n    cache_read: 0.5\n";
     std::fs::write(setup.path("prices.yaml"), overlay).unwrap();
     let path = setup.path("prices.yaml");
     let marg = setup.set("prices", json!({"overlay": path})).start().await;

@@ -1,5 +1,9 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::dialect::operation::Operation;
+use crate::dialect::sse;
+use crate::error::Kind;
 
 const ROLE: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\n\n";
 const WORD: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\u{e9}\"},\"finish_reason\":null}],\"usage\":null}\n\n";
@@ -253,5 +257,52 @@ fn anything_is_relayed() {
             let (out, _) = relay(Operation::Chat, hide, &[soup.as_bytes(), soup.as_bytes(), b""]);
             assert_eq!(out, soup.repeat(2).as_bytes(), "{soup:?}");
         }
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_ends_in_an_error_event() {
+    let event = cut_event(&Error::new(Kind::UpstreamError, "it broke \"off\"\nhere"));
+    for before in [WORD, "data: {\"choices\":[{\"del", "data: {}\n", "data: {}\r", ": x", ""] {
+        let delivered = [before.as_bytes(), &event].concat();
+        let last = sse::all_data(&delivered).filter(|data| !data.is_empty()).last().unwrap();
+        let tree: serde_json::Value = serde_json::from_slice(&last).unwrap();
+        assert_eq!(tree["error"]["message"], "it broke \"off\"\nhere");
+        assert_eq!(
+            (tree["error"]["code"].as_str(), tree["error"]["type"].as_str()),
+            (Some("upstream_error"), Some("server_error"))
+        );
+        assert!(delivered.ends_with(b"}}\n\n"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn how_a_stream_is_cut_changes_nothing(
+        soup in prop::collection::vec(prop::sample::select(vec![
+            ROLE, WORD, STOP, USAGE, DONE, "\n", "data: x", "data:", ": c\n", "event: e\n", "{\"usage\":{}}", "\n\n",
+        ]), 0..12),
+        sizes in prop::collection::vec(1..200_usize, 1..40),
+    ) {
+        let stream = soup.concat();
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        let mut rest = stream.as_bytes();
+        for size in sizes.iter().cycle() {
+            let (piece, behind) = rest.split_at(rest.len().min(*size));
+            pieces.push(piece);
+            rest = behind;
+            if rest.is_empty() { break; }
+        }
+        let (plain, _) = relay(Operation::Chat, false, &pieces);
+        prop_assert_eq!(plain, stream.as_bytes());
+        let (whole, at_once) = relay(Operation::Chat, true, &[stream.as_bytes()]);
+        let (cut, in_pieces) = relay(Operation::Chat, true, &pieces);
+        prop_assert_eq!(String::from_utf8_lossy(&cut), String::from_utf8_lossy(&whole));
+        prop_assert_eq!(at_once.usage(), in_pieces.usage());
+        prop_assert_eq!(at_once.finish_reason(), in_pieces.finish_reason());
+        prop_assert_eq!(at_once.first_token_seen(), in_pieces.first_token_seen());
+        prop_assert_eq!(in_pieces.delivered(), (Bytes::from(whole.clone()), whole.len() as u64));
     }
 }

@@ -69,7 +69,7 @@ mod tests {
                         let mut bytes = vec![other; length];
                         bytes[at] = special;
                         let plain = plain_chunks(&bytes);
-                        assert!(plain <= at || plain % 32 == 0);
+                        assert!(plain <= at || plain.is_multiple_of(32));
                         let (mask, looked_at) = special_mask(&bytes[plain..]);
                         assert_eq!(looked_at, (length - plain).min(32));
                         assert_eq!(mask, 1_u32.checked_shl((at - plain) as u32).unwrap_or(0), "{at} of {length}");

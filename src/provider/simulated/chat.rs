@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::provider::simulated::fields::{self, Fields};
 use crate::provider::simulated::reply::{Choice, Format, Question, Reply, Say, Tokens, Tool, compose};
-use crate::provider::simulated::wire::{Content, Refusal, done, event};
+use crate::provider::simulated::wire::{Content, Refusal, done, event, with};
 use crate::provider::simulated::words;
 use crate::unit::clock::Timestamp;
 
@@ -142,7 +142,7 @@ fn tools(fields: &Fields) -> Result<Vec<Tool<'_>>, Refusal> {
     let tool = |tool| {
         let kind = Value::as_str(Value::get(tool, "type")?)?;
         let body = tool.get(kind)?;
-        let name = body.get("name")?.as_str().filter(|name| !name.is_empty())?;
+        let name = fields::tool_name(body)?;
         match kind {
             "function" => Some(Tool { name, parameters: Some(body.get("parameters").unwrap_or(&Value::Null)) }),
             "custom" => Some(Tool { name, parameters: None }),
@@ -227,11 +227,11 @@ impl Frame<'_> {
         let mut logprobs = Value::Null;
         match &reply.say {
             Say::Text(text) => {
-                message["content"] = json!(text);
+                message = with(message, "content", json!(text));
                 logprobs = self.logprobs(&words::tokens(text));
             }
             Say::Call { name, arguments, custom } => {
-                message["tool_calls"] = json!([tool_call(name, arguments, *custom)]);
+                message = with(message, "tool_calls", json!([tool_call(name, arguments, *custom)]));
             }
         }
         json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(reply)})
@@ -269,7 +269,7 @@ impl Frame<'_> {
     }
 
     fn chunk(&self, choices: &[Value], usage: Option<Value>) -> Value {
-        let mut chunk = json!({
+        let chunk = json!({
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
@@ -278,10 +278,10 @@ impl Frame<'_> {
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
         });
-        if let Some(usage) = usage {
-            chunk["usage"] = usage;
+        match usage {
+            Some(usage) => with(chunk, "usage", usage),
+            None => chunk,
         }
-        chunk
     }
 
     /// The deltas of one answer, each with its logprobs and its finish reason.
@@ -295,8 +295,7 @@ impl Frame<'_> {
                 }
             }
             Say::Call { name, arguments, custom } => {
-                let mut call = tool_call(name, "", *custom);
-                call["index"] = json!(0);
+                let call = with(tool_call(name, "", *custom), "index", json!(0));
                 let first = json!({"role": "assistant", "content": null, "tool_calls": [call]});
                 deltas.push((first, Value::Null, Value::Null));
                 for piece in words::tokens(arguments) {

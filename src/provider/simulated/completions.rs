@@ -8,13 +8,16 @@ use serde_json::{Value, json};
 use crate::provider::simulated::chat::{FINGERPRINT, include_usage};
 use crate::provider::simulated::fields::{self, Fields};
 use crate::provider::simulated::reply::{Question, Reply, Say, Tokens, compose};
-use crate::provider::simulated::wire::{Content, Refusal, done, event};
+use crate::provider::simulated::wire::{Content, Refusal, done, event, with};
 use crate::provider::simulated::words;
 use crate::unit::clock::Timestamp;
 
 /// The most prompts, and the most answers to each.
 const PROMPTS_LIMIT: usize = 128;
 const ANSWERS_LIMIT: u64 = 16;
+
+/// The most bytes of all prompts that are repeated.
+const ECHO_LIMIT_BYTES: usize = 64 * 1024;
 
 /// The most tokens of an answer that names no number, as at OpenAI.
 const DEFAULT_TOKENS: u64 = 16;
@@ -25,9 +28,13 @@ pub(super) fn answer(fields: &Fields, model: &str) -> Result<Content, Refusal> {
     let max_tokens = fields::whole(fields, "max_tokens", 0..=u64::MAX)?.unwrap_or(DEFAULT_TOKENS);
     let echo = fields::flag(fields, "echo")?;
     let stops = fields::stops(fields)?;
+    let prompts = prompts(fields)?;
+    if echo && prompts.iter().map(|(prompt, _)| prompt.len()).sum::<usize>() > ECHO_LIMIT_BYTES {
+        return Err(Refusal::invalid("echo", format!("prompts of more than {ECHO_LIMIT_BYTES} bytes are not echoed")));
+    }
     let mut texts = Vec::new();
     let mut tokens = Tokens::default();
-    for (prompt, prompt_tokens) in prompts(fields)? {
+    for (prompt, prompt_tokens) in prompts {
         let question = Question {
             model,
             user_text: prompt,
@@ -105,7 +112,7 @@ impl Continuation {
     }
 }
 
-fn completion(mut frame: Value, texts: &[Continuation], tokens: Tokens) -> Value {
+fn completion(frame: Value, texts: &[Continuation], tokens: Tokens) -> Value {
     let choice = |(index, continuation): (usize, &Continuation)| {
         json!({
             "index": index,
@@ -114,19 +121,17 @@ fn completion(mut frame: Value, texts: &[Continuation], tokens: Tokens) -> Value
             "finish_reason": continuation.finish_reason,
         })
     };
-    frame["choices"] = texts.iter().enumerate().map(choice).collect();
-    frame["usage"] = tokens.of_completion();
-    frame
+    let choices = texts.iter().enumerate().map(choice).collect();
+    with(with(frame, "choices", choices), "usage", tokens.of_completion())
 }
 
 fn chunks(frame: &Value, texts: &[Continuation], usage: Option<Tokens>) -> Vec<Bytes> {
     let chunk = |choices: Value, usage: Option<Value>| {
-        let mut chunk = frame.clone();
-        chunk["choices"] = choices;
-        if let Some(usage) = usage {
-            chunk["usage"] = usage;
-        }
-        event(&chunk)
+        let chunk = with(frame.clone(), "choices", choices);
+        event(&match usage {
+            Some(usage) => with(chunk, "usage", usage),
+            None => chunk,
+        })
     };
     let mut chunks = Vec::new();
     for (index, continuation) in texts.iter().enumerate() {

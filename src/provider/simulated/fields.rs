@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::provider::simulated::wire::Refusal;
 
+/// The longest name of a tool.
+const NAME_LIMIT_BYTES: usize = 256;
+
 /// The fields of a request.
 pub(super) type Fields = Map<String, Value>;
 
@@ -48,6 +51,11 @@ pub(super) fn list<'a>(fields: &'a Fields, name: &'static str, limit: usize) -> 
         Some(Value::Array(items)) if items.len() <= limit => Ok(items),
         Some(_) => Err(Refusal::invalid(name, format!("`{name}` is a list of at most {limit} values"))),
     }
+}
+
+/// The name of a tool: not empty, and short, since answers repeat it.
+pub(super) fn tool_name(tool: &Value) -> Option<&str> {
+    tool.get("name")?.as_str().filter(|name| (1..=NAME_LIMIT_BYTES).contains(&name.len()))
 }
 
 /// The texts at which an answer stops: one, or a list of at most four.

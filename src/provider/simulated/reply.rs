@@ -123,7 +123,7 @@ pub(super) fn compose(question: &Question<'_>, variant: u64) -> Reply {
 
 fn text(question: &Question<'_>, variant: u64) -> String {
     match question.format {
-        Format::Schema(schema) => return schema::example(schema, &question.user_text).to_string(),
+        Format::Schema(schema) => return schema::example(schema, words::head(&question.user_text)).to_string(),
         Format::Json => {
             let said = words::quote(&question.user_text);
             return json!({"provider": "Marg's simulated provider", "you_said": said}).to_string();
@@ -155,13 +155,15 @@ fn call(question: &Question<'_>) -> Option<Say> {
     let tool = match question.choice {
         Choice::None => None,
         Choice::Named(name) => question.tools.iter().find(|tool| tool.name == name),
-        Choice::Required => {
-            question.tools.iter().find(|tool| is_meant(tool, &question.user_text)).or(question.tools.first())
-        }
-        Choice::Auto => question.tools.iter().find(|tool| is_meant(tool, &question.user_text)),
+        Choice::Required => question
+            .tools
+            .iter()
+            .find(|tool| is_meant(tool, words::head(&question.user_text)))
+            .or(question.tools.first()),
+        Choice::Auto => question.tools.iter().find(|tool| is_meant(tool, words::head(&question.user_text))),
     }?;
     let arguments = match tool.parameters {
-        Some(schema) => schema::example(schema, &question.user_text).to_string(),
+        Some(schema) => schema::example(schema, words::head(&question.user_text)).to_string(),
         None => words::quote(&question.user_text),
     };
     Some(Say::Call { name: tool.name.to_owned(), arguments, custom: tool.parameters.is_none() })

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::provider::simulated::fields::{self, Fields};
 use crate::provider::simulated::reply::{Choice, Format, Question, Reply, Say, Tokens, Tool, compose};
-use crate::provider::simulated::wire::{Content, Refusal, named_event};
+use crate::provider::simulated::wire::{Content, Refusal, named_event, with};
 use crate::provider::simulated::words;
 use crate::unit::clock::Timestamp;
 
@@ -30,8 +30,8 @@ pub(super) fn answer(fields: &Fields, model: &str) -> Result<Content, Refusal> {
         true => ("incomplete", json!({"reason": "max_output_tokens"})),
         false => ("completed", Value::Null),
     };
-    let mut whole = frame.response(status, json!(output), tokens.of_response());
-    whole["incomplete_details"] = incomplete;
+    let whole = frame.response(status, json!(output), tokens.of_response());
+    let whole = with(whole, "incomplete_details", incomplete);
     if !fields::flag(fields, "stream")? {
         return Ok(Content::Json(whole));
     }
@@ -118,8 +118,8 @@ fn tools(fields: &Fields) -> Result<Vec<Tool<'_>>, Refusal> {
             Some(_) => continue,
             None => return Err(Refusal::invalid("tools", "a tool has a type")),
         };
-        let Some(name) = tool.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()) else {
-            return Err(Refusal::invalid("tools", "a tool to be called has a name"));
+        let Some(name) = fields::tool_name(tool) else {
+            return Err(Refusal::invalid("tools", "a tool to be called has a name of 1 to 256 bytes"));
         };
         tools.push(Tool { name, parameters });
     }
@@ -244,9 +244,9 @@ struct Events {
 }
 
 impl Events {
-    fn push(&mut self, name: &str, mut data: Value) {
-        data["type"] = json!(name);
-        data["sequence_number"] = json!(self.events.len());
+    fn push(&mut self, name: &str, data: Value) {
+        let data = with(data, "type", json!(name));
+        let data = with(data, "sequence_number", json!(self.events.len()));
         self.events.push(named_event(name, &data));
     }
 
@@ -270,19 +270,19 @@ impl Events {
     }
 
     fn text(&mut self, place: &Value, text: &str) {
-        self.push("response.content_part.added", with(place, json!({"part": text_part("")})));
+        self.push("response.content_part.added", joined(place, json!({"part": text_part("")})));
         for token in words::tokens(text) {
-            self.push("response.output_text.delta", with(place, json!({"delta": token, "logprobs": []})));
+            self.push("response.output_text.delta", joined(place, json!({"delta": token, "logprobs": []})));
         }
-        self.push("response.output_text.done", with(place, json!({"text": text, "logprobs": []})));
-        self.push("response.content_part.done", with(place, json!({"part": text_part(text)})));
+        self.push("response.output_text.done", joined(place, json!({"text": text, "logprobs": []})));
+        self.push("response.content_part.done", joined(place, json!({"part": text_part(text)})));
     }
 
     fn pieces(&mut self, name: &str, field: &str, place: &Value, text: &str) {
         for piece in words::tokens(text) {
-            self.push(&format!("{name}.delta"), with(place, json!({"delta": piece})));
+            self.push(&format!("{name}.delta"), joined(place, json!({"delta": piece})));
         }
-        self.push(&format!("{name}.done"), with(place, json!({field: text})));
+        self.push(&format!("{name}.done"), joined(place, json!({field: text})));
     }
 }
 
@@ -299,7 +299,7 @@ fn begun(item: &Value) -> Value {
     item
 }
 
-fn with(place: &Value, more: Value) -> Value {
+fn joined(place: &Value, more: Value) -> Value {
     let fields = [place, &more].into_iter().filter_map(Value::as_object).flatten();
     Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
 }

@@ -7,8 +7,14 @@
 
 use serde_json::{Map, Value, json};
 
+/// The largest schema that is followed, in bytes of JSON; a larger one gets an empty object.
+const SCHEMA_LIMIT_BYTES: usize = 128 * 1024;
+
 /// The most values that are made for one schema.
-const VALUES_LIMIT: usize = 2_000;
+const VALUES_LIMIT: usize = 500;
+
+/// A value that the schema itself holds counts as one value for each so many bytes.
+const BYTES_A_VALUE: usize = 64;
 
 /// The deepest nesting.
 const DEPTH_LIMIT: usize = 16;
@@ -19,6 +25,9 @@ const LENGTH_LIMIT: u64 = 256;
 /// Makes a value. `text` is what the user wrote: a choice of an enum that it names is taken, and the last name in it fills
 /// texts.
 pub(super) fn example(schema: &Value, text: &str) -> Value {
+    if schema.to_string().len() > SCHEMA_LIMIT_BYTES {
+        return json!({});
+    }
     Maker { root: schema, text, subject: subject(text), left: VALUES_LIMIT }.make(schema, "value", 0)
 }
 
@@ -29,17 +38,18 @@ struct Maker<'a> {
     left: usize,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
     fn make(&mut self, schema: &Value, name: &str, depth: usize) -> Value {
         if self.left == 0 || depth > DEPTH_LIMIT {
             return Value::Null;
         }
         self.left -= 1;
         if let Some(value) = self.given(schema) {
+            self.left = self.left.saturating_sub(value.to_string().len() / BYTES_A_VALUE);
             return value;
         }
-        if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|path| self.referenced(path)) {
-            return self.make(&target, name, depth + 1);
+        if let Some(target) = self.referenced(schema) {
+            return self.make(target, name, depth + 1);
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(choice) = schema.get(key).and_then(Value::as_array).and_then(|choices| choices.first()) {
@@ -47,8 +57,8 @@ impl Maker<'_> {
             }
         }
         if let Some(parts) = schema.get("allOf").and_then(Value::as_array) {
-            let parts: Vec<Value> = parts.iter().map(|part| self.followed(part)).collect();
-            return self.make(&merged(std::iter::once(schema).chain(&parts)), name, depth + 1);
+            let parts = parts.iter().map(|part| self.referenced(part).unwrap_or(part));
+            return self.make(&merged(std::iter::once(schema).chain(parts)), name, depth + 1);
         }
         match kind(schema) {
             "object" => self.object(schema, depth),
@@ -77,13 +87,9 @@ impl Maker<'_> {
         schema.get("default").filter(|value| !value.is_null()).or(example).cloned()
     }
 
-    fn referenced(&self, path: &str) -> Option<Value> {
-        self.root.pointer(path.strip_prefix('#')?).cloned()
-    }
-
-    fn followed(&self, schema: &Value) -> Value {
-        let target = schema.get("$ref").and_then(Value::as_str).and_then(|path| self.referenced(path));
-        target.unwrap_or_else(|| schema.clone())
+    /// What a schema refers to, within the whole.
+    fn referenced(&self, schema: &Value) -> Option<&'a Value> {
+        self.root.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
     }
 
     /// The required properties, or all of them if none is.
@@ -221,6 +227,10 @@ mod tests {
         let long =
             json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "string", "minLength": 1_000_000}});
         assert!(example(&long, "").to_string().len() < 100_000);
+        let fat = json!({"$defs": {"a": {"const": "x".repeat(100_000)}}, "type": "array", "minItems": 200, "items": {"$ref": "#/$defs/a"}});
+        assert!(example(&fat, "").to_string().len() < 300_000);
+        let huge = json!({"type": "string", "description": "x".repeat(SCHEMA_LIMIT_BYTES)});
+        assert_eq!(example(&huge, ""), json!({}));
         for odd in [json!(true), json!([]), json!("x"), json!({"type": 7}), json!({"anyOf": []}), json!({"enum": []})] {
             example(&odd, "text");
         }

@@ -22,6 +22,9 @@ use crate::provider::simulated::{chat, completions, embeddings, media, models, r
 /// The largest body that is read.
 const BODY_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
+/// The longest model name; every piece of a stream repeats it.
+const MODEL_LIMIT_BYTES: usize = 256;
+
 /// The time to send a head.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -85,10 +88,13 @@ async fn respond(request: Request<Incoming>) -> Result<Response<Playback>, Refus
     }
     let fields = parse(&body(request.into_body()).await?)?;
     let model = match fields.get("model") {
-        Some(Value::String(model)) if !model.is_empty() => model.as_str(),
+        Some(Value::String(model)) if (1..=MODEL_LIMIT_BYTES).contains(&model.len()) => model.as_str(),
         None if !default_model.is_empty() => default_model,
         None => return Err(Refusal::invalid("model", "you must name a model")),
-        Some(_) => return Err(Refusal::invalid("model", "`model` is a text that is not empty")),
+        Some(_) => {
+            let sentence = format!("`model` is a text of 1 to {MODEL_LIMIT_BYTES} bytes");
+            return Err(Refusal::invalid("model", sentence));
+        }
     };
     play(endpoint, &fields, model).await
 }

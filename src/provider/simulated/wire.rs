@@ -20,6 +20,9 @@ use crate::provider::simulated::behaviour::{Behaviour, Ending};
 /// How long a stalled answer keeps its connection.
 const STALL: Duration = Duration::from_secs(600);
 
+/// How long a cut answer waits before it breaks: what was sent before must leave, or nothing of it would arrive.
+const FLUSH: Duration = Duration::from_millis(20);
+
 /// What an endpoint answers.
 #[derive(Debug, PartialEq)]
 pub(super) enum Content {
@@ -42,6 +45,14 @@ pub(super) fn named_event(name: &str, data: &Value) -> Bytes {
 /// The event that ends a stream of completions.
 pub(super) fn done() -> Bytes {
     Bytes::from_static(b"data: [DONE]\n\n")
+}
+
+/// An object with one more field, or another value in a field that it has.
+pub(super) fn with(mut object: Value, name: &str, value: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
+    object
 }
 
 /// A request that is not answered.
@@ -106,7 +117,8 @@ pub(super) fn response(content: Content, behaviour: Behaviour) -> Response<Playb
 
 fn whole(value: &Value) -> Response<Playback> {
     let frames = VecDeque::from([Bytes::from(value.to_string())]);
-    let mut response = Response::new(Playback { frames, pace: Duration::ZERO, wait: None, ending: Ending::Whole });
+    let playback = Playback { frames, pace: Duration::ZERO, wait: None, ending: Ending::Whole, silence: None };
+    let mut response = Response::new(playback);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -117,24 +129,30 @@ pub(super) struct Playback {
     pace: Duration,
     wait: Option<Pin<Box<Sleep>>>,
     ending: Ending,
+    /// The time between the last frame and the break.
+    silence: Option<Duration>,
 }
 
 impl Playback {
     fn new(frames: Vec<Bytes>, behaviour: Behaviour) -> Self {
-        let mut frames = VecDeque::from(frames);
-        if behaviour.ending != Ending::Whole {
-            let half = frames.len() / 2;
-            match frames.pop_front() {
-                Some(only) if frames.is_empty() => frames.push_back(only.slice(..only.len() / 2)),
-                Some(first) => {
-                    frames.push_front(first);
-                    frames.truncate(half);
-                }
-                None => {}
-            }
+        let frames = if behaviour.ending == Ending::Whole { frames } else { first_half(frames) };
+        let silence = if behaviour.ending == Ending::Stall { STALL } else { FLUSH };
+        Self {
+            frames: frames.into(),
+            pace: behaviour.pace,
+            wait: None,
+            ending: behaviour.ending,
+            silence: Some(silence),
         }
-        Self { frames, pace: behaviour.pace, wait: None, ending: behaviour.ending }
     }
+}
+
+fn first_half(mut frames: Vec<Bytes>) -> Vec<Bytes> {
+    if let [only] = frames.as_slice() {
+        return vec![only.slice(..only.len() / 2)];
+    }
+    frames.truncate(frames.len() / 2);
+    frames
 }
 
 impl Body for Playback {
@@ -155,15 +173,14 @@ impl Body for Playback {
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
-        match self.ending {
-            Ending::Whole => Poll::Ready(None),
-            Ending::Cut => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into()))),
-            Ending::Stall => {
-                self.ending = Ending::Cut;
-                self.wait = Some(Box::pin(tokio::time::sleep(STALL)));
-                self.poll_frame(context)
-            }
+        if self.ending == Ending::Whole {
+            return Poll::Ready(None);
         }
+        let Some(silence) = self.silence.take() else {
+            return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into())));
+        };
+        self.wait = Some(Box::pin(tokio::time::sleep(silence)));
+        self.poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

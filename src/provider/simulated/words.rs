@@ -16,7 +16,7 @@ pub(super) fn tokens(text: &str) -> Vec<&str> {
     let mut characters = 0;
     let mut in_word = false;
     for (index, character) in text.char_indices() {
-        let ends = (in_word && character.is_whitespace()) || (in_word && characters >= TOKEN_CHARACTERS);
+        let ends = in_word && (character.is_whitespace() || characters >= TOKEN_CHARACTERS);
         if ends {
             pieces.extend(text.get(start..index));
             (start, characters, in_word) = (index, 0, false);
@@ -36,6 +36,11 @@ pub(super) fn count(text: &str) -> u64 {
     let words: u64 = text.split_whitespace().map(in_word).sum();
     // White space after the last word is a piece of its own.
     words + u64::from(text.chars().next_back().is_some_and(char::is_whitespace))
+}
+
+/// The beginning of a text, at most 4,096 bytes: as much of it decides what is answered.
+pub(super) fn head(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(4_096)).unwrap_or(text)
 }
 
 /// The beginning of a text, on one line, in at most 400 characters.

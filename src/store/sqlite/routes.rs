@@ -35,7 +35,9 @@ impl RouteStore for Store {
             .await
             .map_err(failed)?;
         if usize::try_from(count).unwrap_or(0) >= MAX_STORED_ROUTES {
-            return Err(StoreError::Conflict(format!("There are {MAX_STORED_ROUTES} stored routes; delete some.").into()));
+            return Err(StoreError::Conflict(
+                format!("There are {MAX_STORED_ROUTES} stored routes; delete some.").into(),
+            ));
         }
         let position = route.position.clamp(0, count);
         move_from(&mut transaction, position, 1).await?;

@@ -22,7 +22,9 @@ impl AdminTokenStore for Store {
             .await
             .map_err(failed)?;
         if usize::try_from(count).unwrap_or(0) >= MAX_ADMIN_TOKENS {
-            return Err(StoreError::Conflict(format!("There are {MAX_ADMIN_TOKENS} admin tokens; delete some.").into()));
+            return Err(StoreError::Conflict(
+                format!("There are {MAX_ADMIN_TOKENS} admin tokens; delete some.").into(),
+            ));
         }
         let statement = "INSERT INTO admin_token (id, label, role, hint, hash, created_at, expires_at, revoked_at) \
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?)";

@@ -97,7 +97,11 @@ fn parse_head(head: &str) -> Answer {
         let name: http::HeaderName = name.parse().unwrap_or_else(|_| panic!("not a header: {line:?}"));
         headers.append(name, value.trim().parse().unwrap());
     }
-    Answer { status: status.unwrap_or_else(|| panic!("not a status: {status_line:?}")), headers, body: bytes::Bytes::new() }
+    Answer {
+        status: status.unwrap_or_else(|| panic!("not a status: {status_line:?}")),
+        headers,
+        body: bytes::Bytes::new(),
+    }
 }
 
 /// Holds that bytes on a connection of their own are refused: a 4xx in OpenAI's shape, or the end of the connection.

@@ -32,7 +32,8 @@ type Served = Response<BoxBody<Bytes, io::Error>>;
 
 async fn respond(request: Request<Incoming>, number: usize, state: Arc<State>) -> io::Result<Served> {
     let (place, reply) = state.begin(head(&request, number));
-    let expected = request.headers().get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+    let expected =
+        request.headers().get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
     let mut body = request.into_body();
     let read = match reply.when {
         When::AtOnce => Bytes::new(),
@@ -56,9 +57,10 @@ async fn respond(request: Request<Incoming>, number: usize, state: Arc<State>) -
 
 fn head(request: &Request<Incoming>, connection: usize) -> Seen {
     let authority = request.uri().authority().map(|authority| ("host".to_owned(), authority.to_string()));
-    let named = request.headers().iter().map(|(name, value)| {
-        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-    });
+    let named = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     let mut seen = Seen {
         connection,
         case: String::new(),

@@ -151,11 +151,7 @@ pub(super) fn bind_usage<'q>(
 }
 
 /// Binds the cost and the price behind it.
-pub(super) fn bind_cost<'q>(
-    query: Statement<'q>,
-    cost: Option<NanoUsd>,
-    price: Option<&PriceRef>,
-) -> Statement<'q> {
+pub(super) fn bind_cost<'q>(query: Statement<'q>, cost: Option<NanoUsd>, price: Option<&PriceRef>) -> Statement<'q> {
     query
         .bind(cost.map(NanoUsd::nanos))
         .bind(price.map(|price| price.source.as_ref()))
