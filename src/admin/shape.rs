@@ -14,7 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::admin::respond::Refusal;
 use crate::admin::time::Time;
 use crate::error::{Error, StoreError};
-use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_MODELS};
+use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -55,8 +55,8 @@ impl<'de> Deserialize<'de> for Labels {
 
 impl PartialSchema for Labels {
     fn schema() -> RefOr<Schema> {
-        let name = text(1, MAX_LABEL_NAME_BYTES, Some(NAME));
-        let value = text(0, MAX_LABEL_VALUE_BYTES, Some(r"^[^\x00-\x1f\x7f-\x9f]*$"));
+        let name = text(1, MAX_LABEL_NAME_CHARS, Some(NAME));
+        let value = text(0, MAX_LABEL_VALUE_CHARS, Some(r"^[^\x00-\x1f\x7f-\x9f]*$"));
         ObjectBuilder::new()
             .property_names(Some(Schema::Object(name)))
             .additional_properties(Some(RefOr::T(Schema::Object(value))))
