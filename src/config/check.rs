@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::decode::join;
+use crate::config::demo::SIMULATED;
 use crate::config::problem::Report;
 use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, routes, suggest, url};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, UrlRef};
-use crate::provider::preset::BaseUrl;
+use crate::provider::preset::{BaseUrl, TABLE};
 
 /// The longest value of a header and the longest credential.
 pub(super) const MAX_HEADER_BYTES: usize = 8 * 1024;
@@ -101,6 +102,10 @@ fn provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
 
 fn price_provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
     let Some(id) = provider.price_provider.as_deref() else { return };
+    // The built-in list is large; it is not read for the ids that are known without it.
+    if id == SIMULATED || TABLE.iter().any(|row| row.price_provider == Some(id)) {
+        return;
+    }
     let known: Vec<&str> = genai_prices::Calculator::bundled().providers().map(|provider| provider.id()).collect();
     if !known.contains(&id) {
         let near = suggest::nearest(id, &known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();

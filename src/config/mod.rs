@@ -98,13 +98,13 @@ pub struct ServerConfig {
     pub max_buffered_bytes: usize,
     /// The most connections at one time; more are closed at once. Needs a restart.
     pub max_connections: usize,
-    /// The time for a whole request head to arrive, from its first byte.
+    /// The time for a whole request head to arrive, from its first byte. Needs a restart.
     pub header_timeout_ms: u64,
     /// The time between two pieces of a request body.
     pub body_idle_timeout_ms: u64,
     /// The time for a whole request body.
     pub body_timeout_ms: u64,
-    /// How long an idle connection is kept for its next request.
+    /// How long an idle connection is kept for its next request. Needs a restart.
     pub keepalive_ms: u64,
     /// How long one write to a caller that does not read may take.
     pub write_timeout_ms: u64,
@@ -204,7 +204,7 @@ pub enum LogFormat {
 /// How application keys look and are stored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeysConfig {
-    /// How new tokens begin.
+    /// How new tokens begin. Needs a restart.
     pub prefix_style: PrefixStyle,
     /// The secret that token hashes are keyed with: 64 hexadecimal digits. Left out, it is made once and kept in
     /// `data_dir/hash.key`. Needs a restart; another value makes every stored key unknown.

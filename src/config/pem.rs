@@ -7,7 +7,7 @@
 /// A sentence that says what the file lacks.
 pub(super) fn certificates(text: &str) -> Result<(), String> {
     let blocks = blocks(text)?;
-    if blocks.iter().any(|label| *label == "CERTIFICATE") {
+    if blocks.contains(&"CERTIFICATE") {
         return Ok(());
     }
     Err("the file holds no certificate; PEM begins with -----BEGIN CERTIFICATE-----".to_owned())

@@ -1,6 +1,6 @@
 //! What a reload cannot apply.
 
-use crate::config::{AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, ServerConfig};
+use crate::config::{AdminConfig, Config, KeysConfig, LogConfig, ServerConfig};
 
 /// The keys that differ and whose new values need a restart, in the order of the file. They are those that
 /// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
@@ -13,8 +13,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         admin,
         log,
         keys,
-        ledger,
         // All of these are applied by a reload.
+        ledger: _,
         prices: _,
         providers: _,
         default_provider: _,
@@ -28,9 +28,9 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     note(&mut changed, "admin.listen", *listen != old.admin.listen);
     let LogConfig { level: _, format } = log;
     note(&mut changed, "log.format", *format != old.log.format);
-    let KeysConfig { prefix_style: _, hash_key } = keys;
+    let KeysConfig { prefix_style, hash_key } = keys;
+    note(&mut changed, "keys.prefix_style", *prefix_style != old.keys.prefix_style);
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
-    in_ledger(&mut changed, &old.ledger, ledger);
     changed
 }
 
@@ -67,10 +67,10 @@ fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerCo
         max_exchanges: _,
         max_buffered_bytes: _,
         max_connections,
-        header_timeout_ms: _,
+        header_timeout_ms,
         body_idle_timeout_ms: _,
         body_timeout_ms: _,
-        keepalive_ms: _,
+        keepalive_ms,
         write_timeout_ms: _,
         drain_timeout_ms: _,
         provider_header: _,
@@ -82,22 +82,8 @@ fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerCo
     note(changed, "server.h2c", *h2c != old.h2c);
     note(changed, "server.threads", *threads != old.threads);
     note(changed, "server.max_connections", *max_connections != old.max_connections);
-}
-
-fn in_ledger(changed: &mut Vec<&'static str>, old: &LedgerConfig, new: &LedgerConfig) {
-    let LedgerConfig {
-        retention_days: _,
-        journal_segment_bytes,
-        journal_max_bytes,
-        sync_interval_ms,
-        batch_rows,
-        batch_delay_ms,
-    } = new;
-    note(changed, "ledger.journal_segment_bytes", *journal_segment_bytes != old.journal_segment_bytes);
-    note(changed, "ledger.journal_max_bytes", *journal_max_bytes != old.journal_max_bytes);
-    note(changed, "ledger.sync_interval_ms", *sync_interval_ms != old.sync_interval_ms);
-    note(changed, "ledger.batch_rows", *batch_rows != old.batch_rows);
-    note(changed, "ledger.batch_delay_ms", *batch_delay_ms != old.batch_delay_ms);
+    note(changed, "server.header_timeout_ms", *header_timeout_ms != old.header_timeout_ms);
+    note(changed, "server.keepalive_ms", *keepalive_ms != old.keepalive_ms);
 }
 
 fn note(changed: &mut Vec<&'static str>, key: &'static str, differs: bool) {

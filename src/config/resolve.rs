@@ -16,6 +16,7 @@ use crate::config::decode::join;
 use crate::config::problem::Report;
 use crate::config::{Config, pem, url};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
+use crate::provider::endpoint::Endpoint;
 use crate::provider::preset::BaseUrl;
 use crate::unit::secret::{Secret, SecretRef};
 
@@ -133,6 +134,9 @@ impl Resolver<'_> {
             // The check of the text has refused it.
             (None, _) => return None,
         };
+        if let Err(text) = Endpoint::parse(&base_url) {
+            self.fault(&join(&path, "base_url"), text);
+        }
         let auth = check::auth(config);
         let travels_open = base_url.starts_with("http://") && !url::is_local(&base_url);
         if travels_open && auth != Auth::None && !credentials.is_empty() {

@@ -273,6 +273,7 @@ fn a_provider_must_say_where_it_is_and_only_that() {
     refuses(&url("https://a/?k=hidden"), "1:27", "query");
     refuses(&url("https://a/#hidden"), "1:27", "fragment");
     refuses(&url("https:///v1"), "1:27", "URL");
+    refuses(&url("http://169.254.169.254/v1"), "1:27", "metadata service");
     refuses(&url("env:BAD_URL"), "1:27", "user name");
     refuses(&url("env:NO_URL"), "1:27", "the environment variable NO_URL is not set");
     refuses("providers: {'a b': {preset: ollama}}", "1:13: providers[\"a b\"]", "1 to 64 of the characters");

@@ -80,6 +80,26 @@ fn the_annotated_example_holds_every_key_once_switched_on() {
 }
 
 #[test]
+fn the_annotated_example_marks_the_keys_that_need_a_restart() {
+    let mut marked: Vec<&str> = Vec::new();
+    let (mut restart, mut comment) = (false, false);
+    for line in EXAMPLE.lines() {
+        let bare = line.trim_start_matches(['#', ' ']);
+        let prose = line.trim_start().starts_with("# ") && !line.starts_with("#  ") || line.trim().is_empty();
+        if prose {
+            restart = line.contains("(restart)") || (comment && restart && !line.trim().is_empty());
+        } else if let Some((name, _)) = bare.split_once(':').filter(|_| restart) {
+            marked.push(name);
+        }
+        comment = prose;
+    }
+    let restarts: Vec<&str> =
+        KEYS.iter().filter(|key| key.restart).filter_map(|key| key.path.rsplit('.').next()).collect();
+    let marked: Vec<&str> = marked.into_iter().filter(|name| *name != "tls").collect();
+    assert_eq!(marked, restarts);
+}
+
+#[test]
 fn the_example_of_providers_loads_without_a_warning() {
     let environment = |name: &str| name.contains("_API_KEY").then(|| format!("value-of-{name}").into());
     let loaded = load::load_text(PROVIDERS, "conf/example-providers.yaml", &environment).unwrap();
