@@ -20,6 +20,7 @@ use crate::route::{MAX_ROUTES, MAX_TARGETS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::object::object;
+use crate::unit::whole::whole_or_null;
 
 /// The longest name of a provider and of a route, in characters.
 const MAX_NAME_CHARS: usize = 64;
@@ -67,7 +68,7 @@ impl From<StoredRoute> for StoredRouteView {
 #[serde(deny_unknown_fields)]
 pub struct RouteCreate {
     /// Its place among the stored routes, from 0; left out or beyond the end, the last.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_null")]
     #[schema(maximum = 10000)]
     position: Option<u32>,
     /// What it says.

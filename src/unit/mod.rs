@@ -10,3 +10,4 @@ pub mod object;
 pub mod secret;
 pub mod usage;
 pub mod version;
+pub mod whole;
