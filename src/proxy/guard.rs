@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use tokio::time::{Sleep, sleep};
 
 use crate::proxy::Front;
 use crate::telemetry::metrics::METRICS;
+
+/// What every HTTP/2 connection begins with (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The application that accepts connections for the proxy.
 pub struct Door {
@@ -63,11 +66,12 @@ impl ServerApp for Door {
             METRICS.connections_refused.inc();
             return None;
         }
+        let preface_left = if stream.selected_alpn_proto() == Some(ALPN::H2) { H2_PREFACE.len() } else { 0 };
         let guarded = Guarded {
             stream,
-            reading_head: AtomicBool::new(true),
-            head_begun: false,
-            wake_at: None,
+            stage: AtomicU8::new(AWAITING),
+            preface_left,
+            wake: None,
             limits: self.limits,
             _place: place,
         };
@@ -83,14 +87,14 @@ impl ServerApp for Door {
 /// A head has arrived whole: its time no longer counts.
 pub fn head_has_arrived(session: &Session) {
     if let Some(guarded) = guarded(session) {
-        guarded.reading_head.store(false, Ordering::Relaxed);
+        guarded.stage.store(HANDING_THROUGH, Ordering::Relaxed);
     }
 }
 
 /// The exchange is over: the next head may come.
 pub fn head_may_come(session: &Session) {
     if let Some(guarded) = guarded(session) {
-        guarded.reading_head.store(true, Ordering::Relaxed);
+        guarded.stage.store(AWAITING, Ordering::Relaxed);
     }
 }
 
@@ -119,12 +123,21 @@ impl Drop for Place {
     }
 }
 
+/// No byte of the next head has come.
+const AWAITING: u8 = 0;
+/// A head is coming.
+const READING: u8 = 1;
+/// A body or an answer is under way, or the connection speaks HTTP/2.
+const HANDING_THROUGH: u8 = 2;
+
 /// A connection that may not drip.
 struct Guarded {
     stream: Stream,
-    reading_head: AtomicBool,
-    head_begun: bool,
-    wake_at: Option<Pin<Box<Sleep>>>,
+    stage: AtomicU8,
+    /// How much of the preface of HTTP/2 is still to come: it counts as the connection's only head.
+    preface_left: usize,
+    /// When the stage that it was set for has lasted too long.
+    wake: Option<(u8, Pin<Box<Sleep>>)>,
     limits: Limits,
     _place: Place,
 }
@@ -138,9 +151,35 @@ impl fmt::Debug for Guarded {
 impl Guarded {
     /// Whether the time for this head, or for waiting for one, is over.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        let span = if self.head_begun { self.limits.header } else { self.limits.keepalive };
-        let wake_at = self.wake_at.get_or_insert_with(|| Box::pin(sleep(span)));
-        wake_at.as_mut().poll(context).is_ready()
+        let stage = self.stage.load(Ordering::Relaxed);
+        let span = match stage {
+            AWAITING => self.limits.keepalive,
+            READING => self.limits.header,
+            _ => {
+                self.wake = None;
+                return false;
+            }
+        };
+        if self.wake.as_ref().is_none_or(|(of, _)| *of != stage) {
+            self.wake = Some((stage, Box::pin(sleep(span))));
+        }
+        self.wake.as_mut().is_some_and(|(_, wake)| wake.as_mut().poll(context).is_ready())
+    }
+
+    /// Bytes have come; whether they are the first of a head.
+    fn take_note(&mut self, count: usize) -> bool {
+        if self.preface_left > 0 {
+            self.preface_left = self.preface_left.saturating_sub(count);
+            if self.preface_left == 0 {
+                self.stage.store(HANDING_THROUGH, Ordering::Relaxed);
+            }
+        }
+        let first = self.stage.load(Ordering::Relaxed) == AWAITING;
+        if first {
+            self.stage.store(READING, Ordering::Relaxed);
+            self.wake = None;
+        }
+        first
     }
 }
 
@@ -152,25 +191,12 @@ impl AsyncRead for Guarded {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if !self.reading_head.load(Ordering::Relaxed) {
-            if self.wake_at.is_some() || self.head_begun {
-                self.wake_at = None;
-                self.head_begun = false;
-            }
-            return polled;
-        }
+        let count = buffer.filled().len().saturating_sub(before);
         match polled {
-            Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                if !self.head_begun {
-                    self.head_begun = true;
-                    self.wake_at = None;
-                    return Poll::Ready(Ok(()));
-                }
-                if self.is_late(context) {
-                    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-                } else {
-                    Poll::Ready(Ok(()))
-                }
+            // Most heads come whole, so no timer is set before a second piece is awaited.
+            Poll::Ready(Ok(())) if count > 0 && self.take_note(count) => polled,
+            Poll::Ready(Ok(())) if count > 0 && self.is_late(context) => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Pending if self.is_late(context) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             other => other,
@@ -216,7 +242,12 @@ impl Peek for Guarded {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         // Pingora waits here for an HTTP/2 preface without a limit of its own.
         match tokio::time::timeout(self.limits.header, self.stream.try_peek(buffer)).await {
-            Ok(peeked) => peeked,
+            Ok(peeked) => {
+                if matches!(peeked, Ok(true)) && buffer == H2_PREFACE {
+                    self.preface_left = H2_PREFACE.len();
+                }
+                peeked
+            }
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }

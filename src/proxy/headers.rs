@@ -66,6 +66,8 @@ const KEPT_FROM_CALLERS: &[&str] = &[
     "access-control-expose-headers",
     "access-control-allow-credentials",
     "x-request-id",
+    "keep-alive",
+    "proxy-connection",
 ];
 
 /// Turns the caller's head into one for the current target.

@@ -1,1 +1,76 @@
-//! slow_readers
+//! Callers that ask for much and read nothing: the provider is held back, memory stays flat, others are served.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::support::answers;
+use crate::support::client::Call;
+use crate::support::marg::{Marg, Setup};
+use crate::support::raw::Raw;
+use crate::support::reply::{Answer, Body};
+use crate::support::until;
+use crate::support::upstream::Upstream;
+
+const READERS: usize = 100;
+const PIECE: usize = 64 * 1024;
+const STREAM: u64 = 100 * 1024 * 1024;
+const GROWTH: u64 = 60 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_hundred_callers_that_do_not_read_cost_no_memory_and_no_service() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).set("log", json!({"level": "warn"})).start().await;
+    let event = answers::text("m", &"x".repeat(PIECE));
+    upstream.answer("flood", Answer::event_stream(Body::Repeated(event, STREAM / PIECE as u64)).into());
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    for _ in 0..20 {
+        assert_eq!(marg.chat("warm", &chat).await.status, 200);
+    }
+    let before = marg.resident_bytes();
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(ask_for_flood(&marg).await);
+    }
+    upstream.wait_for("flood", READERS).await;
+    // Until the provider can send nothing more: every buffer on the way is full.
+    let sent = stalled(&upstream).await;
+    let growth = marg.resident_bytes().saturating_sub(before);
+    eprintln!("GROWTH {} MiB sent {} MiB", growth >> 20, sent >> 20);
+    assert!(growth < GROWTH, "{} MiB more for {READERS} readers", growth >> 20);
+    assert!(sent < STREAM * READERS as u64 / 2, "{} MiB were taken without a reader", sent >> 20);
+    let mut client = marg.http1().await;
+    for _ in 0..50 {
+        let answer = client.send(Call::chat("others", &chat)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let growth = marg.resident_bytes().saturating_sub(before);
+    assert!(growth < GROWTH, "{} MiB more after a while", growth >> 20);
+    drop(readers);
+    until("the provider is let go", || async { (upstream.open() <= 2).then_some(()) }).await;
+}
+
+async fn ask_for_flood(marg: &Marg) -> Raw {
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": true}).to_string();
+    let mut raw = Raw::connect(marg.address).await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nx-case: flood\r\n\
+         content-length: {}\r\n\r\n{body}",
+        marg.key,
+        body.len()
+    );
+    assert!(raw.write(Bytes::from(head)).await);
+    raw
+}
+
+/// Waits until the provider's counter of sent bytes stands still; gives it.
+async fn stalled(upstream: &Upstream) -> u64 {
+    let last = std::sync::Mutex::new((0_u64, 0_u32));
+    until("the provider is held back", || async {
+        let sent = upstream.sent_bytes();
+        let mut last = last.lock().unwrap();
+        *last = if sent == last.0 && sent > 0 { (sent, last.1 + 1) } else { (sent, 0) };
+        // A hundred looks in a row, that is a second.
+        (last.1 >= 100).then_some(sent)
+    })
+    .await
+}

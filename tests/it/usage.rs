@@ -8,12 +8,12 @@ use crate::support::marg::{Marg, Setup};
 use crate::support::reply::{Answer, Body, End, Reply};
 use crate::support::upstream::Upstream;
 
-/// A provider whose models have prices: dollars for a million tokens of `priced`, by an overlay of the operator's.
+/// A provider whose model `priced` has a price of the operator's own.
 async fn gateway() -> (Upstream, Marg) {
     let upstream = Upstream::http1().await;
     let setup = Setup::with_default(&upstream);
-    let overlay =
-        "prices:\n  - provider: main\n    model: priced\n    input: 2.0\n    output: 10.0\n    cache_read: 0.5\n";
+    let overlay = "prices:\n  - provider: main\n    model: priced\n    \
+                   usd_per_million_tokens: {input: 2.0, output: 10.0, cache_read: 0.5}\n";
     std::fs::write(setup.path("prices.yaml"), overlay).unwrap();
     let path = setup.path("prices.yaml");
     let marg = setup.set("prices", json!({"overlay": path})).start().await;

@@ -105,6 +105,11 @@ impl Setup {
         self.folder.path().join(name)
     }
 
+    /// Starts with one route for everything.
+    pub async fn start_with_route(self, to: &str) -> Marg {
+        self.route(json!({"to": to})).start().await
+    }
+
     /// Makes a key and an admin token, starts the gateway and waits until it is ready.
     pub async fn start(self) -> Marg {
         write_config(self.folder.path(), &self.config);
@@ -118,7 +123,7 @@ impl Setup {
             address: self.config["server"]["listen"].as_str().unwrap().parse().unwrap(),
             admin: self.config["admin"]["listen"].as_str().unwrap().parse().unwrap(),
             key: text(&key, "token"),
-            key_id: text(&key, "id"),
+            key_id: text(&key["key"], "id"),
             admin_token: text(&admin, "token"),
             config: self.config,
             folder,
@@ -150,6 +155,11 @@ impl Marg {
     /// Sends one chat completion on a connection of its own.
     pub async fn chat(&self, case: &str, body: &Value) -> Answer {
         self.send(Call::chat(case, body)).await
+    }
+
+    /// Sends one request whose answer may name addresses.
+    pub async fn send_unchecked(&self, call: Call) -> Answer {
+        self.http1().await.open(call).await.finish_unchecked().await
     }
 
     /// Asks the admin side.
@@ -188,11 +198,17 @@ impl Marg {
         run(self.folder.path(), &self.variables, arguments).await
     }
 
-    /// Makes another key.
+    /// Makes another key and waits until the gateway has heard of it; gives its token and its id.
     pub async fn make_key(&self, arguments: &[&str]) -> (String, String) {
         let all = [&["keys", "create", "--name", "other", "--output", "json"], arguments].concat();
         let key = self.command(&all).await;
-        (text(&key, "token"), text(&key, "id"))
+        let token = text(&key, "token");
+        until("the gateway knows the new key", || async {
+            let answer = Client::http1(self.address, &token).await.send(Call::new("GET", "/v1/models")).await;
+            (!answer.text().contains("does not know")).then_some(())
+        })
+        .await;
+        (token, text(&key["key"], "id"))
     }
 
     /// Replaces the configuration file.

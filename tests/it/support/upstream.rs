@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -77,6 +77,7 @@ pub(super) struct State {
     scripts: Mutex<HashMap<String, Script>>,
     changed: Notify,
     connections: AtomicUsize,
+    pub(super) sent: AtomicU64,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -151,15 +152,28 @@ impl Upstream {
     }
 
     /// Ends every connection at once; new ones are taken.
-    pub fn hang_up(&self) {
-        for task in self.state.tasks.lock().unwrap().drain(..) {
+    pub async fn hang_up(&self) {
+        let tasks: Vec<JoinHandle<()>> = self.state.tasks.lock().unwrap().drain(..).collect();
+        for task in tasks {
             task.abort();
+            // Once the task is gone, so is its socket.
+            let _aborted = task.await;
         }
     }
 
     /// Whether it speaks HTTP/2.
     pub fn speaks_http2(&self) -> bool {
         self.http2
+    }
+
+    /// How many connections there are.
+    pub fn open(&self) -> usize {
+        self.state.tasks.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
+    }
+
+    /// How many bytes of bodies without a length have been sent. HTTP/1 only.
+    pub fn sent_bytes(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
     }
 
     /// How many connections there have been.
@@ -173,7 +187,9 @@ impl Drop for Upstream {
         if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
-        self.hang_up();
+        for task in self.state.tasks.lock().unwrap().drain(..) {
+            task.abort();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,7 @@ struct Connection {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     buffer: BytesMut,
+    state: Arc<State>,
 }
 
 /// How a request's body is framed.
@@ -26,7 +28,7 @@ enum Framing {
 /// Serves requests until one side ends the connection.
 pub async fn serve(stream: TcpStream, number: usize, state: Arc<State>) -> io::Result<()> {
     let (read, write) = stream.into_split();
-    let mut connection = Connection { read, write, buffer: BytesMut::new() };
+    let mut connection = Connection { read, write, buffer: BytesMut::new(), state: state.clone() };
     while let Some((seen, framing)) = connection.head(number).await? {
         let (place, reply) = state.begin(seen);
         let body = match (reply.when, framing) {
@@ -180,7 +182,9 @@ impl Connection {
         let mut framed = format!("{:x}\r\n", piece.len()).into_bytes();
         framed.extend_from_slice(piece);
         framed.extend_from_slice(b"\r\n");
-        self.write.write_all(&framed).await
+        self.write.write_all(&framed).await?;
+        self.state.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn feed(&mut self, mut receiver: tokio::sync::mpsc::Receiver<Fed>) -> io::Result<End> {
