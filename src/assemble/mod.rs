@@ -13,14 +13,12 @@ mod live;
 mod servers;
 mod signals;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
-
-use crate::config;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
+use crate::config::{self, Config};
 use crate::provider::simulated;
 use crate::telemetry::log;
 
@@ -29,34 +27,36 @@ use crate::telemetry::log;
 pub enum Source {
     /// A file; a reload reads it again.
     File(PathBuf),
-    /// The embedded defaults with the simulated provider, and the data folder.
-    Demo(PathBuf),
+    /// The embedded defaults with the simulated provider; the folder is the data folder, if not the default.
+    Demo(Option<PathBuf>),
 }
 
-/// Runs the gateway of a configuration file until a signal ends it.
+/// What keeps a gateway from starting.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration is wrong; every fault of it.
+    Config(Vec<Problem>),
+    /// Something else; a sentence that says what to do.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for StartError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Runs a gateway until a signal ends it.
 ///
 /// # Errors
-/// What keeps it from starting: every fault of the file, one a line, or a sentence that says what to do. After it has started
-/// it ends with 0, or with 1 if records could not be forced to the disk.
-pub fn run(config: &Path) -> anyhow::Result<ExitCode> {
-    start(Source::File(config.to_owned()), None)
-}
-
-/// Runs a gateway with the embedded defaults and the simulated provider, its data in that folder unless the environment
-/// names another.
-///
-/// # Errors
-/// As [`run`].
-pub fn demo(data_dir: &Path) -> anyhow::Result<ExitCode> {
-    start(Source::Demo(data_dir.to_owned()), Some(simulated::bind().context("cannot start the simulated provider")?))
-}
-
-fn start(source: Source, simulated: Option<simulated::Listener>) -> anyhow::Result<ExitCode> {
+/// What keeps it from starting. After it has started it ends with 0, or with 1 if records could not be written to the disk.
+pub fn run(source: Source) -> Result<ExitCode, StartError> {
+    let simulated = match &source {
+        Source::Demo(_) => Some(simulated::bind().map_err(anyhow::Error::from)?),
+        Source::File(_) => None,
+    };
     let address = simulated.as_ref().map(simulated::Listener::base_url);
-    let loaded = load(&source, address.as_deref()).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the configuration is wrong:\n{}", lines.join("\n"))
-    })?;
+    let loaded = load(&source, address.as_deref()).map_err(StartError::Config)?;
     log::start(loaded.config.log.level.into(), loaded.config.log.format.into());
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "configuration");
@@ -72,6 +72,9 @@ fn start(source: Source, simulated: Option<simulated::Listener>) -> anyhow::Resu
 fn load(source: &Source, simulated: Option<&str>) -> Result<Loaded, Vec<Problem>> {
     match source {
         Source::File(path) => config::load::load(path),
-        Source::Demo(folder) => config::demo::demo(folder.clone(), simulated.unwrap_or_default()),
+        Source::Demo(folder) => {
+            let folder = folder.clone().unwrap_or_else(|| Config::default().data_dir);
+            config::demo::demo(folder, simulated.unwrap_or_default())
+        }
     }
 }

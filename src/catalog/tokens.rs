@@ -29,7 +29,11 @@ pub fn count(model: &str, text: &str) -> u64 {
 }
 
 fn encoding(model: &str) -> &'static CoreBPE {
-    if is_of_the_age_of_gpt_4(model) { tiktoken_rs::cl100k_base_singleton() } else { tiktoken_rs::o200k_base_singleton() }
+    if is_of_the_age_of_gpt_4(model) {
+        tiktoken_rs::cl100k_base_singleton()
+    } else {
+        tiktoken_rs::o200k_base_singleton()
+    }
 }
 
 fn is_of_the_age_of_gpt_4(model: &str) -> bool {
