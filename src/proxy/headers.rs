@@ -1,7 +1,7 @@
 //! Headers on both legs: what a provider is told, and what a caller is told.
 
 use http::HeaderName;
-use http::header;
+use http::header::{self, HeaderMap};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
@@ -114,14 +114,15 @@ fn extra(request: &mut RequestHeader, exchange: &Exchange) -> pingora_error::Res
 }
 
 fn strip(request: &mut RequestHeader) {
-    for name in KEPT_FROM_PROVIDERS {
-        request.remove_header(*name);
-    }
-    let own: Vec<HeaderName> =
-        request.headers.keys().filter(|name| name.as_str().starts_with("x-marg-")).cloned().collect();
-    for name in own {
+    let kept = |name: &HeaderName| KEPT_FROM_PROVIDERS.contains(&name.as_str()) || name.as_str().starts_with("x-marg-");
+    for name in listed(&request.headers, kept) {
         request.remove_header(&name);
     }
+}
+
+/// The names in a head that fit. A head has few headers and a list has many names, so it is the head that is gone through.
+fn listed(headers: &HeaderMap, fits: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| fits(name)).cloned().collect()
 }
 
 /// Turns a provider's head into one for the caller.
@@ -132,8 +133,8 @@ pub fn sign(
     bodyless: bool,
 ) -> pingora_error::Result<()> {
     let theirs = response.headers.get("x-request-id").cloned();
-    for name in KEPT_FROM_CALLERS {
-        response.remove_header(*name);
+    for name in listed(&response.headers, |name| KEPT_FROM_CALLERS.contains(&name.as_str())) {
+        response.remove_header(&name);
     }
     response.set_status(framing.status)?;
     if framing.length_changes {
