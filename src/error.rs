@@ -199,3 +199,42 @@ impl StdError for Error {
         self.0.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: &[Kind] = &[
+        Kind::InvalidRequest,
+        Kind::InvalidApiKey,
+        Kind::PermissionDenied,
+        Kind::ModelNotFound,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::RequestTimeout,
+        Kind::Conflict,
+        Kind::TooLarge,
+        Kind::LimitExceeded,
+        Kind::Overloaded,
+        Kind::ShuttingDown,
+        Kind::Unavailable,
+        Kind::UpstreamUnreachable,
+        Kind::UpstreamTimeout,
+        Kind::UpstreamError,
+        Kind::Internal,
+    ];
+
+    #[test]
+    fn every_code_is_documented_with_its_status_and_nothing_else_is() {
+        // Each arm of `code` is one line, so that a kind that is missing above is seen.
+        let arms = include_str!("error.rs").lines().filter(|line| line.contains("=> \"")).count();
+        assert_eq!(arms, ALL.len(), "a kind is missing in this test");
+        let page = include_str!("../docs/api.md");
+        let table = page.split_once("| code | status |").unwrap().1;
+        for kind in ALL {
+            let row = format!("| `{}` | {} |", kind.code(), kind.status());
+            assert!(table.contains(&row), "{row} is not in docs/api.md");
+        }
+        assert_eq!(table.lines().filter(|line| line.starts_with("| `")).count(), ALL.len());
+    }
+}

@@ -150,7 +150,7 @@ pub struct KeyQuery {
     #[param(min_length = 1, max_length = 128)]
     name: Option<String>,
     /// Only those with this label, written `name=value`.
-    #[param(max_length = 321, pattern = "^[^=]{1,64}=.*$")]
+    #[param(pattern = r"^[^=\x00-\x1f\x7f-\x9f]{1,64}=[^\x00-\x1f\x7f-\x9f]{0,256}$")]
     label: Option<String>,
     /// Only those in this state.
     #[param(inline)]

@@ -407,7 +407,7 @@ impl RecordQuery {
 
 fn status(text: &str) -> Result<StatusFilter, Refusal> {
     let plain = text.len() == 3 || text == "0";
-    let lower = !text.contains(|symbol: char| symbol == 'X' || symbol == '+');
+    let lower = !text.contains(['X', '+']);
     text.parse()
         .ok()
         .filter(|_| plain && lower)

@@ -19,7 +19,7 @@ use crate::route::store::StoredRoute;
 use crate::route::{MAX_ROUTES, MAX_TARGETS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
-use crate::unit::object::object;
+use crate::unit::object::{object, whole_or_null};
 
 /// The longest name of a provider and of a route, in characters.
 const MAX_NAME_CHARS: usize = 64;
@@ -67,7 +67,7 @@ impl From<StoredRoute> for StoredRouteView {
 #[serde(deny_unknown_fields)]
 pub struct RouteCreate {
     /// Its place among the stored routes, from 0; left out or beyond the end, the last.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_null")]
     #[schema(maximum = 10000)]
     position: Option<u32>,
     /// What it says.
@@ -289,8 +289,8 @@ fn check_form(route: &RouteConfig) -> Result<(), Refusal> {
         let text = format!("A weight is 0 to {MAX_WEIGHT}, and at least one is not 0.");
         return Err(Refusal::invalid("split", text));
     }
-    let targets = route.to.iter().chain(route.split.iter().map(|side| &side.to)).chain(&route.fallback);
-    targets.map(check_target).collect()
+    let mut targets = route.to.iter().chain(route.split.iter().map(|side| &side.to)).chain(&route.fallback);
+    targets.try_for_each(check_target)
 }
 
 fn check_target(target: &TargetConfig) -> Result<(), Refusal> {

@@ -98,3 +98,85 @@ where
         tracing::debug!(error = %error, "an admin connection broke");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::admin::tests::House;
+
+    /// A client's end of a connection to an admin side, and the switch that stops it.
+    async fn connect() -> (House, DuplexStream, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+        let house = House::new().await;
+        let app = Arc::new(AdminApp::new(house.state.clone()));
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let (stop, stopped) = watch::channel(false);
+        let task = crate::telemetry::task::spawn("connection", async move {
+            assert!(app.process_new(Box::new(server), &stopped).await.is_none());
+        });
+        (house, client, stop, task)
+    }
+
+    async fn answer(client: &mut DuplexStream) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"{\"status\":\"ok\"}") {
+            text.push(client.read_u8().await.unwrap());
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_one_request_after_another() {
+        let (_house, mut client, _stop, _task) = connect().await;
+        for _ in 0..3 {
+            client.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            assert!(answer(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_drips_in_is_given_up() {
+        let (_house, mut client, _stop, task) = connect().await;
+        tokio::time::pause();
+        client.write_all(b"GET /health HTTP/1.1\r\nx: ").await.unwrap();
+        task.await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_its_limit_is_refused() {
+        let (_house, mut client, _stop, task) = connect().await;
+        let head = format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(2 * HEAD_BYTES));
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_idle_connections_and_ends_live_streams() {
+        let (_house, mut client, stop, task) = connect().await;
+        client.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        answer(&mut client).await;
+        stop.send_replace(true);
+        task.await.unwrap();
+
+        let (house, mut client, stop, task) = connect().await;
+        let token = house.token(crate::key::admin::Role::Auditor);
+        let head = format!("GET /admin/requests/tail HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"retry: 2000\n\n\r\n") {
+            text.push(client.read_u8().await.unwrap());
+        }
+        stop.send_replace(true);
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.ends_with("0\r\n\r\n"), "the stream has a proper end: {rest:?}");
+        task.await.unwrap();
+    }
+}

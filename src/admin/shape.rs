@@ -14,7 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::admin::respond::Refusal;
 use crate::admin::time::Time;
 use crate::error::{Error, StoreError};
-use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS, MAX_MODELS};
+use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -55,8 +55,8 @@ impl<'de> Deserialize<'de> for Labels {
 
 impl PartialSchema for Labels {
     fn schema() -> RefOr<Schema> {
-        let name = text(1, MAX_LABEL_NAME_BYTES, Some(NAME));
-        let value = text(0, MAX_LABEL_VALUE_BYTES, Some(r"^[^\x00-\x1f\x7f-\x9f]*$"));
+        let name = text(1, MAX_LABEL_NAME_CHARS, Some(NAME));
+        let value = text(0, MAX_LABEL_VALUE_CHARS, Some(r"^[^\x00-\x1f\x7f-\x9f]*$"));
         ObjectBuilder::new()
             .property_names(Some(Schema::Object(name)))
             .additional_properties(Some(RefOr::T(Schema::Object(value))))
@@ -72,7 +72,9 @@ const NAME: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x
 
 /// A name: 1 to 128 characters.
 pub fn name() -> Object {
-    text(1, MAX_WORD_CHARS, Some(NAME))
+    let mut schema = text(1, MAX_WORD_CHARS, Some(NAME));
+    schema.description = Some("A text for people, not only white space, without control characters.".to_owned());
+    schema
 }
 
 /// A name, or null.
@@ -87,6 +89,9 @@ pub fn patterns() -> ArrayBuilder {
     ArrayBuilder::new()
         .items(RefOr::T(Schema::Object(text(1, Glob::MAX_BYTES, Some(r"^[\x20-\x7e]+$")))))
         .max_items(Some(MAX_MODELS))
+        .description(Some(
+            "Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.",
+        ))
 }
 
 /// A list of addresses and networks.
@@ -105,7 +110,10 @@ pub fn networks() -> ArrayBuilder {
         .item(RefOr::T(Schema::Object(text(9, 18, Some(&four)))))
         .item(RefOr::T(Schema::Object(text(4, 43, Some(six)))))
         .build();
-    ArrayBuilder::new().items(RefOr::T(Schema::AnyOf(one))).max_items(Some(MAX_ADDRESSES))
+    ArrayBuilder::new()
+        .items(RefOr::T(Schema::AnyOf(one)))
+        .max_items(Some(MAX_ADDRESSES))
+        .description(Some("Addresses or networks that it may be used from; empty allows all."))
 }
 
 fn text(min: usize, max: usize, pattern: Option<&str>) -> Object {
@@ -171,7 +179,7 @@ pub fn check_word(field: &'static str, word: Option<&str>) -> Result<(), Refusal
 /// `InvalidRequest` when it is written otherwise.
 pub fn label(text: &str) -> Result<(String, String), Refusal> {
     let pair = text.split_once('=').filter(|(name, value)| {
-        (1..=64).contains(&name.chars().count()) && value.chars().count() <= 256 && !value.contains('\n')
+        (1..=64).contains(&name.chars().count()) && value.chars().count() <= 256 && !text.chars().any(char::is_control)
     });
     pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| Refusal::invalid("label", "A label is written name=value."))

@@ -40,6 +40,8 @@ pub struct Core {
     /// Where the configuration comes from.
     pub(super) source: Source,
     pub(super) simulated_address: Option<String>,
+    /// The configuration that the process started with: what needs a restart is still as it says.
+    pub(super) first: Config,
     /// The configuration in force.
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
@@ -100,6 +102,7 @@ impl Core {
             gateway,
             source,
             simulated_address: address,
+            first: loaded.config.clone(),
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
             house,

@@ -4,7 +4,7 @@
 //! ten percent for others on ordinary text. Encodings are loaded on first use and stay; counting is CPU work for a background
 //! task, not for the request path. At most 1 MiB of a text is counted, the rest is inferred from it.
 
-use bpe_openai::Tokenizer;
+use tiktoken_rs::CoreBPE;
 
 /// As much of a text is counted; beyond it the count grows in proportion.
 const COUNTED_LIMIT_BYTES: usize = 1024 * 1024;
@@ -14,14 +14,13 @@ const COUNTED_LIMIT_BYTES: usize = 1024 * 1024;
 /// Encodings: `cl100k_base` for GPT-4, GPT-3.5 and the text embeddings, `o200k_base` for GPT-4o and everything later or
 /// unknown (source: the model table of OpenAI's `tiktoken`, `tiktoken/model.py`). A provider prefix in the name is ignored.
 ///
-/// Cost, measured on one core of a virtual server: the first call loads its encoding in 34 ms and 82 MB of resident memory
-/// (`o200k_base`), or 18 ms and 37 MB (`cl100k_base`), and keeps it; then 10 to 15 ms for a mebibyte of text.
+/// Cost: the first call loads its encoding, some tens of milliseconds and megabytes, and keeps it.
 pub fn count(model: &str, text: &str) -> u64 {
     if text.is_empty() {
         return 0;
     }
     let counted = text.get(..text.floor_char_boundary(COUNTED_LIMIT_BYTES)).unwrap_or(text);
-    let tokens = encoding(model).count(counted) as u64;
+    let tokens = encoding(model).count_ordinary(counted) as u64;
     if counted.len() == text.len() {
         return tokens;
     }
@@ -29,8 +28,12 @@ pub fn count(model: &str, text: &str) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-fn encoding(model: &str) -> &'static Tokenizer {
-    if is_of_the_age_of_gpt_4(model) { bpe_openai::cl100k_base() } else { bpe_openai::o200k_base() }
+fn encoding(model: &str) -> &'static CoreBPE {
+    if is_of_the_age_of_gpt_4(model) {
+        tiktoken_rs::cl100k_base_singleton()
+    } else {
+        tiktoken_rs::o200k_base_singleton()
+    }
 }
 
 fn is_of_the_age_of_gpt_4(model: &str) -> bool {

@@ -45,30 +45,35 @@ pub enum Door {
 }
 
 impl Door {
-    /// The door to a server, from its URL.
+    /// The `host:port` of a server, from its URL.
     ///
     /// # Errors
-    /// When the URL is not `http://host[:port]`, or the token cannot be sent.
-    pub fn to_server(url: &str, token: Secret) -> Result<Self> {
+    /// When the URL is not `http://host[:port]`.
+    pub fn authority(url: &str) -> Result<String> {
         if url.starts_with("https://") {
             return Err(Failure::usage(
                 "The admin API is reached over http on this machine or through a tunnel (ssh -L); https is not supported.",
             ));
         }
-        let Some(rest) = url.strip_prefix("http://") else {
-            return Err(Failure::usage(format!("{url:?} is not a server; write http://127.0.0.1:8081")));
-        };
-        let host = rest.strip_suffix('/').unwrap_or(rest);
-        let authority =
-            host.parse::<axum::http::uri::Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
-        let Some(authority) = authority else {
-            return Err(Failure::usage(format!("{url:?} is not a server; write http://127.0.0.1:8081")));
-        };
+        let wrong = || Failure::usage(format!("{url:?} is not a server; write http://127.0.0.1:8081"));
+        let host = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let host = host.strip_suffix('/').unwrap_or(host);
+        let authority = host.parse::<axum::http::uri::Authority>().map_err(|_| wrong())?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(wrong());
+        }
+        Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+    }
+
+    /// The door to a server.
+    ///
+    /// # Errors
+    /// When the token cannot be sent.
+    pub fn to_server(authority: String, token: Secret) -> Result<Self> {
         if token.expose().is_empty() || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Failure::new(Exit::Refused, "The admin token is empty or holds characters that no token has."));
         }
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self::Server { authority: format!("{}:{port}", authority.host()), token })
+        Ok(Self::Server { authority, token })
     }
 
     /// Asks for an answer and takes it whole as JSON; an answer without a body is `null`.
@@ -191,12 +196,21 @@ mod tests {
 
     #[test]
     fn a_server_is_plain_http_without_credentials_in_its_url() {
-        let door = |url: &str| Door::to_server(url, Secret::new("marg_admin_x"));
-        for wrong in ["https://127.0.0.1:8081", "127.0.0.1:8081", "http://", "http://a@b", "http://a b", "http://h/p"] {
-            assert_eq!(door(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
+        for wrong in [
+            "https://127.0.0.1:8081",
+            "127.0.0.1:8081",
+            "http://",
+            "http://a@b",
+            "http://a b",
+            "http://h/p",
+            "ftp://a",
+            "",
+        ] {
+            assert_eq!(Door::authority(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
         }
-        let Door::Server { authority, .. } = door("http://[::1]:8081/").unwrap() else { panic!("a server") };
-        assert_eq!(authority, "[::1]:8081");
+        assert_eq!(Door::authority("http://[::1]:8081/").unwrap(), "[::1]:8081");
+        assert_eq!(Door::authority("http://localhost").unwrap(), "localhost:80");
+        assert!(Door::to_server("a:1".to_owned(), Secret::new("a b")).is_err());
     }
 
     #[test]

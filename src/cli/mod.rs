@@ -54,8 +54,8 @@ struct Common {
     /// The admin token for --server. Prefer --token-file: other users of this machine can read a command line.
     #[arg(long, global = true, env = "MARG_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
-    /// A file whose content is the admin token for --server.
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    /// A file whose content is the admin token for --server; it wins over --token.
+    #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
@@ -138,9 +138,10 @@ impl Common {
     /// Where commands go, by the flags.
     fn door(&self) -> Result<Door> {
         let Some(server) = &self.server else { return Ok(Door::Store { config: self.config.clone() }) };
+        let authority = Door::authority(server)?;
         let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => Secret::new(token.trim()),
-            (None, Some(path)) => Secret::new(read_token(path)?),
+            (_, Some(path)) => Secret::new(read_token(path)?),
+            (Some(token), None) => Secret::new(token.trim()),
             (None, None) => {
                 return Err(Failure::new(
                     Exit::Refused,
@@ -148,7 +149,7 @@ impl Common {
                 ));
             }
         };
-        Door::to_server(server, token)
+        Door::to_server(authority, token)
     }
 }
 

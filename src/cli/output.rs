@@ -55,8 +55,11 @@ pub fn item(format: Format, answer: &Value) -> Result {
     if format != Format::Table {
         return document(format, answer);
     }
-    let fields: Vec<(&String, String)> =
+    let mut fields: Vec<(&String, String)> =
         answer.as_object().into_iter().flatten().map(|(name, value)| (name, text(Some(value)))).collect();
+    // What people look for first comes first; the rest is in alphabetical order.
+    let place = |name: &str| ["id", "name", "label", "status"].iter().position(|first| *first == name).unwrap_or(4);
+    fields.sort_by(|(one, _), (other, _)| place(one).cmp(&place(other)).then_with(|| one.cmp(other)));
     let width = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let lines: Vec<String> = fields.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
     line(&lines.join("\n"))

@@ -1,1 +1,232 @@
+//! The command line against a store in a temporary folder, and its page of documentation.
 
+use std::path::Path;
+
+use axum::http::Method;
+use clap::Parser;
+use serde_json::json;
+
+use super::door::Door;
+use super::failure::Exit;
+use super::{Line, grammar, run};
+use crate::config::load;
+
+/// Runs a line as `main` would, on a configuration in that folder.
+fn marg(dir: &Path, line: &[&str]) -> Result<(), (Exit, String)> {
+    let config = dir.join("marg.yaml");
+    let common = ["marg", "--config", config.to_str().unwrap(), "--output", "json"];
+    let line = Line::try_parse_from(common.iter().chain(line)).map_err(|error| (Exit::Usage, error.to_string()))?;
+    run(line).map(drop).map_err(|failure| (failure.exit, failure.text))
+}
+
+fn init(dir: &Path) {
+    marg(dir, &["init", "--dir", dir.to_str().unwrap()]).unwrap();
+}
+
+/// Asks the store as commands do.
+fn ask(dir: &Path, method: Method, path: &str, body: Option<serde_json::Value>) -> serde_json::Value {
+    let door = Door::Store { config: dir.join("marg.yaml") };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(door.ask(method, path, body.as_ref())).unwrap()
+}
+
+fn files(dir: &Path) -> Vec<(String, u32, Vec<u8>)> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = Vec::new();
+    for name in ["marg.yaml", "data/hash.key", "data/admin.token", "data/marg.db"] {
+        let path = dir.join(name);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let content = if name.ends_with(".db") { Vec::new() } else { std::fs::read(&path).unwrap() };
+        found.push((name.to_owned(), mode, content));
+    }
+    found
+}
+
+#[test]
+fn init_makes_everything_for_its_owner_only_and_a_second_run_changes_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("new/marg");
+    init(&dir);
+    let first = files(&dir);
+    assert!(first.iter().all(|(_, mode, _)| *mode == 0o600), "{first:?}");
+    for folder in [&dir, &dir.join("data")] {
+        assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700, "{}", folder.display());
+    }
+    assert_eq!(load::load(&dir.join("marg.yaml")).unwrap().config.data_dir, dir.canonicalize().unwrap().join("data"));
+    init(&dir);
+    assert_eq!(files(&dir), first);
+    assert_eq!(ask(&dir, Method::GET, "/admin/tokens", None)["admin_tokens"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn force_writes_the_configuration_anew_and_nothing_else() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let first = files(dir);
+    std::fs::write(dir.join("marg.yaml"), "nonsense: [").unwrap();
+    assert_eq!(marg(dir, &["init", "--dir", dir.to_str().unwrap()]).unwrap_err().0, Exit::Failed);
+    marg(dir, &["init", "--force", "--dir", dir.to_str().unwrap()]).unwrap();
+    assert_eq!(files(dir), first);
+}
+
+#[test]
+fn a_command_without_a_configuration_says_what_to_do() {
+    let temporary = tempfile::tempdir().unwrap();
+    for line in
+        [&["keys", "list"][..], &["db", "migrate"], &["requests", "list"], &["admin", "token", "list"], &["start"]]
+    {
+        let (exit, text) = marg(temporary.path(), line).unwrap_err();
+        assert!(exit == Exit::Failed && text.contains("marg init"), "{line:?}: {text}");
+    }
+    assert_eq!(marg(temporary.path(), &["check"]).unwrap_err().0, Exit::Failed);
+}
+
+#[test]
+fn the_exit_code_tells_what_went_wrong() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let made = ask(dir, Method::POST, "/admin/keys", Some(json!({"name": "a"})));
+    let id = made["key"]["id"].as_str().unwrap();
+    let exit = |line: &[&str]| marg(dir, line).map_or_else(|(exit, _)| Some(exit), |()| None);
+    assert_eq!(exit(&["keys", "show", "nonsense"]), Some(Exit::Usage));
+    assert_eq!(exit(&["keys", "show", "key_00000000000000000000000000"]), Some(Exit::NotFound));
+    assert_eq!(exit(&["keys", "create"]), Some(Exit::Usage));
+    assert_eq!(exit(&["keys", "create", "--name", "a", "--expires-in", "soon"]), Some(Exit::Usage));
+    assert_eq!(exit(&["keys", "create", "--name", "a", "--expires-at", "2001-01-01T00:00:00Z"]), Some(Exit::Conflict));
+    assert_eq!(exit(&["keys", "create", "--name", "a", "--label", "x"]), Some(Exit::Usage));
+    assert_eq!(exit(&["--server", "https://127.0.0.1", "keys", "list"]), Some(Exit::Usage));
+    assert_eq!(exit(&["--server", "http://127.0.0.1:1", "--token", "x", "keys", "list"]), Some(Exit::Unreachable));
+    assert_eq!(exit(&["--server", "http://127.0.0.1:1", "--token", "a b", "keys", "list"]), Some(Exit::Refused));
+    assert_eq!(exit(&["keys", "revoke", id]), None);
+    assert_eq!(exit(&["keys", "enable", id]), Some(Exit::Conflict));
+    assert_eq!(exit(&["keys", "rotate", id]), Some(Exit::Conflict));
+    assert_eq!(exit(&["keys", "delete", id]), None);
+    assert_eq!(exit(&["keys", "delete", id]), Some(Exit::NotFound));
+    let tokens = ask(dir, Method::GET, "/admin/tokens", None);
+    let last = tokens["admin_tokens"][0]["id"].as_str().unwrap();
+    assert_eq!(exit(&["admin", "token", "revoke", last]), Some(Exit::Conflict));
+}
+
+#[test]
+fn every_flag_of_a_new_key_reaches_the_store() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let line = [
+        "keys",
+        "create",
+        "--name",
+        "ci",
+        "--org",
+        "o",
+        "--team",
+        "t",
+        "--user",
+        "u",
+        "--model",
+        "a*",
+        "--model",
+        "b",
+        "--address",
+        "10.0.0.0/8",
+        "--label",
+        "x=1",
+        "--label",
+        "y=a=b",
+        "--expires-in",
+        "30d",
+        "--style",
+        "anthropic",
+    ];
+    marg(dir, &line).unwrap();
+    let keys = ask(dir, Method::GET, "/admin/keys", None);
+    let key = &keys["keys"][0];
+    assert_eq!((&key["org"], &key["team"], &key["user"]), (&json!("o"), &json!("t"), &json!("u")));
+    assert_eq!((&key["models"], &key["addresses"]), (&json!(["a*", "b"]), &json!(["10.0.0.0/8"])));
+    assert_eq!(key["labels"], json!({"x": "1", "y": "a=b"}));
+    assert!(key["hint"].as_str().unwrap().starts_with("sk-ant-") && key["expires_at"].is_string());
+    marg(dir, &["keys", "list", "--team", "t", "--status", "active", "--limit", "1"]).unwrap();
+}
+
+#[test]
+fn an_export_is_for_its_owner_only_and_replaces_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let file = dir.join("export.csv");
+    let line = ["requests", "export", "--format", "csv", "--since", "2h", "--output-file", file.to_str().unwrap()];
+    marg(dir, &line).unwrap();
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("id,started_at,"));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(marg(dir, &line).unwrap_err().0, Exit::Failed);
+    marg(dir, &["requests", "list", "--errors-only", "--status", "4xx", "--model", "gpt-*"]).unwrap();
+}
+
+#[test]
+fn the_page_names_every_command_and_every_flag() {
+    fn visit(command: &clap::Command, path: &str, page: &str) {
+        for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(page.contains(&format!("`--{flag}")), "docs/cli.md does not name --{flag} of {path}");
+        }
+        let mut subcommands = command.get_subcommands().filter(|sub| sub.get_name() != "help").peekable();
+        if subcommands.peek().is_none() {
+            let heading = page.lines().find(|line| line.starts_with(&format!("### `{path}")));
+            assert!(heading.is_some(), "docs/cli.md has no heading for {path}");
+        }
+        subcommands.for_each(|sub| visit(sub, &format!("{path} {}", sub.get_name()), page));
+    }
+    visit(&grammar(), "marg", include_str!("../../docs/cli.md"));
+}
+
+#[test]
+fn the_grammar_holds_together() {
+    grammar().debug_assert();
+}
+
+#[test]
+fn the_page_names_every_exit_code() {
+    let page = include_str!("../../docs/cli.md");
+    for exit in [Exit::Failed, Exit::Usage, Exit::NotFound, Exit::Refused, Exit::Unreachable, Exit::Conflict] {
+        assert!(page.contains(&format!("\n| {} |", exit as u8)), "{exit:?}");
+    }
+}
+
+#[tokio::test]
+async fn commands_work_against_a_running_instance_as_far_as_the_role_goes() {
+    use crate::key::admin::Role;
+    use crate::unit::secret::Secret;
+    let house = crate::admin::tests::House::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let router = crate::admin::router(house.state.clone());
+    crate::telemetry::task::spawn("admin", async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(router.clone());
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            connection.await.unwrap();
+        }
+    });
+    let door = |token: &str| Door::to_server(authority.clone(), Secret::new(token)).unwrap();
+    let body = json!({"name": "ci"});
+    let create = |door: Door| {
+        let body = body.clone();
+        async move { door.ask(Method::POST, "/admin/keys", Some(&body)).await }
+    };
+    let refused = create(door(house.token(Role::Auditor))).await.unwrap_err();
+    assert!(refused.exit == Exit::Refused && refused.text.contains("auditor"), "{}", refused.text);
+    assert_eq!(create(door("wrong")).await.unwrap_err().exit, Exit::Refused);
+    let made = create(door(house.token(Role::Operator))).await.unwrap();
+    assert!(made["token"].as_str().unwrap().starts_with("marg_live_"));
+    let problem =
+        crate::admin::control::ReloadProblem { line: 3, column: 5, path: "a.b".to_owned(), text: "no".to_owned() };
+    *house.control.reload.lock().unwrap() =
+        crate::admin::control::ReloadReport { errors: vec![problem], ..Default::default() };
+    let reload = door(house.token(Role::Admin)).ask(Method::POST, "/admin/reload", None).await.unwrap_err();
+    assert!(reload.exit == Exit::Conflict && reload.text.contains("3:5: a.b: no"), "{}", reload.text);
+}

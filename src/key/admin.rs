@@ -14,8 +14,8 @@ use crate::unit::id;
 
 /// The most admin tokens, ended ones included; all are held in memory.
 pub const MAX_ADMIN_TOKENS: usize = 1_000;
-/// The longest label, in bytes.
-pub const MAX_LABEL_BYTES: usize = 128;
+/// The longest label, in characters.
+pub const MAX_LABEL_CHARS: usize = 128;
 
 /// What the holder of an admin token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl FromStr for Role {
 pub struct AdminToken {
     /// `adm_` and 26 characters; never changes.
     pub id: Arc<str>,
-    /// Whose it is, for people: 1 to [`MAX_LABEL_BYTES`] bytes.
+    /// Whose it is, for people: 1 to [`MAX_LABEL_CHARS`] characters.
     pub label: String,
     /// What the holder may do.
     pub role: Role,
@@ -98,8 +98,8 @@ impl AdminToken {
         hash_key: &HashKey,
         now: Timestamp,
     ) -> Result<(Self, Minted)> {
-        if label.trim().is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
-            let text = format!("`label` has 1 to {MAX_LABEL_BYTES} bytes and no control characters.");
+        if label.trim().is_empty() || label.chars().count() > MAX_LABEL_CHARS || label.chars().any(char::is_control) {
+            let text = format!("`label` has 1 to {MAX_LABEL_CHARS} characters, none of them a control character.");
             return Err(Error::new(Kind::InvalidRequest, text).param("label"));
         }
         if expires_at.is_some_and(|end| end <= now) {

@@ -16,14 +16,14 @@ use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::id;
 
-/// The longest name, organisation, team or user, in bytes.
-pub const MAX_NAME_BYTES: usize = 128;
+/// The longest name, organisation, team or user, in characters.
+pub const MAX_NAME_CHARS: usize = 128;
 /// The most labels of a key.
 pub const MAX_LABELS: usize = 32;
-/// The longest name of a label, in bytes.
-pub const MAX_LABEL_NAME_BYTES: usize = 64;
-/// The longest value of a label, in bytes; it may be empty.
-pub const MAX_LABEL_VALUE_BYTES: usize = 256;
+/// The longest name of a label, in characters.
+pub const MAX_LABEL_NAME_CHARS: usize = 64;
+/// The longest value of a label, in characters; it may be empty.
+pub const MAX_LABEL_VALUE_CHARS: usize = 256;
 /// The most model patterns of a key.
 pub const MAX_MODELS: usize = 64;
 /// The most networks of a key.
@@ -32,7 +32,7 @@ pub const MAX_ADDRESSES: usize = 64;
 /// The fields of a key as somebody wrote them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewKey {
-    /// A name for people: 1 to [`MAX_NAME_BYTES`] bytes.
+    /// A name for people: 1 to [`MAX_NAME_CHARS`] characters.
     pub name: String,
     /// The organisation.
     pub org: Option<String>,
@@ -167,8 +167,11 @@ fn refuse(field: &'static str, text: impl Into<String>) -> Error {
 }
 
 fn check_text(field: &'static str, text: &str) -> Result<()> {
-    if text.trim().is_empty() || text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
-        return Err(refuse(field, format!("`{field}` has 1 to {MAX_NAME_BYTES} bytes and no control characters.")));
+    if text.trim().is_empty() || text.chars().count() > MAX_NAME_CHARS || text.chars().any(char::is_control) {
+        return Err(refuse(
+            field,
+            format!("`{field}` has 1 to {MAX_NAME_CHARS} characters, none of them a control character."),
+        ));
     }
     Ok(())
 }
@@ -185,8 +188,8 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     }
     let good = |name: &str, value: &str| {
         !name.trim().is_empty()
-            && name.len() <= MAX_LABEL_NAME_BYTES
-            && value.len() <= MAX_LABEL_VALUE_BYTES
+            && name.chars().count() <= MAX_LABEL_NAME_CHARS
+            && value.chars().count() <= MAX_LABEL_VALUE_CHARS
             && !name.chars().chain(value.chars()).any(char::is_control)
     };
     if labels.iter().all(|(name, value)| good(name, value)) {
@@ -195,8 +198,8 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     Err(refuse(
         "labels",
         format!(
-            "A label has a name of 1 to {MAX_LABEL_NAME_BYTES} bytes and a value of at most {MAX_LABEL_VALUE_BYTES}, \
-             without control characters."
+            "A label has a name of 1 to {MAX_LABEL_NAME_CHARS} characters and a value of at most {MAX_LABEL_VALUE_CHARS}, \
+             none of them a control character."
         ),
     ))
 }
@@ -258,7 +261,7 @@ mod tests {
         assert_eq!(refused(|key| key.name = "a\r\nb".to_owned()), "name");
         assert_eq!(refused(|key| key.org = Some(String::new())), "org");
         assert_eq!(refused(|key| key.team = Some("t\0".to_owned())), "team");
-        assert_eq!(refused(|key| key.user = Some("é".repeat(65))), "user");
+        assert_eq!(refused(|key| key.user = Some("é".repeat(129))), "user");
         assert_eq!(refused(|key| key.labels = (0..33).map(|n| (n.to_string(), String::new())).collect()), "labels");
         assert_eq!(refused(|key| drop(key.labels.insert(String::new(), String::new()))), "labels");
         assert_eq!(refused(|key| drop(key.labels.insert("a".to_owned(), "x".repeat(257)))), "labels");

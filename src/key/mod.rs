@@ -21,7 +21,7 @@ use crate::unit::glob::Glob;
 pub struct Key {
     /// `key_` and 26 characters; never changes.
     pub id: Arc<str>,
-    /// A name for people; at most 128 bytes, not unique.
+    /// A name for people; at most 128 characters, not unique.
     pub name: String,
     /// The beginning and the end of the token, as in `marg_live_ab3d…x9k2`, so that people can recognise it.
     pub hint: String,
@@ -31,7 +31,7 @@ pub struct Key {
     /// Who pays and who asks.
     #[serde(flatten)]
     pub principal: Principal,
-    /// Free labels, at most 32 of at most 64 bytes (name) and 256 bytes (value).
+    /// Free labels, at most 32 of at most 64 characters (name) and 256 characters (value).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// The models that it may ask for; empty allows all.
@@ -55,7 +55,7 @@ pub struct Key {
     pub rotated_at: Option<Timestamp>,
 }
 
-/// Who a key acts for. Every part is optional; names are at most 128 bytes without control characters.
+/// Who a key acts for. Every part is optional; names are at most 128 characters without control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Principal {

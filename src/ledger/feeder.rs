@@ -1,10 +1,13 @@
 //! Carries the journal into the database, in batches, exactly once.
 //!
-//! Rows and the position behind them are written in one transaction, so a crash at any point repeats nothing and loses nothing.
+//! Rows and the position behind them are written in one transaction, so a crash at any point repeats nothing and loses nothing
+//! (`each_record_is_stored_once_whichever_step_the_process_dies_at`).
 //! While the database is away the journal waits and the feeder tries again, at most five seconds apart. A finished segment is
 //! deleted only after the database has forced its rows to the disk. Damaged lines and rows that the database refuses for what
 //! they are get skipped, counted and logged; they never block what is behind them. The same task forces the journal to the disk
 //! in groups and deletes records past their retention, all of it off the request path.
+
+mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,11 +120,6 @@ enum Halt {
 
 /// How often the folder is searched for segments of processes that died meanwhile.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(10);
-/// How often old records are looked for.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
-/// How many old records go in one transaction, and the pause before the next, so that feeding is not held up.
-const RETENTION_ROWS: u32 = 500;
-const RETENTION_PAUSE: Duration = Duration::from_millis(20);
 
 impl Feeder {
     /// A feeder from that journal into that database.
@@ -369,56 +367,6 @@ impl Feeder {
             }
             was_away
         });
-    }
-
-    async fn sync_in_groups(&self, mut stop: watch::Receiver<bool>) {
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                () = sleep(self.shared.settings.load().sync_interval) => {}
-                () = stopped(&mut stop) => return,
-            }
-            if !self.shared.journal.needs_sync() {
-                continue;
-            }
-            match self.sync().await {
-                Ok(()) => failing = false,
-                Err(cause) if !failing => {
-                    tracing::error!(%cause, "the journal cannot be forced to the disk; tried again");
-                    failing = true;
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    async fn sync(&self) -> std::io::Result<()> {
-        let journal = self.shared.journal.clone();
-        tokio::task::spawn_blocking(move || journal.sync()).await.map_err(std::io::Error::other)?
-    }
-
-    async fn delete_old(&self, mut stop: watch::Receiver<bool>) {
-        loop {
-            let pause = self.delete_some_old().await;
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = stopped(&mut stop) => return,
-            }
-        }
-    }
-
-    /// Deletes a few old records; returns when to go on.
-    async fn delete_some_old(&self) -> Duration {
-        let Some(retention) = self.shared.settings.load().retention else { return RETENTION_INTERVAL };
-        let before = Timestamp::now().minus(retention);
-        match self.shared.store.delete_before(before, RETENTION_ROWS).await {
-            Ok(deleted) if deleted >= u64::from(RETENTION_ROWS) => RETENTION_PAUSE,
-            Ok(_) => RETENTION_INTERVAL,
-            Err(cause) => {
-                tracing::warn!(%cause, "old records cannot be deleted; tried again later");
-                RETENTION_INTERVAL
-            }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ pub mod journal;
 pub mod query;
 pub mod record;
 
-pub use feeder::{Feeder, FeederHandle, FeederSettings, FeederState};
+pub use feeder::{Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState};
 pub use journal::{Journal, JournalError, JournalSettings, Line};
 pub use query::LedgerStore;
 pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

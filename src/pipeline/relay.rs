@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 
-use crate::dialect::{self, AnswerReader};
+use crate::dialect::{self, AnswerReader, Operation};
 use crate::error::{Error, Kind};
 use crate::ledger::{AttemptEnd, Outcome};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::exchange::{Exchange, Relaying};
-use crate::pipeline::understand::hides_usage;
 
 /// The most of an upstream's error body that is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -51,9 +50,10 @@ impl Exchange {
         }
         self.record.status = head.status;
         let event_stream = head.content_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
-        let (operation, asks) = (self.operation(), self.asks_for_usage());
+        // A usage chunk that the caller did not ask for is not shown to it, whoever asked for it; some providers send one unasked.
+        let operation = self.operation();
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
-        let hide = event_stream && hides_usage(operation, wants, asks);
+        let hide = event_stream && !wants && matches!(operation, Operation::Chat | Operation::Completions);
         let reader = Box::new(AnswerReader::new(operation, event_stream, hide));
         self.relaying = Relaying::Passing { reader, event_stream, expected: head.length, seen: 0 };
         Framing { length_changes: hide, event_stream, status: head.status }

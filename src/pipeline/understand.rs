@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::dialect::{self, Operation};
+use crate::dialect;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
@@ -106,11 +106,6 @@ fn no_way(asked: Option<&str>) -> Error {
             Error::new(Kind::NotFound, "No provider of this gateway takes requests without a model (default_provider).")
         }
     }
-}
-
-/// Whether the caller would be told of a usage chunk that it did not ask for.
-pub fn hides_usage(operation: Operation, wants_usage: bool, asks_for_usage: bool) -> bool {
-    matches!(operation, Operation::Chat | Operation::Completions) && asks_for_usage && !wants_usage
 }
 
 impl Gateway {

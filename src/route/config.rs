@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::unit::glob::Glob;
-use crate::unit::object::{object, objects};
+use crate::unit::object::{object, objects, whole};
 
 /// One route. It has `to` or `split`, not both; `fallback` may follow either.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -52,6 +52,7 @@ pub struct SplitConfig {
     #[schema(value_type = String)]
     pub to: TargetConfig,
     /// Its share: 0 (drained) to 1,000,000; at least one side has more than 0.
+    #[serde(deserialize_with = "whole")]
     pub weight: u32,
 }
 

@@ -23,6 +23,9 @@ use crate::telemetry::metrics::METRICS;
 /// The most that waits for the standard error stream.
 pub const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// The pause between two writes to the standard error stream.
+const LINGER: Duration = Duration::from_millis(20);
+
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -52,7 +55,9 @@ pub fn start(level: LevelFilter, format: Format) {
         let third_party =
             ["pingora", "h2", "hyper", "sqlx", "rustls", "log"].iter().any(|name| line.target().starts_with(name));
         !third_party || *line.level() <= tracing::Level::WARN
-    });
+    })
+    // Without a hint every debug line of Pingora's would be built up only to be refused here.
+    .with_max_level_hint(LevelFilter::TRACE);
     let json = match format {
         Format::Json => true,
         Format::Text => false,
@@ -132,6 +137,8 @@ impl Sink {
             let _unwritable = io::stderr().write_all(&batch);
             batch.clear();
             batch.shrink_to(64 * 1024);
+            // Lines gather meanwhile: without this pause nearly every line would wake this thread.
+            std::thread::sleep(LINGER);
         }
     }
 }

@@ -140,7 +140,14 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let all: Vec<Box<dyn Collector>> = vec![
+        for metric in self.all() {
+            #[allow(clippy::expect_used, reason = "names are literals of this file; a test renders them all")]
+            self.registry.register(metric).expect("each metric has its own name");
+        }
+    }
+
+    fn all(&self) -> Vec<Box<dyn Collector>> {
+        vec![
             Box::new(self.exchanges.clone()),
             Box::new(self.refusals.clone()),
             Box::new(self.in_flight.clone()),
@@ -163,11 +170,7 @@ impl Metrics {
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.resident.clone()),
             Box::new(self.build.clone()),
-        ];
-        for metric in all {
-            #[allow(clippy::expect_used, reason = "names are literals of this file; a test renders them all")]
-            self.registry.register(metric).expect("each metric has its own name");
-        }
+        ]
     }
 
     /// The label value of a model: itself for the first [`MODEL_LIMIT`] models seen, then `other`.
@@ -255,5 +258,25 @@ mod tests {
         assert_eq!(metrics.model_label("one-more"), "other");
         assert_eq!(metrics.model_label("m7"), "m7");
         assert!(metrics.render().contains("marg_build_info{version="));
+    }
+
+    #[test]
+    fn every_metric_is_documented_with_its_labels_and_nothing_else_is() {
+        let page = include_str!("../../docs/metrics.md");
+        let tables = page.split_once("## Labels").unwrap().0;
+        let mut documented: HashSet<&str> =
+            tables.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|row| row.0).collect();
+        for metric in Metrics::new().all() {
+            for metric in metric.desc() {
+                let labels =
+                    metric.variable_labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+                let labels = if labels.is_empty() { "–" } else { &labels };
+                let row = tables.lines().find(|line| line.starts_with(&format!("| `{}` |", metric.fq_name)));
+                let row = row.unwrap_or_else(|| panic!("{} is not in docs/metrics.md", metric.fq_name));
+                assert_eq!(row.split(" | ").nth(2), Some(labels), "the labels of {}", metric.fq_name);
+                documented.remove(metric.fq_name.as_str());
+            }
+        }
+        assert_eq!(documented, HashSet::new(), "documented but not there");
     }
 }

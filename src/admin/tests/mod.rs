@@ -107,7 +107,7 @@ impl House {
     pub async fn record(&self, records: Vec<Record>) {
         static BATCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let segment = format!("test-{}", BATCH.fetch_add(1, Ordering::Relaxed));
-        let lines: Vec<Line> = records.into_iter().map(|record| Line::Record(record)).collect();
+        let lines: Vec<Line> = records.into_iter().map(Line::Record).collect();
         let position = Position { segment: segment.into(), from: 0, to: 1 };
         self.store.write_batch(&lines, &position).await.unwrap();
     }

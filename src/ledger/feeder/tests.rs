@@ -121,7 +121,7 @@ impl LedgerStore for Memory {
         Ok(self.call(|rows| rows.positions.keys().cloned().collect()).await)
     }
     async fn forget(&self, segment: &str) -> Result<(), StoreError> {
-        self.call(|rows| drop(rows.positions.remove(segment))).await;
+        self.call(|rows| rows.positions.remove(segment)).await;
         Ok(())
     }
     async fn get(&self, id: ExchangeId) -> Result<Option<Record>, StoreError> {
@@ -187,6 +187,12 @@ impl Running {
         id
     }
 
+    fn append_all(&self, paths: &[String]) {
+        for path in paths {
+            self.append(path);
+        }
+    }
+
     async fn stop(self) -> Arc<Memory> {
         self.stop.send_replace(true);
         self.task.await.unwrap();
@@ -215,7 +221,7 @@ async fn each_record_is_stored_once_whichever_step_the_process_dies_at() {
         for side in [Fault::Before, Fault::After] {
             let folder = tempfile::tempdir().unwrap();
             let dying = start(folder.path(), Memory { death: Some((step, side)), ..Memory::default() }, SETTINGS);
-            all.iter().for_each(|path| drop(dying.append(path)));
+            dying.append_all(&all);
             let finished = tokio::select! {
                 done = dying.handle.flush() => done.is_ok(),
                 () = async { while dying.store.calls.load(Ordering::SeqCst) <= step { tokio::task::yield_now().await } } => false,
@@ -250,7 +256,7 @@ async fn a_write_that_was_committed_but_reported_as_failed_is_not_repeated() {
     let store = Memory::default();
     *store.faults.lock().unwrap() = VecDeque::from([Fault::After, Fault::Before, Fault::After]);
     let running = start(folder.path(), store, SETTINGS);
-    names(10).iter().for_each(|path| drop(running.append(path)));
+    running.append_all(&names(10));
     running.handle.flush().await.unwrap();
     let store = running.stop().await;
     assert_eq!((store.paths(), store.repeated()), (names(10), 0));
@@ -265,7 +271,7 @@ async fn a_database_that_goes_away_is_waited_for_and_nothing_is_lost() {
     assert_eq!(running.handle.state().away_since, None);
 
     running.store.faults.lock().unwrap().extend([Fault::Before; 3]);
-    names(9).iter().skip(1).for_each(|path| drop(running.append(path)));
+    running.append_all(&names(9)[1..]);
     let state = running.until(|state| state.away_since.is_some()).await;
     assert!(state.error.unwrap().contains("unplugged"));
     assert!(running.journal.backlog_bytes() > 0 && running.journal.oldest_unfed().is_some());
@@ -283,7 +289,7 @@ async fn a_stop_stores_everything_and_leaves_an_empty_folder() {
     let folder = tempfile::tempdir().unwrap();
     let slow = FeederSettings { batch_delay: Duration::from_secs(3_600), ..SETTINGS };
     let running = start(folder.path(), Memory::default(), slow);
-    names(20).iter().for_each(|path| drop(running.append(path)));
+    running.append_all(&names(20));
     let store = running.stop().await;
     assert_eq!(store.paths(), names(20));
     assert_eq!(files(folder.path()), 0);
@@ -298,7 +304,7 @@ async fn a_stop_while_the_database_is_away_leaves_the_journal_to_the_next_start(
     let store = Memory::default();
     store.faults.lock().unwrap().extend([Fault::Before; 100]);
     let running = start(folder.path(), store, SETTINGS);
-    names(5).iter().for_each(|path| drop(running.append(path)));
+    running.append_all(&names(5));
     running.until(|state| state.away_since.is_some()).await;
     let handle = running.handle.clone();
     assert_eq!(running.stop().await.paths(), Vec::<String>::new());
@@ -318,7 +324,7 @@ async fn a_row_that_the_database_refuses_is_skipped_and_those_beside_it_are_kept
     let store = Memory::default();
     store.rows.lock().unwrap().poison = Some("/001");
     let running = start(folder.path(), store, SETTINGS);
-    names(6).iter().for_each(|path| drop(running.append(path)));
+    running.append_all(&names(6));
     running.handle.flush().await.unwrap();
     assert_eq!(running.handle.state().refused_lines, 1);
     assert_eq!(running.stop().await.paths(), ["/000", "/002", "/003", "/004", "/005"]);

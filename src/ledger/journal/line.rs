@@ -11,6 +11,7 @@ use crate::ledger::record::{Amendment, Record};
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly every line is a record, so a box would cost more than it saves")]
 pub enum Line {
     /// An exchange that ended.
     Record(Record),

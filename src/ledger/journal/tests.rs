@@ -122,6 +122,7 @@ fn what_was_appended_is_read_back_in_order_with_amendments() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path());
     let mut lines: Vec<Line> = (0..100).map(|n| line(&format!("/{n}"))).collect();
+    lines.insert(50, line(&"long".repeat(200_000)));
     let usage = Usage { input: 3, ..Usage::default() };
     let (id, usage_source) = (ExchangeId::new(), UsageSource::Estimated);
     lines.push(Line::Amend(Amendment { id, usage, usage_source, cost: None, price: None }));

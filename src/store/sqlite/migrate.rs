@@ -4,7 +4,8 @@
 //! the same step. Here everything happens in one transaction that holds the write lock: the second process waits, then finds
 //! nothing to do, and a step that fails leaves nothing behind.
 
-use sqlx::sqlite::SqlitePool;
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use super::failed;
 use crate::error::StoreError;
@@ -28,15 +29,21 @@ pub(super) async fn run(writer: &SqlitePool) -> Result<Vec<Applied>, StoreError>
 }
 
 async fn apply(writer: &SqlitePool, steps: &[(i64, &'static str, &'static str)]) -> Result<Vec<Applied>, StoreError> {
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    let known = steps.last().map_or(0, |(version, ..)| *version);
+    // A look first: the command line must not need the write lock, nor room on the disk, to read an up-to-date database.
+    let mut connection = writer.acquire().await.map_err(failed)?;
+    let is_there: bool = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = 'schema_version'")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if is_there && found_version(&mut connection).await? == known {
+        return Ok(Vec::new());
+    }
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     let table = "CREATE TABLE IF NOT EXISTS schema_version \
                  (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT";
     sqlx::query(table).execute(&mut *transaction).await.map_err(failed)?;
-    let found: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM schema_version")
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(failed)?;
-    let known = steps.last().map_or(0, |(version, ..)| *version);
+    let found = found_version(&mut transaction).await?;
     if found > known {
         return Err(StoreError::Newer { found, known });
     }
@@ -54,6 +61,13 @@ async fn apply(writer: &SqlitePool, steps: &[(i64, &'static str, &'static str)])
     }
     transaction.commit().await.map_err(failed)?;
     Ok(applied)
+}
+
+async fn found_version(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM schema_version")
+        .fetch_one(connection)
+        .await
+        .map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,0 +1,71 @@
+//! What the feeder does beside feeding: it forces the journal to the disk in groups, and deletes records past their retention in
+//! small batches with pauses, so that neither holds up the rows that arrive.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::{Feeder, stopped};
+use crate::unit::clock::Timestamp;
+
+/// How often old records are looked for.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
+/// How many old records go in one transaction, and the pause before the next, so that feeding is not held up.
+const RETENTION_ROWS: u32 = 500;
+const RETENTION_PAUSE: Duration = Duration::from_millis(20);
+
+impl Feeder {
+    /// Forces the journal to the disk again and again until `stop`.
+    pub(super) async fn sync_in_groups(&self, mut stop: watch::Receiver<bool>) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = sleep(self.shared.settings.load().sync_interval) => {}
+                () = stopped(&mut stop) => return,
+            }
+            if !self.shared.journal.needs_sync() {
+                continue;
+            }
+            match self.sync().await {
+                Ok(()) => failing = false,
+                Err(cause) if !failing => {
+                    tracing::error!(%cause, "the journal cannot be forced to the disk; tried again");
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Forces the journal to the disk, on a thread that may block.
+    pub(super) async fn sync(&self) -> std::io::Result<()> {
+        let journal = self.shared.journal.clone();
+        tokio::task::spawn_blocking(move || journal.sync()).await.map_err(std::io::Error::other)?
+    }
+
+    /// Deletes records past their retention until `stop`.
+    pub(super) async fn delete_old(&self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let pause = self.delete_some_old().await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// Deletes a few old records; returns when to go on.
+    async fn delete_some_old(&self) -> Duration {
+        let Some(retention) = self.shared.settings.load().retention else { return RETENTION_INTERVAL };
+        let before = Timestamp::now().minus(retention);
+        match self.shared.store.delete_before(before, RETENTION_ROWS).await {
+            Ok(deleted) if deleted >= u64::from(RETENTION_ROWS) => RETENTION_PAUSE,
+            Ok(_) => RETENTION_INTERVAL,
+            Err(cause) => {
+                tracing::warn!(%cause, "old records cannot be deleted; tried again later");
+                RETENTION_INTERVAL
+            }
+        }
+    }
+}
