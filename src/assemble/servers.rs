@@ -95,6 +95,9 @@ fn configuration(server: &ServerConfig) -> ServerConf {
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         // Attempts are bounded by the plan and by the credentials; this only must not cut them short.
         max_retries: crate::route::MAX_TARGETS * 5,
+        // Exchanges have ended before Pingora is told to stop (`signals`), so there is nothing to wait for.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }
 }

@@ -33,8 +33,9 @@ impl ShutdownSignalWatch for Signals {
             () = next(&mut terminate) => tracing::warn!("a second signal: running exchanges are cut off"),
             () = next(&mut interrupt) => tracing::warn!("a second signal: running exchanges are cut off"),
         }
-        // Everything has ended already, so nothing is left for Pingora's own grace period, which always sleeps to its end.
-        ShutdownSignal::FastShutdown
+        // Not `FastShutdown`: that leaves the loops that accept connections running, and one whose socket belongs to a thread
+        // that has ended already gets an error again and again without ever yielding, so that the process never ends.
+        ShutdownSignal::GracefulTerminate
     }
 }
 
