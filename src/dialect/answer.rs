@@ -2,7 +2,7 @@
 //!
 //! A chunk that needs no change goes out as the bytes that came in. Only with `hide_usage` are events held until they are
 //! whole (at most 1 MiB, then they pass unread), and the one that carries nothing but usage is left out. What is kept is
-//! bounded: 1 MiB of a JSON answer plus 64 KiB of its end, 256 KiB of a stream, 1 MiB of an event that is not whole.
+//! bounded: 1 MiB of a JSON answer plus 64 KiB of its end, 64 KiB of a stream, 1 MiB of an event that is not whole.
 //! Nothing here fails: what cannot be read is relayed all the same.
 
 use bytes::{Bytes, BytesMut};
@@ -22,7 +22,7 @@ const DOCUMENT_LIMIT_BYTES: usize = 1024 * 1024;
 /// The most that is kept of the end of a larger answer, or of a larger event.
 const TAIL_LIMIT_BYTES: usize = 64 * 1024;
 /// The most that is kept of what was delivered, for counting.
-const DELIVERED_LIMIT_BYTES: usize = 256 * 1024;
+const DELIVERED_LIMIT_BYTES: usize = 64 * 1024;
 /// The largest event that is held or read whole.
 const EVENT_LIMIT_BYTES: usize = 1024 * 1024;
 
@@ -118,7 +118,7 @@ impl AnswerReader {
         self.findings.error.as_ref()
     }
 
-    /// The beginning of what was delivered (at most 256 KiB), and how many bytes were delivered in all.
+    /// The beginning of what was delivered (at most 64 KiB), and how many bytes were delivered in all.
     ///
     /// *Cost*: copies the beginning if it came in several chunks.
     pub fn delivered(&self) -> (Bytes, u64) {

@@ -16,6 +16,7 @@ mod support;
 
 mod bad_input;
 mod crash;
+mod edges;
 mod failover;
 mod layers;
 mod lifecycle;

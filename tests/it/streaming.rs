@@ -145,6 +145,27 @@ async fn a_stream_arrives_piece_by_piece() {
 }
 
 #[tokio::test]
+async fn no_piece_waits_for_the_one_before_to_be_acknowledged() {
+    let (upstream, marg) = gateway().await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("quick", reply);
+    let mut client = marg.http1().await;
+    let first = answers::text("m", "0");
+    let (mut answer, ()) = tokio::join!(client.open(Call::chat("quick", &streamed())), feed.send(first.clone()));
+    answer.read_until(&first).await;
+    // With Nagle's algorithm on either leg each piece would take the 40 ms of a delayed acknowledgement, 4 s in all; a
+    // piece takes well below a millisecond here.
+    let pieces = async {
+        for number in 1..=100 {
+            let piece = answers::text("m", &number.to_string());
+            feed.send(piece.clone()).await;
+            answer.read_until(&piece).await;
+        }
+    };
+    within(Duration::from_secs(2), "a hundred pieces", pieces).await;
+}
+
+#[tokio::test]
 async fn a_usage_chunk_is_shown_only_to_those_who_ask() {
     let (upstream, marg) = gateway().await;
     let silent = marg.chat("silent", &streamed()).await;

@@ -226,13 +226,14 @@ impl Marg {
         self.folder.path().join(name)
     }
 
-    /// Waits until it takes requests.
+    /// Waits until both of its doors are open.
     pub async fn ready(&self) {
         until("the gateway is ready", || async {
             assert!(!self.has_ended(), "the gateway ended at once: {}", self.logged());
             let mut client = connect(self.address).await?;
             let answer = client.try_send(Call::new("GET", "/ready").without_key()).await.ok()?;
-            (answer.status == 200).then_some(())
+            let operators = connect(self.admin).await.is_some();
+            (answer.status == 200 && operators).then_some(())
         })
         .await;
     }

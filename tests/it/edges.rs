@@ -1,0 +1,250 @@
+//! Corners of HTTP that clients and providers really visit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::support::PATIENCE;
+use crate::support::answers::{self, said};
+use crate::support::client::{Call, assert_openai_error};
+use crate::support::marg::{Marg, Setup};
+use crate::support::raw::Raw;
+use crate::support::reply::{Answer, Body, Reply, What};
+use crate::support::upstream::Upstream;
+
+async fn gateway(http2: bool) -> (Upstream, Marg) {
+    let upstream = if http2 { Upstream::http2().await } else { Upstream::http1().await };
+    let http = json!({"http": if http2 { "2" } else { "1.1" }});
+    let marg = Setup::new().provider("main", &upstream, http).set("default_provider", json!("main")).start().await;
+    (upstream, marg)
+}
+
+fn chat() -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+}
+
+fn raw(text: impl Into<Bytes>) -> Reply {
+    Reply::afterwards(What::Raw(text.into()))
+}
+
+#[tokio::test]
+async fn an_error_without_a_body_gets_one_of_openais_shape() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        for status in [400, 404, 500, 503] {
+            let case = format!("empty-{status}");
+            upstream.answer(&case, Answer::new(status, "text/plain", Body::Whole(Bytes::new())).into());
+            let answer = marg.chat(&case, &chat()).await;
+            assert_eq!(answer.status, status, "HTTP/2 {http2}");
+            assert!(!answer.body.is_empty(), "HTTP/2 {http2}, {status}: {:?}", answer.headers);
+            assert_openai_error(&answer.json());
+            let record = marg.record(&answer.id()).await;
+            assert_eq!(record["outcome"], "upstream_failed", "{record}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_whole_and_keeps_the_connection() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        let mut client = marg.http1().await;
+        for status in [200, 202, 204] {
+            let case = format!("empty-{status}");
+            upstream.answer(&case, Answer::new(status, "text/plain", Body::Whole(Bytes::new())).into());
+            let answer = client.send(Call::chat(&case, &chat())).await;
+            assert_eq!((answer.status, answer.body.len()), (status, 0), "HTTP/2 {http2}");
+            assert_eq!(marg.record(&answer.id()).await["outcome"], "answered", "HTTP/2 {http2}, {status}");
+        }
+        assert!(client.stays_open().await);
+    }
+}
+
+#[tokio::test]
+async fn interim_answers_of_a_provider_are_not_taken_for_the_answer() {
+    let (upstream, marg) = gateway(false).await;
+    let body = answers::completion("m", Some(answers::usage(9, 3))).to_string();
+    let text = format!(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    upstream.answer("interim", raw(text));
+    let answer = marg.chat("interim", &chat()).await;
+    assert_eq!((answer.status, answer.text()), (200, body));
+    assert_eq!(marg.record(&answer.id()).await["usage"]["output"], 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_is_passed_on_whole() {
+    let (upstream, marg) = gateway(false).await;
+    let body = answers::completion("m", Some(answers::usage(9, 3))).to_string();
+    for version in ["1.0", "1.1"] {
+        let case = format!("until closed {version}");
+        let text =
+            format!("HTTP/{version} 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{body}");
+        upstream.answer(&case, raw(text));
+        let mut client = marg.http1().await;
+        let answer = client.send(Call::chat(&case, &chat())).await;
+        assert_eq!((answer.status, answer.text()), (200, body.clone()));
+        let record = marg.record(&answer.id()).await;
+        assert_eq!((record["outcome"].as_str(), record["usage"]["output"].as_u64()), (Some("answered"), Some(3)));
+        assert!(client.stays_open().await, "the provider's way to end a body is not the caller's");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_of_http_1_0_gets_a_body_without_chunks() {
+    let (_upstream, marg) = gateway(false).await;
+    for stream in [false, true] {
+        let mut body = chat();
+        body["stream"] = json!(stream);
+        let body = body.to_string();
+        let mut caller = Raw::connect(marg.address).await;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.0\r\nauthorization: Bearer {}\r\nx-case: old-{stream}\r\n\
+             content-length: {}\r\n\r\n{body}",
+            marg.key,
+            body.len()
+        );
+        assert!(caller.write(head).await);
+        let text = String::from_utf8(caller.rest(PATIENCE).await).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.0 200"), "{head}");
+        assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
+        if stream {
+            assert_eq!(said(body.as_bytes()), answers::TEXT);
+        } else {
+            assert_eq!(serde_json::from_str::<Value>(body).unwrap()["model"], "m");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_has_finished_writing_still_gets_its_answer() {
+    let (_upstream, marg) = gateway(false).await;
+    let body = chat().to_string();
+    let mut caller = Raw::connect(marg.address).await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nx-case: half\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        marg.key,
+        body.len()
+    );
+    assert!(caller.write(head).await);
+    let answer = caller.answer(PATIENCE).await.expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    assert!(caller.rest(PATIENCE).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_head_request_has_no_body_whatever_the_provider_says() {
+    let (upstream, marg) = gateway(false).await;
+    let mut client = marg.http1().await;
+    for status in [200, 404] {
+        let case = format!("head-{status}");
+        upstream.answer(&case, Reply::json(status, &json!({"id": "file-1"})));
+        let answer = client.send(Call::new("HEAD", "/v1/files/file-1").header("x-case", &case)).await;
+        assert_eq!((answer.status, answer.body.len()), (status, 0));
+        let outcome = if status == 200 { "answered" } else { "upstream_failed" };
+        assert_eq!(marg.record(&answer.id()).await["outcome"], outcome, "{status}");
+    }
+    let answer = client.send(Call::new("HEAD", "/v1/models")).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert!(client.stays_open().await);
+}
+
+#[tokio::test]
+async fn a_compressed_answer_that_nobody_asked_for_passes_unread() {
+    let (upstream, marg) = gateway(false).await;
+    // What it holds does not matter: it is not read, and it is not broken.
+    let noise: Vec<u8> = (0..10_000_u32).map(|number| (number * 7 % 251) as u8).collect();
+    let answer = Answer::new(200, "application/json", Body::Whole(noise.clone().into()));
+    upstream.answer("packed", Reply::from(answer).header("content-encoding", "br"));
+    let answer = marg.send(Call::chat("packed", &chat()).header("accept-encoding", "gzip, br")).await;
+    assert_eq!(upstream.only("packed").await.header("accept-encoding"), None);
+    assert_eq!(answer.header("content-encoding"), "br");
+    assert_eq!(blake3::hash(&answer.body), blake3::hash(&noise));
+}
+
+#[tokio::test]
+async fn large_answers_pass_whole() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        let large: Vec<u8> = (0..20_000_000_u32).map(|number| (number % 253) as u8).collect();
+        let reply = Answer::new(200, "application/octet-stream", Body::Whole(large.clone().into()));
+        upstream.answer("large", reply.into());
+        let answer = marg.send(Call::new("GET", "/v1/files/large/content").header("x-case", "large")).await;
+        assert_eq!(blake3::hash(&answer.body), blake3::hash(&large));
+        assert_eq!(marg.record(&answer.id()).await["bytes_out"], large.len());
+    }
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_closed_and_those_below_are_served() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).set("server", json!({"max_connections": 3})).start().await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let mut client = marg.http1().await;
+        // The connection that asked whether the gateway is ready may just be ending.
+        while client.try_send(Call::chat("kept", &chat())).await.is_err() {
+            client = marg.http1().await;
+        }
+        kept.push(client);
+    }
+    assert!(Raw::connect(marg.address).await.rest(Duration::from_secs(5)).await.is_empty());
+    for client in &mut kept {
+        assert_eq!(client.send(Call::chat("kept", &chat())).await.status, 200);
+    }
+    kept.pop();
+    crate::support::until("room for another", || async {
+        let answer = marg.http1().await.try_send(Call::chat("kept", &chat())).await;
+        answer.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_chooses_its_provider_only_where_the_operator_lets_it() {
+    let (one, two) = (Upstream::http1().await, Upstream::http1().await);
+    for allowed in [false, true] {
+        let marg = Setup::new()
+            .provider("one", &one, json!({}))
+            .provider("two", &two, json!({}))
+            .set("default_provider", json!("one"))
+            .set("server", json!({"provider_header": allowed}))
+            .start()
+            .await;
+        let answer = marg.send(Call::chat("choice", &chat()).header("x-marg-provider", "two")).await;
+        if allowed {
+            assert_eq!((answer.status, answer.header("x-marg-provider")), (200, "two"));
+            let answer = marg.send(Call::chat("choice", &chat()).header("x-marg-provider", "nobody")).await;
+            answer.assert_error(400, "invalid_request");
+        } else {
+            answer.assert_error(403, "permission_denied");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_after_every_kind_of_answer() {
+    let upstream = Upstream::http1().await;
+    let times = json!({"header_timeout_ms": 300, "keepalive_ms": 20_000});
+    let marg = Setup::with_default(&upstream).set("server", times).start().await;
+    upstream.answer("wrong", Reply::error(400));
+    let mut client = marg.http1().await;
+    for call in [
+        Call::new("GET", "/v1/models"),
+        Call::new("GET", "/health"),
+        Call::chat("good", &chat()),
+        Call::chat("wrong", &chat()),
+        Call::post("/v1/chat/completions", "bad", "{"),
+    ] {
+        client.send(call).await;
+        // Longer than a head may take: the next head has not begun, so its time does not run.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(client.stays_open().await);
+    }
+}
