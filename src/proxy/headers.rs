@@ -8,7 +8,9 @@ use pingora_proxy::Session;
 use crate::dialect::{self, Operation};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
+use crate::provider::Provider;
 use crate::provider::config::Auth;
+use crate::unit::secret::Secret;
 
 /// Headers of a caller that no provider sees: its credentials, what describes its connection, what would choose another
 /// account, and what would make the answer unreadable here. `expect` is answered by Marg.
@@ -93,24 +95,24 @@ pub fn address(
         request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
     }
     if let Some((_, secret)) = &current.credential {
-        let (name, value) = match provider.settings.auth {
-            Auth::Bearer => ("authorization", format!("Bearer {}", secret.expose())),
-            Auth::ApiKey => ("api-key", secret.expose().to_owned()),
-            Auth::XApiKey => ("x-api-key", secret.expose().to_owned()),
-            Auth::XGoogApiKey => ("x-goog-api-key", secret.expose().to_owned()),
-            Auth::None => return extra(request, exchange),
-        };
-        request.insert_header(name, value)?;
+        authorize(request, provider, secret)?;
     }
-    extra(request, exchange)
-}
-
-fn extra(request: &mut RequestHeader, exchange: &Exchange) -> pingora_error::Result<()> {
-    let Some(current) = &exchange.current else { return Ok(()) };
-    for (name, value) in &current.step.provider.settings.headers {
+    for (name, value) in &provider.settings.headers {
         request.insert_header(name.clone(), value.clone())?;
     }
     Ok(())
+}
+
+/// Adds a provider's credential, in the way that it wants it.
+pub fn authorize(request: &mut RequestHeader, provider: &Provider, secret: &Secret) -> pingora_error::Result<()> {
+    let (name, value) = match provider.settings.auth {
+        Auth::Bearer => ("authorization", format!("Bearer {}", secret.expose())),
+        Auth::ApiKey => ("api-key", secret.expose().to_owned()),
+        Auth::XApiKey => ("x-api-key", secret.expose().to_owned()),
+        Auth::XGoogApiKey => ("x-goog-api-key", secret.expose().to_owned()),
+        Auth::None => return Ok(()),
+    };
+    request.insert_header(name, value)
 }
 
 fn strip(request: &mut RequestHeader) {

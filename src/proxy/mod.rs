@@ -15,7 +15,7 @@
 pub mod answer;
 pub mod body;
 pub mod guard;
-mod headers;
+pub mod headers;
 mod replay;
 
 use std::sync::Arc;
