@@ -34,7 +34,9 @@ pub async fn open(config: &Config, hash_key: Option<&Secret>) -> anyhow::Result<
         .await
         .with_context(|| format!("cannot open the database in {}", folder.display()))?;
     let hash_key = match hash_key {
-        Some(secret) => HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?,
+        Some(secret) => {
+            HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?
+        }
         None => kept_hash_key(&folder.join("hash.key"), &store).await?,
     };
     Ok(House { folder, store: Arc::new(store), hash_key: Arc::new(hash_key) })
