@@ -111,7 +111,9 @@ impl Front {
         exchange.understand(content_type)?;
         exchange.plan(&request.headers)?;
         let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
-        if read.needs_replay || watched {
+        // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
+        let old = session.req_header().version < http::Version::HTTP_11;
+        if read.needs_replay || watched || old {
             let deadline = Arc::new(Deadline::new(context.exchange.started));
             context.stand_in = Some(replay::wrap(session, read.needs_replay, deadline.clone()));
             context.deadline = Some(deadline);
@@ -349,7 +351,12 @@ impl ProxyHttp for Front {
             Some(_) => Outcome::UpstreamFailed,
             None => context.exchange.record.outcome,
         };
-        let outcome = if outcome == Outcome::Interrupted && error.is_none() { Outcome::Answered } else { outcome };
+        let outcome = match &context.exchange.relaying {
+            _ if outcome != Outcome::Interrupted || error.is_some() => outcome,
+            // The provider's error had no body that could have been mended.
+            Relaying::Mending { .. } => Outcome::UpstreamFailed,
+            _ => Outcome::Answered,
+        };
         context.exchange.settle(outcome);
         if let Some(slot) = context.stand_in.take() {
             replay::unwrap(session, &slot);
