@@ -200,6 +200,7 @@ impl Core {
         self.feeder.configure(feeder_settings(&loaded.config));
         self.gateway.live.store(Arc::new(live));
         self.loaded.store(Arc::new(loaded));
+        self.reloaded.notify_one();
         Ok(report)
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, live, signals};
+use crate::assemble::{Source, banner, discovery, live, signals};
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::key::ring::Ring;
@@ -52,6 +52,8 @@ pub struct Core {
     pub(super) started_at: Timestamp,
     /// Held by whoever replaces what is live, so that two replacements cannot cross.
     pub(super) replacing: tokio::sync::Mutex<()>,
+    /// Rung when a reload has been applied.
+    pub(super) reloaded: tokio::sync::Notify,
     /// Set when the exchanges have ended.
     pub(super) stopping: AtomicBool,
     stop: watch::Sender<bool>,
@@ -110,13 +112,15 @@ impl Core {
             feeder: handle,
             started_at: Timestamp::now(),
             replacing: tokio::sync::Mutex::new(()),
+            reloaded: tokio::sync::Notify::new(),
             stopping: AtomicBool::new(false),
             stop,
             feeding: Mutex::new(Some(feeding)),
             runtime: Mutex::new(None),
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
-        runtime.spawn_named("store watch", watch_store(core.clone(), stopped));
+        runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
+        runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(core)
     }

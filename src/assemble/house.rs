@@ -30,15 +30,15 @@ pub struct House {
 pub async fn open(config: &Config, hash_key: Option<&Secret>) -> anyhow::Result<House> {
     let folder = config.data_dir.clone();
     make_folder(&folder)?;
+    let store = Store::open(&folder.join("marg.db"))
+        .await
+        .with_context(|| format!("cannot open the database in {}", folder.display()))?;
     let hash_key = match hash_key {
         Some(secret) => {
             HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?
         }
-        None => kept_hash_key(&folder.join("hash.key"))?,
+        None => kept_hash_key(&folder.join("hash.key"), &store).await?,
     };
-    let store = Store::open(&folder.join("marg.db"))
-        .await
-        .with_context(|| format!("cannot open the database in {}", folder.display()))?;
     Ok(House { folder, store: Arc::new(store), hash_key: Arc::new(hash_key) })
 }
 
@@ -52,12 +52,19 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn kept_hash_key(path: &Path) -> anyhow::Result<HashKey> {
+async fn kept_hash_key(path: &Path, store: &Store) -> anyhow::Result<HashKey> {
     match read_secret(path)? {
         Some(secret) => {
             HashKey::from_hex(&secret).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.text()))
         }
         None => {
+            let used = !store.keys().all().await?.is_empty() || !store.admin_tokens().all().await?.is_empty();
+            anyhow::ensure!(
+                !used,
+                "{} is missing, but the database holds keys that were hashed with it; put the file back, or name its content in \
+                 keys.hash_key – a new one would make every key unknown",
+                path.display()
+            );
             let key = HashKey::generate().map_err(|error| anyhow::anyhow!("{}", error.text()))?;
             write_secret(path, &key.to_hex())?;
             // Another process may have been quicker: what lies there now is the key.

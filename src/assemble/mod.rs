@@ -8,6 +8,7 @@
 mod banner;
 mod control;
 mod core;
+mod discovery;
 pub mod house;
 mod live;
 mod servers;

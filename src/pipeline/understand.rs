@@ -118,6 +118,7 @@ impl Gateway {
             names.extend(
                 provider.settings.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()),
             );
+            names.extend(provider.discovered.load().iter().cloned());
             if let Some(list) = &provider.settings.price_provider {
                 names.extend(live.catalog.models(list).into_iter().map(|card| card.id));
             }
@@ -137,13 +138,11 @@ impl Gateway {
         plan.targets.iter().find_map(|target| {
             let provider = live.providers.get(&target.provider)?;
             let asked = target.model.as_deref().unwrap_or(model);
+            let listed = |list: &str| live.catalog.models(list).iter().any(|card| card.id == asked);
             let known = target.model.is_some()
                 || !provider.settings.models.is_empty()
-                || provider
-                    .settings
-                    .price_provider
-                    .as_deref()
-                    .is_none_or(|list| live.catalog.models(list).iter().any(|card| card.id == asked));
+                || provider.discovered.load().iter().any(|model| model == asked)
+                || provider.settings.price_provider.as_deref().is_some_and(listed);
             (provider.serves(Some(asked)) && known).then(|| provider.name.clone())
         })
     }

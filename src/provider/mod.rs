@@ -14,6 +14,8 @@ pub mod transport;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
+
 use crate::provider::config::ProviderSettings;
 use crate::provider::credential::Credentials;
 use crate::provider::endpoint::Endpoint;
@@ -33,6 +35,8 @@ pub struct Provider {
     pub transport: Transport,
     /// What it is asked with.
     pub credentials: Credentials,
+    /// The models that it said it has, sorted; empty until it was asked, and for providers that are not asked.
+    pub discovered: ArcSwap<Vec<String>>,
     /// How it has been doing since it was built.
     pub health: Health,
 }
@@ -49,6 +53,7 @@ impl Provider {
             transport: Transport::new(&settings, &endpoint)?,
             endpoint,
             credentials: Credentials::new(settings.credentials.clone()),
+            discovered: ArcSwap::default(),
             health: Health::default(),
             settings,
         })

@@ -1,14 +1,16 @@
 //! Headers on both legs: what a provider is told, and what a caller is told.
 
 use http::HeaderName;
-use http::header;
+use http::header::{self, HeaderMap};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::dialect::{self, Operation};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
+use crate::provider::Provider;
 use crate::provider::config::Auth;
+use crate::unit::secret::Secret;
 
 /// Headers of a caller that no provider sees: its credentials, what describes its connection, what would choose another
 /// account, and what would make the answer unreadable here. `expect` is answered by Marg.
@@ -93,35 +95,36 @@ pub fn address(
         request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
     }
     if let Some((_, secret)) = &current.credential {
-        let (name, value) = match provider.settings.auth {
-            Auth::Bearer => ("authorization", format!("Bearer {}", secret.expose())),
-            Auth::ApiKey => ("api-key", secret.expose().to_owned()),
-            Auth::XApiKey => ("x-api-key", secret.expose().to_owned()),
-            Auth::XGoogApiKey => ("x-goog-api-key", secret.expose().to_owned()),
-            Auth::None => return extra(request, exchange),
-        };
-        request.insert_header(name, value)?;
+        authorize(request, provider, secret)?;
     }
-    extra(request, exchange)
-}
-
-fn extra(request: &mut RequestHeader, exchange: &Exchange) -> pingora_error::Result<()> {
-    let Some(current) = &exchange.current else { return Ok(()) };
-    for (name, value) in &current.step.provider.settings.headers {
+    for (name, value) in &provider.settings.headers {
         request.insert_header(name.clone(), value.clone())?;
     }
     Ok(())
 }
 
+/// Adds a provider's credential, in the way that it wants it.
+pub fn authorize(request: &mut RequestHeader, provider: &Provider, secret: &Secret) -> pingora_error::Result<()> {
+    let (name, value) = match provider.settings.auth {
+        Auth::Bearer => ("authorization", format!("Bearer {}", secret.expose())),
+        Auth::ApiKey => ("api-key", secret.expose().to_owned()),
+        Auth::XApiKey => ("x-api-key", secret.expose().to_owned()),
+        Auth::XGoogApiKey => ("x-goog-api-key", secret.expose().to_owned()),
+        Auth::None => return Ok(()),
+    };
+    request.insert_header(name, value)
+}
+
 fn strip(request: &mut RequestHeader) {
-    for name in KEPT_FROM_PROVIDERS {
-        request.remove_header(*name);
-    }
-    let own: Vec<HeaderName> =
-        request.headers.keys().filter(|name| name.as_str().starts_with("x-marg-")).cloned().collect();
-    for name in own {
+    let kept = |name: &HeaderName| KEPT_FROM_PROVIDERS.contains(&name.as_str()) || name.as_str().starts_with("x-marg-");
+    for name in listed(&request.headers, kept) {
         request.remove_header(&name);
     }
+}
+
+/// The names in a head that fit. A head has few headers and a list has many names, so it is the head that is gone through.
+fn listed(headers: &HeaderMap, fits: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| fits(name)).cloned().collect()
 }
 
 /// Turns a provider's head into one for the caller.
@@ -132,8 +135,8 @@ pub fn sign(
     bodyless: bool,
 ) -> pingora_error::Result<()> {
     let theirs = response.headers.get("x-request-id").cloned();
-    for name in KEPT_FROM_CALLERS {
-        response.remove_header(*name);
+    for name in listed(&response.headers, |name| KEPT_FROM_CALLERS.contains(&name.as_str())) {
+        response.remove_header(&name);
     }
     response.set_status(framing.status)?;
     if framing.length_changes {

@@ -15,7 +15,7 @@
 pub mod answer;
 pub mod body;
 pub mod guard;
-mod headers;
+pub mod headers;
 mod replay;
 
 use std::sync::Arc;
@@ -55,7 +55,8 @@ pub trait StatePages: Send + Sync {
 
 /// What Pingora carries through the phases of one exchange.
 pub struct Context {
-    exchange: Exchange,
+    /// Boxed, because it is large and Pingora moves its context about.
+    exchange: Box<Exchange>,
     stand_in: Option<Slot>,
     deadline: Option<Arc<Deadline>>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
@@ -128,7 +129,7 @@ impl ProxyHttp for Front {
 
     fn new_ctx(&self) -> Context {
         Context {
-            exchange: Exchange::begin(&self.gateway),
+            exchange: Box::new(Exchange::begin(&self.gateway)),
             stand_in: None,
             deadline: None,
             next_target: false,

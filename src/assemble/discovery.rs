@@ -1,0 +1,104 @@
+//! Which models a provider has, asked of the provider itself.
+//!
+//! A model server on one's own machine – vLLM, Ollama – is in no price list, and its operator should not have to write its
+//! models down twice. So providers without `models` and without a price list are asked for `/models` at the start, after
+//! reloads and every few minutes, with their own credentials. The answer is for `GET /v1/models` only: it decides nothing,
+//! and a provider that does not answer keeps what it said last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_http::RequestHeader;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::assemble::core::Core;
+use crate::provider::Provider;
+use crate::provider::credential::Pick;
+use crate::proxy::headers::authorize;
+use crate::unit::clock::Tick;
+
+/// How often providers are asked.
+const EVERY: Duration = Duration::from_secs(300);
+/// How long one of them may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most that is read of an answer, and the most models that are taken from it.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_MODELS: usize = 2_000;
+
+/// OpenAI's list of models, as far as it matters here (API reference, «List models»).
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+/// Asks again and again, until the process stops.
+pub async fn keep_asking(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let connector = Connector::new(None);
+    loop {
+        let providers: Vec<Arc<Provider>> = core.gateway.live.load().providers.values().cloned().collect();
+        for provider in providers.iter().filter(|provider| is_unknown(provider)) {
+            match tokio::time::timeout(PATIENCE, ask(&connector, provider)).await {
+                Ok(Some(models)) => provider.discovered.store(Arc::new(models)),
+                _ => tracing::debug!(provider = %provider.name, "a provider did not say which models it has"),
+            }
+        }
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = core.reloaded.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+fn is_unknown(provider: &Provider) -> bool {
+    let settings = &provider.settings;
+    settings.enabled && settings.models.is_empty() && settings.price_provider.is_none()
+}
+
+async fn ask(connector: &Connector, provider: &Provider) -> Option<Vec<String>> {
+    let peer = provider.transport.peer(provider.endpoint.address().await.ok()?);
+    let (mut session, _) = connector.get_http_session(&peer).await.ok()?;
+    session.set_read_timeout(Some(PATIENCE));
+    let path = format!("{}/models", provider.endpoint.prefix);
+    let mut request = RequestHeader::build("GET", path.as_bytes(), Some(4)).ok()?;
+    request.insert_header("host", provider.endpoint.authority.as_str()).ok()?;
+    request.insert_header("accept", "application/json").ok()?;
+    if let Pick::Use(_, secret) = provider.credentials.pick("", Tick::now()) {
+        authorize(&mut request, provider, &secret).ok()?;
+    }
+    session.write_request_header(Box::new(request)).await.ok()?;
+    session.finish_request_body().await.ok()?;
+    session.read_response_header().await.ok()?;
+    if session.response_header()?.status.as_u16() != 200 {
+        return None;
+    }
+    let list: List = serde_json::from_slice(&whole(&mut session).await?).ok()?;
+    let mut models: Vec<String> =
+        list.data.into_iter().map(|model| model.id).filter(|id| is_sane(id)).take(MAX_MODELS).collect();
+    models.sort_unstable();
+    models.dedup();
+    Some(models)
+}
+
+async fn whole(session: &mut HttpSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = session.read_response_body().await.ok()? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}
+
+fn is_sane(id: &str) -> bool {
+    (1..=256).contains(&id.len()) && !id.chars().any(char::is_control)
+}
