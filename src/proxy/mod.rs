@@ -177,7 +177,15 @@ impl ProxyHttp for Front {
             };
             let provider = current.step.provider.clone();
             match provider.endpoint.address().await {
-                Ok(address) => return Ok(Box::new(provider.transport.peer(address))),
+                Ok(address) => {
+                    let mut peer = provider.transport.peer(address);
+                    if current.renewed {
+                        // Connections that died together lie in the pool together; under a key of its own this attempt
+                        // meets none of them.
+                        (_, peer.group_key) = context.exchange.record.id.0.as_u64_pair();
+                    }
+                    return Ok(Box::new(peer));
+                }
                 Err(reason) => {
                     context.exchange.fail(AttemptEnd::ConnectFailed, reason);
                 }
