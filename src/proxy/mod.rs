@@ -321,7 +321,11 @@ impl ProxyHttp for Front {
             return error;
         }
         error.retry.decide_reuse(reused);
-        if reused && error.retry() && !late && context.exchange.renew() {
+        // Pingora does not count a failed write, though it is the surest sign: the request never was there as a whole.
+        let stale = reused && !late && (error.retry() || *error.etype() == ErrorType::WriteError);
+        if stale && context.exchange.renew() {
+            error.as_up();
+            error.set_retry(true);
             return error;
         }
         let end = if late || is_timeout(error.etype()) { AttemptEnd::TimedOut } else { AttemptEnd::Broken };
