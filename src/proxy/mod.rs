@@ -112,7 +112,9 @@ impl Front {
         exchange.understand(content_type)?;
         exchange.plan(&request.headers)?;
         let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
-        if read.needs_replay || watched {
+        // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
+        let old = session.req_header().version < http::Version::HTTP_11;
+        if read.needs_replay || watched || old {
             let deadline = Arc::new(Deadline::new(context.exchange.started));
             context.stand_in = Some(replay::wrap(session, read.needs_replay, deadline.clone()));
             context.deadline = Some(deadline);
@@ -175,7 +177,15 @@ impl ProxyHttp for Front {
             };
             let provider = current.step.provider.clone();
             match provider.endpoint.address().await {
-                Ok(address) => return Ok(Box::new(provider.transport.peer(address))),
+                Ok(address) => {
+                    let mut peer = provider.transport.peer(address);
+                    if current.renewed {
+                        // Connections that died together lie in the pool together; under a key of its own this attempt
+                        // meets none of them.
+                        (_, peer.group_key) = context.exchange.record.id.0.as_u64_pair();
+                    }
+                    return Ok(Box::new(peer));
+                }
                 Err(reason) => {
                     context.exchange.fail(AttemptEnd::ConnectFailed, reason);
                 }
@@ -311,7 +321,11 @@ impl ProxyHttp for Front {
             return error;
         }
         error.retry.decide_reuse(reused);
-        if reused && error.retry() && !late && context.exchange.renew() {
+        // Pingora does not count a failed write, though it is the surest sign: the request never was there as a whole.
+        let stale = reused && !late && (error.retry() || *error.etype() == ErrorType::WriteError);
+        if stale && context.exchange.renew() {
+            error.as_up();
+            error.set_retry(true);
             return error;
         }
         let end = if late || is_timeout(error.etype()) { AttemptEnd::TimedOut } else { AttemptEnd::Broken };
@@ -350,7 +364,12 @@ impl ProxyHttp for Front {
             Some(_) => Outcome::UpstreamFailed,
             None => context.exchange.record.outcome,
         };
-        let outcome = if outcome == Outcome::Interrupted && error.is_none() { Outcome::Answered } else { outcome };
+        let outcome = match &context.exchange.relaying {
+            _ if outcome != Outcome::Interrupted || error.is_some() => outcome,
+            // The provider's error had no body that could have been mended.
+            Relaying::Mending { .. } => Outcome::UpstreamFailed,
+            _ => Outcome::Answered,
+        };
         context.exchange.settle(outcome);
         if let Some(slot) = context.stand_in.take() {
             replay::unwrap(session, &slot);

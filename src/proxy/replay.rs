@@ -3,8 +3,8 @@
 //! It stands in for the real session while upstreams are asked, and hands everything through. Two answers are its own:
 //! `get_retry_buffer` gives a one-byte sentinel, so that Pingora calls `request_body_filter` once for each attempt whatever
 //! the body's size; and waiting for the caller ends with an error when the upstream's deadline passes, because that wait is
-//! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. The real session is put
-//! back before the exchange ends, so that keep-alive survives.
+//! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. For callers of HTTP/1.0 it
+//! also takes the chunks off an answer. The real session is put back before the exchange ends, so that keep-alive survives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,7 +108,8 @@ pub type Slot = Arc<Mutex<Option<ServerSession>>>;
 pub fn wrap(session: &mut Session, replays: bool, deadline: Arc<Deadline>) -> Slot {
     let slot = Slot::default();
     let real = std::mem::replace(&mut *session.downstream_session, nobody());
-    let stand_in = StandIn { real, replays, deadline, slot: slot.clone() };
+    let old = real.req_header().version < http::Version::HTTP_11;
+    let stand_in = StandIn { real, replays, old, deadline, slot: slot.clone() };
     *session.downstream_session = ServerSession::new_custom(Box::new(stand_in));
     slot
 }
@@ -129,6 +130,8 @@ fn nobody() -> ServerSession {
 struct StandIn {
     real: ServerSession,
     replays: bool,
+    /// The caller speaks HTTP/1.0, so nothing may be chunked (RFC 9112 section 6.1): such a body ends with the connection.
+    old: bool,
     deadline: Arc<Deadline>,
     slot: Slot,
 }
@@ -158,7 +161,14 @@ impl CustomSession for StandIn {
         }
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        for task in tasks.iter_mut().filter(|_| self.old) {
+            if let HttpTask::Header(response, _) = task
+                && response.remove_header(&http::header::TRANSFER_ENCODING).is_some()
+            {
+                self.real.set_keepalive(None);
+            }
+        }
         let written = self.real.response_duplex_vec(tasks).await;
         // The time that a slow caller took is not the upstream's.
         self.deadline.expect_next_byte_if_begun();

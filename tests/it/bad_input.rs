@@ -177,7 +177,7 @@ async fn bodies_that_stop_or_drip_are_given_up() {
     if let Some(answer) = raw.answer(BOUND).await {
         assert_eq!(answer.status, 400, "{answer:?}");
     }
-    assert_eq!(upstream.connections(), 0, "half a body reached the provider");
+    assert_eq!(upstream.asked(), 0, "half a body reached the provider");
     assert_serves(&marg, "stalled bodies").await;
 }
 
@@ -286,7 +286,7 @@ async fn what_is_not_a_request_of_http_is_refused() {
         }
         assert_refused(marg.address, what, bytes).await;
     }
-    assert_eq!(upstream.connections(), 0);
+    assert_eq!(upstream.asked(), 0);
     assert_serves(&marg, "noise").await;
 }
 

@@ -166,6 +166,12 @@ impl Upstream {
         self.http2
     }
 
+    /// How many requests there have been, the gateway's own questions for the list of models left out.
+    pub fn asked(&self) -> usize {
+        let seen = self.state.seen.lock().unwrap();
+        seen.iter().filter(|seen| !(seen.case.is_empty() && seen.path.ends_with("/models"))).count()
+    }
+
     /// How many connections there are.
     pub fn open(&self) -> usize {
         self.state.tasks.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
