@@ -151,7 +151,7 @@ mod tests {
         credentials.rest(1, None, Duration::from_secs(9_999), now);
         assert!(matches!(credentials.pick("m", now), Pick::AllRest(left) if left == Duration::from_secs(5)));
         assert_eq!(index(credentials.pick("m", now.plus(Duration::from_secs(6)))), Some(0));
-        assert_eq!(index(credentials.pick("m", now.plus(LONGEST_REST + Duration::from_secs(1)))).is_some(), true);
+        assert!(index(credentials.pick("m", now.plus(LONGEST_REST + Duration::from_secs(1)))).is_some());
     }
 
     #[test]

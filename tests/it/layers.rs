@@ -90,7 +90,7 @@ fn tests_are_left_out() {
     };
     let inline = "fn one() {}\n\n#[cfg(test)]\nmod tests {\n    use crate::cli::run;\n}\n";
     write("unit/mod.rs", "pub mod id;\n#[cfg(test)]\nmod golden;\n#[cfg(test)]\npub(crate) mod fixtures;\n");
-    write("unit/id.rs", &format!("{inline}"));
+    write("unit/id.rs", inline);
     write("unit/golden.rs", "use crate::cli::run;");
     write("unit/fixtures/mod.rs", "use crate::cli::run;");
     write("unit/fixtures/one.rs", "use crate::cli::run;");

@@ -1,17 +1,33 @@
 //! The search for the bytes that matter inside a string: quotes, backslashes and control characters.
 //!
-//! Written so that the compiler tests 32 bytes with a few vector instructions; without intrinsics, since those are unsafe.
+//! Long plain text is searched with `memchr` and tested for control characters in words that the compiler widens to vectors;
+//! without intrinsics of our own, since those are unsafe.
 
 const ONES: u64 = u64::MAX / 255;
 const HIGHS: u64 = ONES * 0x80;
 
-/// The length of the beginning of some bytes, in steps of 32, that holds no special byte.
+/// The length of the beginning of some bytes, in steps of 64, that holds no special byte.
 #[inline]
 pub(super) fn plain_chunks(bytes: &[u8]) -> usize {
-    let (chunks, _) = bytes.as_chunks::<32>();
-    // Without branches inside, a whole chunk is tested at once.
-    let special = |chunk: &[u8; 32]| chunk.iter().fold(0, |hit, byte| hit | u8::from(is_special(*byte))) != 0;
-    chunks.iter().position(special).unwrap_or(chunks.len()) * 32
+    // Text full of escapes is not worth a search.
+    if bytes.first_chunk::<32>().is_none_or(|chunk| special_mask(chunk).0 != 0) {
+        return 0;
+    }
+    let run = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+    let (chunks, _) = bytes.get(..run).unwrap_or_default().as_chunks::<64>();
+    chunks.iter().position(has_control).unwrap_or(chunks.len()) * 64
+}
+
+/// Whether a byte below 0x20 is among these: a borrow out of a byte whose own high bit is clear (the word-wise test for a
+/// lesser byte, exact as to whether there is one).
+#[inline]
+fn has_control(chunk: &[u8; 64]) -> bool {
+    let (words, _) = chunk.as_chunks::<8>();
+    let lesser = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        word.wrapping_sub(ONES * 0x20) & !word & HIGHS
+    };
+    words.iter().fold(0, |hit, word| hit | lesser(word)) != 0
 }
 
 /// Which of the next bytes, 32 at most, are special (bit 0 is the first), and how many were looked at.

@@ -63,14 +63,6 @@ impl Setup {
         Self::new().provider("main", upstream, json!({})).set("default_provider", json!("main"))
     }
 
-    /// Two providers; models `pair` go to `first` as `first-model`, then to `second` as `second-model-with-a-longer-name`.
-    pub fn with_pair(first: &Upstream, second: &Upstream) -> Self {
-        Self::new().provider("first", first, json!({})).provider("second", second, json!({})).route(json!({
-            "match": {"model": "pair"},
-            "to": "first:first-model", "fallback": ["second:second-model-with-a-longer-name"],
-        }))
-    }
-
     /// A provider with one credential; `more` is merged into its settings.
     pub fn provider(mut self, name: &str, upstream: &Upstream, more: Value) -> Self {
         let mut provider = json!({
@@ -191,11 +183,6 @@ impl Marg {
     /// Runs a command against the same configuration and gives what it printed, as JSON.
     pub async fn command(&self, arguments: &[&str]) -> Value {
         command(self.folder.path(), &self.variables, arguments).await
-    }
-
-    /// Runs a command against the same configuration and gives its exit code, output and errors.
-    pub async fn try_command(&self, arguments: &[&str]) -> (i32, String, String) {
-        run(self.folder.path(), &self.variables, arguments).await
     }
 
     /// Makes another key and waits until the gateway has heard of it; gives its token and its id.

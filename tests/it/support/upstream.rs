@@ -51,11 +51,6 @@ impl Seen {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("the body that arrived is JSON")
     }
-
-    /// The model that the body names.
-    pub fn model(&self) -> String {
-        self.json()["model"].as_str().unwrap_or_default().to_owned()
-    }
 }
 
 type Script = Arc<dyn Fn(usize, &Seen) -> Reply + Send + Sync>;
