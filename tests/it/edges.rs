@@ -1,17 +1,18 @@
 //! Corners of HTTP that clients and providers really visit.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
 use crate::support::answers::{self, said};
 use crate::support::client::{Call, assert_openai_error};
 use crate::support::marg::{Marg, Setup};
 use crate::support::raw::Raw;
-use crate::support::reply::{Answer, Body, Reply, What};
+use crate::support::reply::{Answer, Body, Reply, What, When};
 use crate::support::upstream::Upstream;
+use crate::support::{PATIENCE, until};
 
 async fn gateway(http2: bool) -> (Upstream, Marg) {
     let upstream = if http2 { Upstream::http2().await } else { Upstream::http1().await };
@@ -201,7 +202,7 @@ async fn connections_above_the_limit_are_closed_and_those_below_are_served() {
         assert_eq!(client.send(Call::chat("kept", &chat())).await.status, 200);
     }
     kept.pop();
-    crate::support::until("room for another", || async {
+    until("room for another", || async {
         let answer = marg.http1().await.try_send(Call::chat("kept", &chat())).await;
         answer.is_ok_and(|answer| answer.status == 200).then_some(())
     })
@@ -249,4 +250,62 @@ async fn an_idle_connection_is_kept_after_every_kind_of_answer() {
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert!(client.stays_open().await);
     }
+}
+
+#[tokio::test]
+async fn pooled_connections_are_used_again_and_dead_ones_do_no_harm() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        let mut client = marg.http1().await;
+        for _ in 0..20 {
+            assert_eq!(client.send(Call::chat("pool", &chat())).await.status, 200);
+        }
+        // A connection may still be on its way back to the pool when the next request comes.
+        let used: HashSet<usize> = upstream.seen("pool").iter().map(|seen| seen.connection).collect();
+        assert!(used.len() <= 3, "{} connections for 20 requests", used.len());
+        upstream.hang_up().await;
+        for number in 0..10 {
+            // Over HTTP/2 a body that cannot be written may as well mean that the provider reset this one stream, after it
+            // began to work, so such a request is not sent again; only one can come before the dead connection is known.
+            if http2 && number == 0 {
+                until("the dead connection is known", || async {
+                    (marg.chat("after", &chat()).await.status == 200).then_some(())
+                })
+                .await;
+            }
+            let answer = client.send(Call::chat("again", &chat())).await;
+            assert_eq!(answer.status, 200, "HTTP/2 {http2}: {}", marg.record(&answer.id()).await);
+        }
+        assert_eq!(upstream.seen("again").len(), 10, "each arrived once");
+    }
+}
+
+#[tokio::test]
+async fn when_many_pooled_connections_die_together_a_fresh_one_serves() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    let mut opened = Vec::new();
+    for number in 1..=5 {
+        let (reply, feed) = Reply::fed();
+        upstream.answer("pooled", reply);
+        let mut client = marg.http1().await;
+        let call = Call::chat("pooled", &chat());
+        let (answer, ()) = tokio::join!(client.open(call), feed.send(answers::text("m", "x")));
+        opened.push((answer, feed, client));
+        upstream.wait_for("pooled", number).await;
+    }
+    for (answer, feed, _client) in opened {
+        drop(feed);
+        answer.finish().await;
+    }
+    // Each of them dies only when it is used, as if its end were still on the way.
+    let old = upstream.connections();
+    upstream.script("dead", move |_, seen| match seen.connection < old {
+        true => Reply::afterwards(What::Close).when(When::AtOnce),
+        false => answers::by_request(),
+    });
+    let answer = marg.chat("dead", &chat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(upstream.seen("dead").len() <= 2, "more than one dead connection, then a fresh one");
+    assert_eq!(marg.record(&answer.id()).await["attempts"].as_array().unwrap().len(), 1);
 }

@@ -1,6 +1,6 @@
 //! When a provider fails, the next target gets the request whole, as its own, and the caller notices nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -391,53 +391,4 @@ async fn a_caller_that_waits_with_its_body_is_told_to_send_it_and_keeps_its_conn
         let expected = self::body(SECOND_MODEL, 200_000 + SECOND_MODEL.len() - case.len());
         assert_eq!(pair.second.only(&case).await.hash(), blake3::hash(&expected), "{case}");
     }
-}
-
-#[tokio::test]
-async fn pooled_connections_are_used_again_and_a_dead_one_does_no_harm() {
-    let upstream = Upstream::http1().await;
-    let marg = Setup::with_default(&upstream).start().await;
-    let mut client = marg.http1().await;
-    for _ in 0..20 {
-        assert_eq!(client.send(Call::chat("pool", &small("m"))).await.status, 200);
-    }
-    // A connection may still be on its way back to the pool when the next request comes.
-    let used: HashSet<usize> = upstream.seen("pool").iter().map(|seen| seen.connection).collect();
-    assert!(used.len() <= 3, "{} connections for 20 requests", used.len());
-    upstream.hang_up().await;
-    for _ in 0..10 {
-        let answer = client.send(Call::chat("again", &small("m"))).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-    assert_eq!(upstream.seen("again").len(), 10, "each arrived once");
-}
-
-#[tokio::test]
-async fn when_many_pooled_connections_die_together_a_fresh_one_serves() {
-    let upstream = Upstream::http1().await;
-    let marg = Setup::with_default(&upstream).start().await;
-    let mut opened = Vec::new();
-    for number in 1..=5 {
-        let (reply, feed) = Reply::fed();
-        upstream.answer("pooled", reply);
-        let mut client = marg.http1().await;
-        let call = Call::chat("pooled", &small("m"));
-        let (answer, ()) = tokio::join!(client.open(call), feed.send(answers::text("m", "x")));
-        opened.push((answer, feed, client));
-        upstream.wait_for("pooled", number).await;
-    }
-    for (answer, feed, _client) in opened {
-        drop(feed);
-        answer.finish().await;
-    }
-    // Each of them dies only when it is used, as if its end were still on the way.
-    let old = upstream.connections();
-    upstream.script("dead", move |_, seen| match seen.connection < old {
-        true => Reply::afterwards(What::Close).when(When::AtOnce),
-        false => answers::by_request(),
-    });
-    let answer = marg.chat("dead", &small("m")).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(upstream.seen("dead").len(), 2, "one dead connection, then a fresh one");
-    assert_eq!(marg.record(&answer.id()).await["attempts"].as_array().unwrap().len(), 1);
 }
