@@ -134,12 +134,15 @@ impl Gateway {
             return None;
         }
         let live = self.live.load();
-        let plan = live.table.plan(Some(model), key.principal.team.as_deref(), 0)?;
+        let team = key.principal.team.as_deref();
+        let plan = live.table.plan(Some(model), team, 0)?;
+        let named = live.table.literal_models(team).binary_search(&model).is_ok();
         plan.targets.iter().find_map(|target| {
             let provider = live.providers.get(&target.provider)?;
             let asked = target.model.as_deref().unwrap_or(model);
             let listed = |list: &str| live.catalog.models(list).iter().any(|card| card.id == asked);
-            let known = target.model.is_some()
+            let known = named
+                || target.model.is_some()
                 || !provider.settings.models.is_empty()
                 || provider.discovered.load().iter().any(|model| model == asked)
                 || provider.settings.price_provider.as_deref().is_some_and(listed);

@@ -20,6 +20,7 @@ mod edges;
 mod failover;
 mod layers;
 mod lifecycle;
+mod models;
 mod passthrough;
 mod slow_readers;
 mod streaming;
