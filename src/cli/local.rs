@@ -17,12 +17,12 @@ use crate::error::{Error, Kind};
 use crate::key::ring::Ring;
 use crate::route::config::RouteConfig;
 
-/// Loads the configuration file.
+/// Loads the configuration file, as far as the store needs it.
 ///
 /// # Errors
 /// Every problem of the file, one a line.
 pub fn configuration(path: &Path) -> Result<Loaded> {
-    load::load(path).map_err(|problems| misconfigured(path, &problems))
+    load::load_for_store(path).map_err(|problems| misconfigured(path, &problems))
 }
 
 /// The failure that the problems of a configuration are.

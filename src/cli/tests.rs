@@ -84,6 +84,25 @@ fn a_command_without_a_configuration_says_what_to_do() {
 }
 
 #[test]
+fn a_key_is_made_without_the_secrets_of_the_providers() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let config = |more: &str| {
+        let text = format!(
+            "data_dir: {}/data\nproviders:\n  a: {{preset: openai, credentials: [env:MARG_NOT_SET]}}\n{more}",
+            dir.display()
+        );
+        std::fs::write(dir.join("marg.yaml"), text).unwrap();
+    };
+    config("keys: {hash_key: env:MARG_NOT_SET_EITHER}\n");
+    let (exit, text) = marg(dir, &["keys", "create", "--name", "a"]).unwrap_err();
+    assert!(exit == Exit::Failed && text.contains("MARG_NOT_SET_EITHER") && !text.contains("MARG_NOT_SET "), "{text}");
+    config("");
+    marg(dir, &["keys", "create", "--name", "a"]).unwrap();
+    assert_eq!(marg(dir, &["check"]).unwrap_err().0, Exit::Failed);
+}
+
+#[test]
 fn the_exit_code_tells_what_went_wrong() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();

@@ -39,6 +39,23 @@ pub struct Loaded {
 /// # Errors
 /// Every fault, in order of line and column; never empty.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    let (text, origin) = text_of(path)?;
+    load_text(&text, &origin, &|name| std::env::var_os(name))
+}
+
+/// Like [`load`], for work on the store alone: the whole file is checked, but of its references only `keys.hash_key` is looked
+/// up, so that whoever makes a key needs none of the providers' secrets. `Loaded::providers` is empty.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    let (text, origin) = text_of(path)?;
+    let (mut config, report) = read(&text, &origin);
+    config.providers.clear();
+    complete(config, report, &|name| std::env::var_os(name))
+}
+
+fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
     let origin = path.display().to_string();
     let text = resolve::read_file(path, MAX_FILE_BYTES).map_err(|text| vec![fault(&origin, Mark::default(), text)])?;
     let text = String::from_utf8(text).map_err(|error| {
@@ -46,7 +63,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
         let mark = end_of(&String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default()));
         vec![fault(&origin, mark, "the file is not UTF-8 from here on".to_owned())]
     })?;
-    load_text(&text, &origin, &|name| std::env::var_os(name))
+    Ok((text, origin))
 }
 
 /// Checks a text without looking up anything outside it. `origin` is what the text is called in faults.
