@@ -205,7 +205,7 @@ impl Marg {
 
     /// Replaces the configuration file by any text.
     pub fn rewrite_text(&self, text: &str) {
-        std::fs::write(self.folder.path().join("marg.yaml"), text).unwrap();
+        write_whole(&self.folder.path().join("marg.yaml"), text);
     }
 
     /// A path inside the gateway's folder.
@@ -302,7 +302,14 @@ fn free_port() -> u16 {
 
 /// JSON is YAML, so the configuration is written as that.
 fn write_config(folder: &Path, config: &Value) {
-    std::fs::write(folder.join("marg.yaml"), serde_json::to_string_pretty(config).unwrap()).unwrap();
+    write_whole(&folder.join("marg.yaml"), &serde_json::to_string_pretty(config).unwrap());
+}
+
+/// Replaces a file at once, so that nobody reads half of it.
+fn write_whole(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(&beside, path).unwrap();
 }
 
 fn binary(folder: &Path, variables: &[(String, String)]) -> Command {
