@@ -1,5 +1,6 @@
 //! **Understand** and **plan**: what is asked for, whether this key may ask for it, and who will be asked.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,9 +8,11 @@ use http::HeaderMap;
 
 use crate::dialect;
 use crate::error::{Error, Kind, Result};
+use crate::key::Key;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::{Gateway, Held};
+use crate::pipeline::{Gateway, Held, Live};
+use crate::provider::Provider;
 use crate::route::{Plan, Target};
 
 impl Exchange {
@@ -110,43 +113,55 @@ fn no_way(asked: Option<&str>) -> Error {
 
 impl Gateway {
     /// The models that a key can reach: those that routes name and those that providers are known to serve, sorted.
-    pub fn reachable_models(&self, key: &crate::key::Key) -> Vec<(String, Arc<str>)> {
+    pub fn reachable_models(&self, key: &Key) -> Vec<(String, Arc<str>)> {
         let live = self.live.load();
-        let team = key.principal.team.as_deref();
-        let mut names: Vec<String> = live.table.literal_models(team).into_iter().map(str::to_owned).collect();
-        for provider in live.providers.values().filter(|provider| provider.settings.enabled) {
-            names.extend(
-                provider.settings.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned()),
-            );
-            names.extend(provider.discovered.load().iter().cloned());
-            if let Some(list) = &provider.settings.price_provider {
-                names.extend(live.catalog.models(list).into_iter().map(|card| card.id));
-            }
-        }
+        let named = live.table.literal_models(key.principal.team.as_deref());
+        let known: HashMap<&str, HashSet<String>> =
+            live.providers.values().map(|provider| (&*provider.name, known_models(&live, provider))).collect();
+        let mut names: Vec<&str> = named.iter().copied().chain(known.values().flatten().map(String::as_str)).collect();
         names.sort_unstable();
         names.dedup();
-        names.into_iter().filter_map(|name| self.reach(key, &name).map(|provider| (name, provider))).collect()
+        let knows =
+            |provider: &Provider, model: &str| known.get(&*provider.name).is_some_and(|models| models.contains(model));
+        let server = |model: &&str| first_server(&live, key, model, named.binary_search(model).is_ok(), knows);
+        names.iter().filter_map(|name| Some(((*name).to_owned(), server(name)?))).collect()
     }
 
     /// The provider that would serve a model first for a key, if the key can reach it and the provider is known to have it.
-    pub fn reach(&self, key: &crate::key::Key, model: &str) -> Option<Arc<str>> {
-        if !key.allows_model(model) {
-            return None;
-        }
+    pub fn reach(&self, key: &Key, model: &str) -> Option<Arc<str>> {
         let live = self.live.load();
-        let team = key.principal.team.as_deref();
-        let plan = live.table.plan(Some(model), team, 0)?;
-        let named = live.table.literal_models(team).binary_search(&model).is_ok();
-        plan.targets.iter().find_map(|target| {
-            let provider = live.providers.get(&target.provider)?;
-            let asked = target.model.as_deref().unwrap_or(model);
-            let listed = |list: &str| live.catalog.models(list).iter().any(|card| card.id == asked);
-            let known = named
-                || target.model.is_some()
-                || !provider.settings.models.is_empty()
-                || provider.discovered.load().iter().any(|model| model == asked)
-                || provider.settings.price_provider.as_deref().is_some_and(listed);
-            (provider.serves(Some(asked)) && known).then(|| provider.name.clone())
-        })
+        let named = live.table.literal_models(key.principal.team.as_deref()).binary_search(&model).is_ok();
+        first_server(&live, key, model, named, |provider, model| known_models(&live, provider).contains(model))
     }
+}
+
+/// The models that a provider is known to have: by its own settings, by its price list, by its own word.
+fn known_models(live: &Live, provider: &Provider) -> HashSet<String> {
+    if !provider.settings.enabled {
+        return HashSet::new();
+    }
+    let declared =
+        provider.settings.models.iter().filter(|glob| glob.is_literal()).map(|glob| glob.as_str().to_owned());
+    let listed = provider.settings.price_provider.iter().flat_map(|list| live.catalog.models(list)).map(|card| card.id);
+    declared.chain(listed).chain(provider.discovered.load().iter().cloned()).collect()
+}
+
+fn first_server(
+    live: &Live,
+    key: &Key,
+    model: &str,
+    named: bool,
+    knows: impl Fn(&Provider, &str) -> bool,
+) -> Option<Arc<str>> {
+    if !key.allows_model(model) {
+        return None;
+    }
+    let plan = live.table.plan(Some(model), key.principal.team.as_deref(), 0)?;
+    plan.targets.iter().find_map(|target| {
+        let provider = live.providers.get(&target.provider)?;
+        let asked = target.model.as_deref().unwrap_or(model);
+        // A route that names a model, or a provider whose models are patterns, is taken at its word.
+        let taken = named || target.model.is_some() || !provider.settings.models.is_empty() || knows(provider, asked);
+        (provider.serves(Some(asked)) && taken).then(|| provider.name.clone())
+    })
 }
