@@ -1,7 +1,6 @@
 //! The core: what outlives every reload, and the runtime that carries what is not Pingora's.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,8 +53,6 @@ pub struct Core {
     pub(super) replacing: tokio::sync::Mutex<()>,
     /// Rung when a reload has been applied.
     pub(super) reloaded: tokio::sync::Notify,
-    /// Set when the exchanges have ended.
-    pub(super) stopping: AtomicBool,
     stop: watch::Sender<bool>,
     runtime: Mutex<Option<Runtime>>,
     feeding: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -113,7 +110,6 @@ impl Core {
             started_at: Timestamp::now(),
             replacing: tokio::sync::Mutex::new(()),
             reloaded: tokio::sync::Notify::new(),
-            stopping: AtomicBool::new(false),
             stop,
             feeding: Mutex::new(Some(feeding)),
             runtime: Mutex::new(None),

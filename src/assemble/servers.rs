@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use pingora_core::apps::HttpServerOptions;
@@ -116,6 +115,5 @@ impl Core {
             let left = self.gateway.in_flight();
             tracing::warn!(left, "the drain deadline is over; running exchanges are cut off");
         }
-        self.stopping.store(true, Ordering::Release);
     }
 }

@@ -33,6 +33,7 @@ impl ShutdownSignalWatch for Signals {
             () = next(&mut terminate) => tracing::warn!("a second signal: running exchanges are cut off"),
             () = next(&mut interrupt) => tracing::warn!("a second signal: running exchanges are cut off"),
         }
+        self.core.gateway.cut_off();
         // Not `FastShutdown`: that leaves the loops that accept connections running, and one whose socket belongs to a thread
         // that has ended already gets an error again and again without ever yielding, so that the process never ends.
         ShutdownSignal::GracefulTerminate

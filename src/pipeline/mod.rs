@@ -44,6 +44,7 @@ pub struct Gateway {
     pub counter: Counter,
     /// Set once, when the process is to end: nothing new is taken.
     pub draining: AtomicBool,
+    cut_off: AtomicBool,
     in_flight: AtomicUsize,
     buffered: AtomicUsize,
 }
@@ -103,6 +104,7 @@ impl Gateway {
             journal,
             counter,
             draining: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
         }
@@ -116,6 +118,11 @@ impl Gateway {
     /// Stops taking exchanges.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Cuts off whatever still runs: from now on a broken connection is this gateway's doing.
+    pub fn cut_off(&self) {
+        self.cut_off.store(true, Ordering::Release);
     }
 
     /// Whether the process is about to end.

@@ -3,6 +3,8 @@
 //! Usage becomes cost, the record goes to the journal – into the operating system's hands before the caller has the last
 //! byte – and the figures are counted. Settling twice does nothing the second time.
 
+use std::sync::atomic::Ordering;
+
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
 use crate::error::Kind;
@@ -22,6 +24,11 @@ impl Exchange {
             return;
         }
         self.settled = true;
+        let cut_off = self.gateway.cut_off.load(Ordering::Acquire);
+        let outcome = match outcome {
+            Outcome::ClientGone | Outcome::UpstreamCut if cut_off => Outcome::Interrupted,
+            other => other,
+        };
         self.record.outcome = outcome;
         if self.record.operation.is_empty() {
             // Nothing ever arrived: a connection that was closed before a whole head.
