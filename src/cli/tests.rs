@@ -84,6 +84,16 @@ fn a_command_without_a_configuration_says_what_to_do() {
 }
 
 #[test]
+fn an_empty_file_is_no_configuration_but_empty_braces_are() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("marg.yaml");
+    std::fs::write(&path, " \n").unwrap();
+    assert!(load::load(&path).unwrap_err().iter().any(|problem| problem.text.contains("empty")));
+    std::fs::write(&path, "{}\n").unwrap();
+    assert_eq!(load::load(&path).unwrap().config, crate::config::Config::default());
+}
+
+#[test]
 fn a_key_is_made_without_the_secrets_of_the_providers() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();

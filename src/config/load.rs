@@ -63,6 +63,11 @@ fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
         let mark = end_of(&String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default()));
         vec![fault(&origin, mark, "the file is not UTF-8 from here on".to_owned())]
     })?;
+    if text.trim().is_empty() {
+        // A file that is being rewritten is empty for a moment; a reload then must not drop every provider.
+        let sentence = "the file is empty; a configuration of defaults only is written {}".to_owned();
+        return Err(vec![fault(&origin, Mark::default(), sentence)]);
+    }
     Ok((text, origin))
 }
 
