@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod draft;
+pub mod party;
 pub mod ring;
 pub mod store;
 pub mod token;

@@ -3,11 +3,13 @@
 //! A record is handed to the journal (an append-only file, `journal`) before the client gets its last byte; a feeder carries
 //! it from there to the database in batches, exactly once (`feeder`). Queries read the database.
 
+pub mod consumer;
 pub mod feeder;
 pub mod journal;
 pub mod query;
 pub mod record;
 
+pub use consumer::Consumer;
 pub use feeder::{Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState};
 pub use journal::{Journal, JournalError, JournalSettings, Line};
 pub use query::LedgerStore;

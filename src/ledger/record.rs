@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::unit::charge::Charge;
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
@@ -156,6 +157,15 @@ pub struct Record {
     /// The attempts, in order; empty if no provider was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+    /// The tags that the caller sent, sorted; at most 16 of at most 64 characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Arc<str>>,
+    /// The session that the caller named, scoped to its key; at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<str>>,
+    /// What it added to the counters of limits; empty while its tokens are still being counted, and then its amendment says all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<Charge>,
 }
 
 /// What became known after the record was written: the tokens of an answer whose provider reported none, counted off the
@@ -172,4 +182,7 @@ pub struct Amendment {
     pub cost: Option<NanoUsd>,
     /// The price used.
     pub price: Option<PriceRef>,
+    /// What it added to the counters of limits, now that it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<Charge>,
 }

@@ -105,7 +105,8 @@ fn work(jobs: &Receiver<Uncounted>, journal: &Journal) {
         };
         let cost = job.catalog.cost(&query, &usage);
         let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
-        let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price };
+        let amendment =
+            Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges: Vec::new() };
         if let Err(error) = journal.append(&Line::Amend(amendment)) {
             tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");
         }

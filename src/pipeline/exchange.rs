@@ -179,5 +179,8 @@ pub(crate) fn blank(id: ExchangeId) -> Record {
         bytes_in: 0,
         bytes_out: 0,
         attempts: Vec::new(),
+        tags: Vec::new(),
+        session: None,
+        charges: Vec::new(),
     }
 }

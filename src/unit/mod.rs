@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads a file, the network or the environment; only `clock` reads the time.
 
+pub mod charge;
 pub mod clock;
 pub mod glob;
 pub mod id;

@@ -41,6 +41,9 @@ pub(in crate::ledger) fn record(path: &str) -> Record {
         bytes_in: 10,
         bytes_out: 20,
         attempts: Vec::new(),
+        tags: Vec::new(),
+        session: None,
+        charges: Vec::new(),
     }
 }
 
@@ -125,7 +128,7 @@ fn what_was_appended_is_read_back_in_order_with_amendments() {
     lines.insert(50, line(&"long".repeat(200_000)));
     let usage = Usage { input: 3, ..Usage::default() };
     let (id, usage_source) = (ExchangeId::new(), UsageSource::Estimated);
-    lines.push(Line::Amend(Amendment { id, usage, usage_source, cost: None, price: None }));
+    lines.push(Line::Amend(Amendment { id, usage, usage_source, cost: None, price: None, charges: Vec::new() }));
     for line in &lines {
         journal.append(line).unwrap();
     }

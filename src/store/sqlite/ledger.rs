@@ -178,7 +178,7 @@ async fn amend(connection: &mut SqliteConnection, amendment: &Amendment) -> Resu
     let query: Statement<'static> = sqlx::query(STATEMENT.as_str());
     let usage = row::bind_usage(query, Some(&amendment.usage), Some(amendment.usage_source));
     let cost = row::bind_cost(usage, amendment.cost, amendment.price.as_ref());
-    let query = cost.bind(amendment.id.0.as_bytes().as_slice());
+    let query = cost.bind(row::list(&amendment.charges)?).bind(amendment.id.0.as_bytes().as_slice());
     query.execute(connection).await.map(drop).map_err(failed)
 }
 

@@ -21,7 +21,10 @@ pub struct Applied {
 }
 
 /// All steps: number, name, statements. A step that was released never changes.
-const STEPS: &[(i64, &str, &str)] = &[(1, "ground", include_str!("../migrations/sqlite/0001_ground.sql"))];
+const STEPS: &[(i64, &str, &str)] = &[
+    (1, "ground", include_str!("../migrations/sqlite/0001_ground.sql")),
+    (2, "charges", include_str!("../migrations/sqlite/0002_charges.sql")),
+];
 
 /// Applies what is missing, all or nothing.
 pub(super) async fn run(writer: &SqlitePool) -> Result<Vec<Applied>, StoreError> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -17,7 +19,7 @@ use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`bind`].
-const FACTS: [&str; 25] = [
+const FACTS: [&str; 27] = [
     "id",
     "started_at",
     "request_id",
@@ -43,10 +45,12 @@ const FACTS: [&str; 25] = [
     "bytes_in",
     "bytes_out",
     "attempts",
+    "tags",
+    "session",
 ];
 
 /// What an amendment replaces, in the order of [`bind_usage`] and [`bind_cost`].
-const MEASURES: [&str; 15] = [
+const MEASURES: [&str; 16] = [
     "tokens_input",
     "tokens_cache_read",
     "tokens_cache_write_5m",
@@ -62,6 +66,7 @@ const MEASURES: [&str; 15] = [
     "price_source",
     "price_name",
     "price_effective",
+    "charges",
 ];
 
 /// The statement that inserts so many rows and leaves those alone whose id is there.
@@ -79,7 +84,6 @@ pub(super) fn amend_statement() -> String {
 
 /// Binds one record to the next places of an insert.
 pub(super) fn bind<'q>(query: Statement<'q>, record: &Record) -> Result<Statement<'q>, StoreError> {
-    let attempts = if record.attempts.is_empty() { None } else { Some(json(&record.attempts)?) };
     let query = query
         .bind(record.id.0.as_bytes().as_slice())
         .bind(record.started_at.micros())
@@ -105,9 +109,16 @@ pub(super) fn bind<'q>(query: Statement<'q>, record: &Record) -> Result<Statemen
         .bind(record.ttft_us.map(signed))
         .bind(signed(record.bytes_in))
         .bind(signed(record.bytes_out))
-        .bind(attempts);
+        .bind(list(&record.attempts)?)
+        .bind(list(&record.tags)?)
+        .bind(record.session.as_deref());
     let query = bind_usage(query, record.usage.as_ref(), record.usage_source);
-    Ok(bind_cost(query, record.cost, record.price.as_ref()))
+    Ok(bind_cost(query, record.cost, record.price.as_ref()).bind(list(&record.charges)?))
+}
+
+/// A list as JSON; nothing for an empty one.
+pub(super) fn list<T: Serialize>(items: &[T]) -> Result<Option<String>, StoreError> {
+    if items.is_empty() { Ok(None) } else { json(&items).map(Some) }
 }
 
 /// Binds token counts and who counted.
@@ -162,7 +173,6 @@ pub(super) fn bind_cost<'q>(query: Statement<'q>, cost: Option<NanoUsd>, price: 
 /// Reads a whole row, whatever the order of its columns.
 pub(super) fn read(row: &SqliteRow) -> Result<Record, StoreError> {
     let row = Columns(row);
-    let attempts: Option<String> = row.get("attempts")?;
     Ok(Record {
         id: ExchangeId(row.id()?),
         started_at: Timestamp(row.get("started_at")?),
@@ -192,12 +202,10 @@ pub(super) fn read(row: &SqliteRow) -> Result<Record, StoreError> {
         ttft_us: row.count("ttft_us")?,
         bytes_in: row.count("bytes_in")?.unwrap_or(0),
         bytes_out: row.count("bytes_out")?.unwrap_or(0),
-        attempts: match attempts {
-            None => Vec::new(),
-            Some(text) => {
-                serde_json::from_str(&text).map_err(|cause| StoreError::Corrupt(format!("attempts: {cause}").into()))?
-            }
-        },
+        attempts: row.list("attempts")?,
+        tags: row.list("tags")?,
+        session: row.shared("session")?,
+        charges: row.list("charges")?,
     })
 }
 
@@ -219,6 +227,11 @@ impl<'r> Columns<'r> {
     fn count(&self, column: &str) -> Result<Option<u64>, StoreError> {
         let count = self.get::<Option<i64>>(column)?.map(u64::try_from).transpose();
         count.map_err(|_| StoreError::Corrupt(format!("column {column} is negative").into()))
+    }
+
+    fn list<T: DeserializeOwned>(&self, column: &str) -> Result<Vec<T>, StoreError> {
+        let Some(text) = self.get::<Option<String>>(column)? else { return Ok(Vec::new()) };
+        serde_json::from_str(&text).map_err(|cause| StoreError::Corrupt(format!("column {column}: {cause}").into()))
     }
 
     fn id(&self) -> Result<Uuid, StoreError> {

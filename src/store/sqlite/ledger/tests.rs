@@ -12,6 +12,7 @@ use super::*;
 use crate::ledger::query::{Order, StatusFilter};
 use crate::ledger::{Attempt, AttemptEnd, Feeder, FeederSettings, Journal, JournalSettings, Outcome, Record};
 use crate::telemetry::task;
+use crate::unit::charge::Charge;
 use crate::unit::glob::Glob;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{Usage, UsageSource};
@@ -53,6 +54,9 @@ fn record(started_at: i64) -> Record {
         bytes_in: 0,
         bytes_out: 0,
         attempts: Vec::new(),
+        tags: Vec::new(),
+        session: None,
+        charges: Vec::new(),
     }
 }
 
@@ -156,6 +160,8 @@ prop_compose! {
             cost: cost.map(NanoUsd),
             price: price.map(|(source, name, effective)| PriceRef { source: source.into(), name, effective }),
             duration_us, ttft_us, bytes_in, bytes_out, attempts,
+            tags: vec!["a".into(), "b \"c\"".into()], session: Some("s".into()),
+            charges: vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: i64::MAX, at: Timestamp(3) }],
         }
     }
 }
@@ -227,7 +233,7 @@ async fn an_amendment_sets_usage_and_cost_and_nothing_else() {
     let price = PriceRef { source: "overlay".into(), name: "openai/gpt-4o".to_owned(), effective: None };
     let amend = |id| {
         let (usage_source, cost) = (UsageSource::Estimated, Some(NanoUsd(9)));
-        Line::Amend(Amendment { id, usage, usage_source, cost, price: Some(price.clone()) })
+        Line::Amend(Amendment { id, usage, usage_source, cost, price: Some(price.clone()), charges: Vec::new() })
     };
     let lines = [Line::Record(first.clone()), amend(first.id), amend(ExchangeId::new())];
     let position = Position { segment: "s".into(), from: 0, to: 9 };
