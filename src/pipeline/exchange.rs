@@ -175,6 +175,7 @@ pub(crate) fn blank(id: ExchangeId) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 0,
