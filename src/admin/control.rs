@@ -203,8 +203,17 @@ pub enum ReadyStatus {
     Ready,
     /// Calls are served, but a part is away; the parts say which.
     Degraded,
+    /// A part is away without which no call may be answered, so it takes none at present.
+    Refusing,
     /// It is stopping and takes no new calls.
     Draining,
+}
+
+impl ReadyStatus {
+    /// Whether calls are taken: what a load balancer wants to know.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
 }
 
 /// One part's state.

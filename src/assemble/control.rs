@@ -127,6 +127,7 @@ impl Control for Core {
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
+        let records = journal.is_ok();
         let parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
@@ -142,10 +143,14 @@ impl Control for Core {
                 ),
             },
         ];
-        let status = match (self.gateway.is_draining(), parts.iter().all(|part| part.ok)) {
-            (true, _) => ReadyStatus::Draining,
-            (false, true) => ReadyStatus::Ready,
-            (false, false) => ReadyStatus::Degraded,
+        let status = if self.gateway.is_draining() {
+            ReadyStatus::Draining
+        } else if !records {
+            ReadyStatus::Refusing
+        } else if parts.iter().all(|part| part.ok) {
+            ReadyStatus::Ready
+        } else {
+            ReadyStatus::Degraded
         };
         Readiness { status, parts }
     }
@@ -274,10 +279,8 @@ impl StatePages for Core {
             "/version" => Some(Answer::json(200, format!("{{\"version\":\"{VERSION}\"}}"))),
             "/ready" => {
                 let readiness = self.readiness();
-                // Degraded still serves, so a load balancer must not take it out; a journal that takes nothing does not.
-                let serves = readiness.status != ReadyStatus::Draining && self.gateway.journal.ready().is_ok();
                 let body = serde_json::to_vec(&readiness).unwrap_or_default();
-                Some(Answer::json(if serves { 200 } else { 503 }, body))
+                Some(Answer::json(if readiness.status.serves() { 200 } else { 503 }, body))
             }
             _ => None,
         }
