@@ -21,7 +21,6 @@ mod failover;
 mod layers;
 mod lifecycle;
 mod models;
-mod money;
 mod passthrough;
 mod slow_readers;
 mod streaming;
