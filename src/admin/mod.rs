@@ -21,6 +21,7 @@ mod shape;
 pub mod system;
 pub mod time;
 pub mod tokens;
+mod trail;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,6 +42,7 @@ use crate::key::admin::AdminTokenStore;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
+use crate::ledger::Journal;
 use crate::ledger::query::LedgerStore;
 use crate::route::store::RouteStore;
 use crate::unit::clock::Timestamp;
@@ -60,6 +62,8 @@ pub struct State {
     pub routes: Arc<dyn RouteStore>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
+    /// Where changes are written down; `None` only in tests of what is not about that.
+    pub journal: Option<Arc<Journal>>,
     /// The running gateway.
     pub control: Arc<dyn Control>,
     /// How new tokens begin when the request does not say.
@@ -85,6 +89,7 @@ impl State {
             tokens: store.clone(),
             routes: store.clone(),
             ledger: store,
+            journal: None,
             control,
             prefix_style: PrefixStyle::default(),
             started_at: Timestamp::now(),

@@ -136,6 +136,7 @@ impl Core {
             tokens: store.clone(),
             routes: store.clone(),
             ledger: store,
+            journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
             prefix_style: self.loaded.load().config.keys.prefix_style,
             started_at: self.started_at,
@@ -201,7 +202,11 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
     Ok((ring, stored))
 }
 
-fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
+/// Opens the journal in the data folder.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
     Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
 }
 

@@ -7,7 +7,7 @@
 
 mod banner;
 mod control;
-mod core;
+pub mod core;
 mod discovery;
 pub mod house;
 mod live;

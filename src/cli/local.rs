@@ -9,7 +9,7 @@ use crate::admin::State;
 use crate::admin::control::{
     Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
 };
-use crate::assemble::house;
+use crate::assemble::{core, house};
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
@@ -45,7 +45,9 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    state.journal = Some(Arc::new(journal));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }

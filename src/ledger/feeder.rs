@@ -290,11 +290,8 @@ impl Feeder {
         for line in lines {
             match self.shared.store.write_batch(std::slice::from_ref(line), &standing).await {
                 Err(StoreError::Conflict(why)) => {
-                    let id = match line {
-                        Line::Record(record) => record.id,
-                        Line::Amend(amendment) => amendment.id,
-                    };
-                    tracing::error!(exchange = %id, %why, "the database refuses this row for what it is; it is skipped");
+                    let id = line.id();
+                    tracing::error!(%id, %why, "the database refuses this row for what it is; it is skipped");
                     self.shared.state.send_modify(|state| state.refused_lines += 1);
                 }
                 done => new += done?,
