@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
-use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings};
+use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
@@ -89,7 +89,8 @@ impl Core {
             live.catalog.warm();
         }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
-        let feeder = Feeder::new(journal.clone(), house.store.clone(), feeder_settings(&loaded.config));
+        let feeder =
+            Feeder::new(journal.clone(), Takers::ledger_only(house.store.clone()), feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
         let gateway = Arc::new(Gateway::new(live, ring.clone(), journal, counter));
