@@ -36,8 +36,10 @@ use utoipa_axum::routes;
 
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
+use crate::budget::store::LimitStore;
 use crate::config::PrefixStyle;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
@@ -58,6 +60,10 @@ pub struct State {
     pub tokens: Arc<dyn AdminTokenStore>,
     /// Stored routes.
     pub routes: Arc<dyn RouteStore>,
+    /// Stored limits.
+    pub limits: Arc<dyn LimitStore>,
+    /// Orgs, teams and users in the store.
+    pub parties: Arc<dyn PartyStore>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
     /// The running gateway.
@@ -76,7 +82,7 @@ impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
     pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
     where
-        S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
+        S: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + LedgerStore + 'static,
     {
         Self {
             keys: store.clone(),
@@ -84,6 +90,8 @@ impl State {
             hash_key,
             tokens: store.clone(),
             routes: store.clone(),
+            limits: store.clone(),
+            parties: store.clone(),
             ledger: store,
             control,
             prefix_style: PrefixStyle::default(),

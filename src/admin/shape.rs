@@ -14,7 +14,9 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::admin::respond::Refusal;
 use crate::admin::time::Time;
 use crate::error::{Error, StoreError};
-use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS};
+use crate::key::draft::{
+    MAX_ADDRESSES, MAX_CAP_TOKENS, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS,
+};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -92,6 +94,16 @@ pub fn patterns() -> ArrayBuilder {
         .description(Some(
             "Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.",
         ))
+}
+
+/// A cap on the tokens of one request, or null for none.
+pub fn cap() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
+        .minimum(Some(1))
+        .maximum(Some(MAX_CAP_TOKENS))
+        .description(Some("Tokens; null is no cap."))
+        .build()
 }
 
 /// A list of addresses and networks.

@@ -5,5 +5,6 @@
 //! authority by its charges, which travel through the journal, so exactly once.
 
 pub mod authority;
+pub mod draft;
 pub mod limit;
 pub mod store;
