@@ -113,6 +113,7 @@ pub const KEYS: &[Key] = &[
     live("providers.*.ca_file", Bounds::Free),
     live("providers.*.price_provider", Bounds::Free),
     live("providers.*.stream_usage", Bounds::Free),
+    live("providers.*.output_ceiling", Bounds::Free),
     live("default_provider", Bounds::Free),
     live("routes", Bounds::Items(1000)),
     live("routes[].name", Bounds::Free),

@@ -16,6 +16,7 @@ use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
 use crate::config::{BudgetConfig, Config, pem, url};
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
 use crate::provider::preset::BaseUrl;
@@ -125,6 +126,7 @@ impl Resolver<'_> {
             ca_file,
             price_provider,
             stream_usage,
+            output_ceiling,
         } = config;
         let path = join("providers", name);
         let row = preset.map(|preset| preset.row());
@@ -161,6 +163,7 @@ impl Resolver<'_> {
             ca_file: ca_file.clone(),
             price_provider: price_provider.clone().or(row.and_then(|row| row.price_provider).map(str::to_owned)),
             stream_usage: stream_usage.unwrap_or(row.is_none_or(|row| row.stream_usage)),
+            output_ceiling: output_ceiling.or(row.map(|row| row.ceiling)).unwrap_or(CeilingField::MaxTokens),
         })
     }
 

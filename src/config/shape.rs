@@ -16,6 +16,7 @@ use crate::config::{
     AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle, PricesConfig,
     ServerConfig, TlsConfig,
 };
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
 use crate::route::config::{RouteConfig, RouteMatch, SplitConfig, TargetConfig};
@@ -137,6 +138,8 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ("x-goog-api-key", Auth::XGoogApiKey),
         ("none", Auth::None),
     ];
+    const CEILINGS: &[(&str, CeilingField)] =
+        &[("max_tokens", CeilingField::MaxTokens), ("max_completion_tokens", CeilingField::MaxCompletionTokens)];
     const VERSIONS: &[(&str, HttpVersion)] = &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)];
     let default = ProviderConfig::default();
     ProviderConfig {
@@ -154,6 +157,7 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ca_file: table.text("ca_file", path),
         price_provider: table.text("price_provider", |text| Ok(text.to_owned())),
         stream_usage: table.optional_flag("stream_usage"),
+        output_ceiling: table.text("output_ceiling", |text| word(text, CEILINGS)),
     }
 }
 

@@ -34,6 +34,7 @@ pub(in crate::ledger) fn record(path: &str) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 1_000,
