@@ -8,9 +8,12 @@
 pub mod auth;
 pub mod control;
 pub mod keys;
+pub mod limits;
 mod live;
 pub mod openapi;
+pub mod orgs;
 mod page;
+pub mod parties;
 pub mod providers;
 pub mod record;
 pub mod requests;
@@ -18,9 +21,12 @@ pub mod respond;
 pub mod routes;
 pub mod service;
 mod shape;
+pub mod spend;
 pub mod system;
+pub mod teams;
 pub mod time;
 pub mod tokens;
+pub mod users;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -133,6 +139,36 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(routes::show)),
         (Access::OPERATE, routes!(routes::replace)),
         (Access::OPERATE, routes!(routes::delete)),
+        (Access::READ, routes!(limits::list)),
+        (Access::OPERATE, routes!(limits::create)),
+        (Access::READ, routes!(limits::states)),
+        (Access::READ, routes!(limits::show)),
+        (Access::OPERATE, routes!(limits::patch)),
+        (Access::OPERATE, routes!(limits::delete)),
+        (Access::READ, routes!(limits::state)),
+        (Access::OPERATE, routes!(limits::reset)),
+        (Access::READ, routes!(orgs::list)),
+        (Access::OPERATE, routes!(orgs::create)),
+        (Access::READ, routes!(orgs::show)),
+        (Access::OPERATE, routes!(orgs::patch)),
+        (Access::OPERATE, routes!(orgs::delete)),
+        (Access::OPERATE, routes!(orgs::enable)),
+        (Access::OPERATE, routes!(orgs::disable)),
+        (Access::READ, routes!(teams::list)),
+        (Access::OPERATE, routes!(teams::create)),
+        (Access::READ, routes!(teams::show)),
+        (Access::OPERATE, routes!(teams::patch)),
+        (Access::OPERATE, routes!(teams::delete)),
+        (Access::OPERATE, routes!(teams::enable)),
+        (Access::OPERATE, routes!(teams::disable)),
+        (Access::READ, routes!(users::list)),
+        (Access::OPERATE, routes!(users::create)),
+        (Access::READ, routes!(users::show)),
+        (Access::OPERATE, routes!(users::patch)),
+        (Access::OPERATE, routes!(users::delete)),
+        (Access::OPERATE, routes!(users::enable)),
+        (Access::OPERATE, routes!(users::disable)),
+        (Access::LEDGER, routes!(spend::list)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

@@ -327,6 +327,25 @@ pub fn quantity(usd: Option<NanoUsd>, count: Option<i64>) -> Result<Quantity, Dr
     }
 }
 
+/// Whether two limits count the same calls in the same way, so that they say two amounts for one thing. One that only warns
+/// stands beside one that refuses.
+pub fn contradicts(one: &Limit, other: &Limit) -> bool {
+    let models = |limit: &Limit| {
+        let mut models: Vec<String> = limit.models.iter().map(|pattern| pattern.as_str().to_owned()).collect();
+        models.sort_unstable();
+        models.dedup();
+        models
+    };
+    let warns = |limit: &Limit| limit.action == Action::Warn;
+    let counted = |limit: &Limit| std::mem::discriminant(&limit.window);
+    one.scope == other.scope
+        && one.subject == other.subject
+        && one.unit == other.unit
+        && counted(one) == counted(other)
+        && warns(one) == warns(other)
+        && models(one) == models(other)
+}
+
 fn thresholds(mut shares: Vec<u8>, deed: Deed) -> Result<Vec<u8>, DraftFault> {
     shares.sort_unstable();
     shares.dedup();

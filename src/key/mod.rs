@@ -4,6 +4,7 @@ pub mod admin;
 pub mod draft;
 pub mod parties;
 pub mod party;
+pub mod party_draft;
 pub mod ring;
 pub mod store;
 pub mod token;

@@ -111,6 +111,13 @@ impl KeyStore for Store {
         Ok(KeyList { keys, next })
     }
 
+    async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM app_key WHERE TRUE");
+        push_filter(&mut query, filter);
+        let count: i64 = query.build_query_scalar().persistent(false).fetch_one(&self.readers).await.map_err(failed)?;
+        Ok(count.unsigned_abs())
+    }
+
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
         let rows = sqlx::query(SELECT).fetch_all(&self.readers).await.map_err(failed)?;
         rows.iter().map(read).collect()
