@@ -5,15 +5,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness,
-    ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+    Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus, Question,
+    Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{live, load};
+use crate::assemble::{limits, live, load};
+use crate::budget::limit::Limit;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
+use crate::key::draft::KeyDefaults;
 use crate::pipeline::Live;
 use crate::pipeline::answer::Answer;
 use crate::provider::Provider;
@@ -92,6 +94,28 @@ impl Control for Core {
 
     async fn routes_changed(&self) -> Result<()> {
         self.take_routes().await
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.loaded.load().config.keys.defaults.clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.loaded.load().config.limits.clone()
+    }
+
+    async fn limits_changed(&self) -> Result<()> {
+        self.take_limits().await
+    }
+
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
+        let authority = self.authority()?;
+        let standings = limits::states(&*authority, limit, most).await?;
+        Ok(standings.into_iter().map(|standing| LimitState { reserved_here: 0, standing }).collect())
+    }
+
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
+        limits::reset(&*self.authority()?, limit, subject).await
     }
 
     fn explain(&self, question: &Question) -> Result<Explanation> {
@@ -205,6 +229,7 @@ impl Core {
         self.feeder.configure(feeder_settings(&loaded.config));
         self.gateway.live.store(Arc::new(live));
         self.loaded.store(Arc::new(loaded));
+        self.apply_limits();
         self.reloaded.notify_one();
         Ok(report)
     }

@@ -10,6 +10,7 @@ mod control;
 pub mod core;
 mod discovery;
 pub mod house;
+pub mod limits;
 mod live;
 mod servers;
 mod signals;

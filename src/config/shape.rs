@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::budget::limit::Limit;
+use crate::config::budget;
 use crate::config::decode::Table;
 use crate::config::suggest;
 use crate::config::{
@@ -32,10 +34,18 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         keys: table.section("keys", keys),
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
+        budget: table.section("budget", budget::budget),
+        limits: limits(table),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),
     }
+}
+
+fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
+    let mut limits = table.tables("limits", budget::limit);
+    budget::name_limits(&mut limits);
+    limits
 }
 
 fn server(table: &mut Table<'_, '_>) -> ServerConfig {
@@ -100,6 +110,7 @@ fn keys(table: &mut Table<'_, '_>) -> KeysConfig {
     KeysConfig {
         prefix_style: table.text_or("prefix_style", default.prefix_style, |text| word(text, STYLES)),
         hash_key: table.text("hash_key", SecretRef::parse),
+        defaults: table.section("defaults", budget::key_defaults),
     }
 }
 
@@ -169,7 +180,7 @@ fn split(table: &mut Table<'_, '_>) -> Option<SplitConfig> {
     Some(SplitConfig { to: to?, weight: weight? })
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
         suggest::unknown_word(text, &words)
