@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::time::Time;
+use crate::catalog::Pricing;
 use crate::error::Result;
 use crate::route::config::RouteConfig;
 
@@ -31,6 +32,18 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// When the stored routes cannot be read or cannot be served; the old table stays.
     async fn routes_changed(&self) -> Result<()>;
+
+    /// The prices in force.
+    ///
+    /// # Errors
+    /// When there are none, because no configuration was read.
+    fn pricing(&self) -> Result<Pricing>;
+
+    /// Builds the prices again, after the stored prices changed.
+    ///
+    /// # Errors
+    /// When the stored prices cannot be read or make no sense; the old prices stay.
+    async fn prices_changed(&self) -> Result<()>;
 
     /// Where a call would go, without making it.
     ///

@@ -11,6 +11,7 @@ pub mod keys;
 mod live;
 pub mod openapi;
 mod page;
+pub mod prices;
 pub mod providers;
 pub mod record;
 pub mod requests;
@@ -36,12 +37,14 @@ use utoipa_axum::routes;
 
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
+use crate::catalog::stored::PriceStore;
 use crate::config::PrefixStyle;
 use crate::key::admin::AdminTokenStore;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
 use crate::ledger::query::LedgerStore;
+use crate::ledger::reprice::{Adjust, NoLimits, RepriceStore};
 use crate::route::store::RouteStore;
 use crate::unit::clock::Timestamp;
 
@@ -58,6 +61,12 @@ pub struct State {
     pub tokens: Arc<dyn AdminTokenStore>,
     /// Stored routes.
     pub routes: Arc<dyn RouteStore>,
+    /// Stored prices.
+    pub prices: Arc<dyn PriceStore>,
+    /// Pricing the request log again.
+    pub repricing: Arc<dyn RepriceStore>,
+    /// The counters of limits, for corrected prices.
+    pub adjust: Arc<dyn Adjust>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
     /// The running gateway.
@@ -76,7 +85,7 @@ impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
     pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
     where
-        S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
+        S: KeyStore + AdminTokenStore + RouteStore + PriceStore + RepriceStore + LedgerStore + 'static,
     {
         Self {
             keys: store.clone(),
@@ -84,6 +93,9 @@ impl State {
             hash_key,
             tokens: store.clone(),
             routes: store.clone(),
+            prices: store.clone(),
+            repricing: store.clone(),
+            adjust: Arc::new(NoLimits),
             ledger: store,
             control,
             prefix_style: PrefixStyle::default(),
@@ -125,6 +137,12 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(routes::show)),
         (Access::OPERATE, routes!(routes::replace)),
         (Access::OPERATE, routes!(routes::delete)),
+        (Access::READ, routes!(prices::list)),
+        (Access::OPERATE, routes!(prices::put)),
+        (Access::READ, routes!(prices::lookup)),
+        (Access::READ, routes!(prices::diff)),
+        (Access::LEDGER, routes!(prices::reprice)),
+        (Access::OPERATE, routes!(prices::delete)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

@@ -10,7 +10,7 @@ mod control;
 mod core;
 mod discovery;
 pub mod house;
-mod live;
+pub mod live;
 mod servers;
 mod signals;
 

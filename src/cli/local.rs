@@ -9,7 +9,9 @@ use crate::admin::State;
 use crate::admin::control::{
     Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
 };
-use crate::assemble::house;
+use crate::assemble::{house, live};
+use crate::catalog::Pricing;
+use crate::catalog::stored::{PriceStore, StoredPrice};
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
@@ -45,7 +47,9 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    let prices = house.store.prices().await?;
+    let control = Nobody { loaded: loaded.clone(), prices };
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(control));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }
@@ -56,7 +60,10 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
-struct Nobody;
+struct Nobody {
+    loaded: Loaded,
+    prices: Vec<StoredPrice>,
+}
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
 
@@ -81,6 +88,17 @@ impl Control for Nobody {
 
     async fn routes_changed(&self) -> crate::error::Result<()> {
         Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn pricing(&self) -> crate::error::Result<Pricing> {
+        let catalog = live::catalog(&self.loaded, &self.prices)
+            .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join("\n")))?;
+        Ok(Pricing { catalog: Arc::new(catalog), providers: self.loaded.price_providers.clone() })
+    }
+
+    /// A running gateway notices by itself.
+    async fn prices_changed(&self) -> crate::error::Result<()> {
+        Ok(())
     }
 
     fn explain(&self, _: &Question) -> crate::error::Result<Explanation> {

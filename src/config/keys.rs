@@ -65,6 +65,8 @@ pub const KEYS: &[Key] = &[
     live("ledger.batch_rows", Bounds::Number(1, 10_000)),
     live("ledger.batch_delay_ms", Bounds::Number(1, 60_000)),
     live("prices.overlay", Bounds::Free),
+    live("prices.default.input", Bounds::Free),
+    live("prices.default.output", Bounds::Free),
     live("providers", Bounds::Items(1000)),
     live("providers.*.preset", Bounds::Free),
     live("providers.*.base_url", Bounds::Free),

@@ -9,6 +9,7 @@
 mod keys;
 mod ledger;
 mod migrate;
+mod prices;
 mod routes;
 mod tokens;
 

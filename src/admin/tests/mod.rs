@@ -3,6 +3,7 @@
 mod document;
 mod input;
 mod keys;
+mod prices;
 mod requests;
 mod roles;
 mod routes;
@@ -166,6 +167,7 @@ pub struct Fake {
     pub reload: Mutex<ReloadReport>,
     pub ready: Mutex<ReadyStatus>,
     pub changes: Mutex<u32>,
+    pub prices: Mutex<Vec<crate::catalog::stored::StoredPrice>>,
 }
 
 impl Fake {
@@ -177,6 +179,7 @@ impl Fake {
             reload: Mutex::new(ReloadReport { applied: true, ..ReloadReport::default() }),
             ready: Mutex::new(ReadyStatus::Ready),
             changes: Mutex::new(0),
+            prices: Mutex::default(),
         }
     }
 }
@@ -223,6 +226,19 @@ impl Control for Fake {
         if self.table_broken.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Internal, "The table cannot be built."));
         }
+        Ok(())
+    }
+
+    fn pricing(&self) -> Result<crate::catalog::Pricing> {
+        let stored = self.prices.lock().unwrap().clone();
+        let catalog = crate::catalog::Catalog::load(None).unwrap().with_stored(&stored).unwrap();
+        let providers = [("openai".to_owned(), Some("openai".to_owned()))].into();
+        Ok(crate::catalog::Pricing { catalog: Arc::new(catalog), providers })
+    }
+
+    async fn prices_changed(&self) -> Result<()> {
+        let stored = crate::catalog::stored::PriceStore::prices(&*self.store).await?;
+        *self.prices.lock().unwrap() = stored;
         Ok(())
     }
 
