@@ -12,6 +12,7 @@ mod init;
 mod keys;
 mod local;
 mod output;
+mod prices;
 mod requests;
 mod span;
 mod start;
@@ -75,6 +76,9 @@ enum Command {
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
+    /// Show, compare and change prices, and price the request log again.
+    #[command(subcommand)]
+    Prices(prices::Prices),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -121,6 +125,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Check => check::run(&common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
+        Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

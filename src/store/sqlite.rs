@@ -11,6 +11,7 @@ mod ledger;
 mod limits;
 mod migrate;
 mod parties;
+mod prices;
 mod routes;
 mod tokens;
 
