@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
+use crate::unit::charge::Charge;
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,16 @@ pub enum Line {
     Record(Record),
     /// Something that became known about an exchange afterwards.
     Amend(Amendment),
+}
+
+impl Line {
+    /// What it adds to counters of limits.
+    pub fn charges(&self) -> &[Charge] {
+        match self {
+            Self::Record(record) => &record.charges,
+            Self::Amend(amendment) => &amendment.charges,
+        }
+    }
 }
 
 /// The longest line, in bytes. Callers bound the texts of a record far below it.

@@ -24,6 +24,7 @@ pub struct Applied {
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "ground", include_str!("../migrations/sqlite/0001_ground.sql")),
     (2, "charges", include_str!("../migrations/sqlite/0002_charges.sql")),
+    (3, "counters", include_str!("../migrations/sqlite/0003_counters.sql")),
 ];
 
 /// Applies what is missing, all or nothing.
