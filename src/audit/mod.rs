@@ -1,0 +1,3 @@
+//! A log of what happened that proves itself to somebody who does not trust us.
+
+pub mod merkle;
