@@ -1,7 +1,13 @@
 //! A log of what happened that proves itself to somebody who does not trust us.
 
 pub mod checkpoint;
+pub mod disk;
+pub mod entry;
+pub mod index;
 pub mod key;
 pub mod merkle;
 pub mod note;
 pub mod policy;
+pub mod rotation;
+pub mod tail;
+pub mod tiles;
