@@ -138,7 +138,10 @@ fn time(now: Timestamp, zone: &TimeZone) -> RestrictedExpression {
     ])
 }
 
-#[allow(clippy::expect_used, reason = "Cedar refuses only a name that is given twice, and every list here is a literal")]
+#[allow(
+    clippy::expect_used,
+    reason = "Cedar refuses only a name that is given twice, and every list here is a literal"
+)]
 fn record(fields: Vec<(&str, RestrictedExpression)>) -> RestrictedExpression {
     let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
     RestrictedExpression::new_record(fields).expect("the names differ")

@@ -181,9 +181,10 @@ fn judgement(rules: &[Rule], outcome: Outcome) -> Judgement {
     let decision = if refusing.is_empty() && !permitting.is_empty() { Decision::Allow } else { Decision::Deny };
     let deciding = if refusing.is_empty() { &permitting } else { &refusing };
     let then = refusing.iter().fold(Then::Refuse, |sternest, rule| sternest.max(rule.then));
-    let failed = outcome.failed.into_iter().filter_map(|(number, text)| {
-        rules.get(number).map(|rule| Failed { policy: Arc::clone(&rule.id), text })
-    });
+    let failed = outcome
+        .failed
+        .into_iter()
+        .filter_map(|(number, text)| rules.get(number).map(|rule| Failed { policy: Arc::clone(&rule.id), text }));
     Judgement {
         decision,
         deciding: grounds(deciding),

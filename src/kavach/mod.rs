@@ -8,10 +8,12 @@
 pub mod call;
 pub mod config;
 pub mod gate;
+pub mod import;
 pub mod policy;
 pub mod rule;
 pub mod schema;
 pub mod slice;
+pub mod table;
 pub mod verdict;
 
 mod context;

@@ -33,10 +33,9 @@ impl Index {
                     PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid),
                     _,
                 ) => index.by_principal.entry(uid.clone()).or_default(),
-                (
-                    _,
-                    ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid),
-                ) => index.by_resource.entry(uid.clone()).or_default(),
+                (_, ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid)) => {
+                    index.by_resource.entry(uid.clone()).or_default()
+                }
                 _ => &mut index.rest,
             };
             list.push(number);

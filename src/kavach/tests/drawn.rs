@@ -72,7 +72,14 @@ const CONDITIONS: &[&str] = &[
 ];
 
 fn policies() -> impl Strategy<Value = Vec<(bool, bool, String)>> {
-    let one = (any::<bool>(), prop::bool::weighted(0.2), select(PRINCIPALS), select(ACTIONS), select(RESOURCES), select(CONDITIONS));
+    let one = (
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        select(PRINCIPALS),
+        select(ACTIONS),
+        select(RESOURCES),
+        select(CONDITIONS),
+    );
     let one = one.prop_map(|(forbids, observes, principal, action, resource, condition)| {
         let effect = if forbids { "forbid" } else { "permit" };
         (forbids, observes, format!("{effect}({principal}, {action}, {resource}) {condition};"))
@@ -87,10 +94,12 @@ fn number() -> impl Strategy<Value = u64> {
 fn caller() -> impl Strategy<Value = Caller> {
     let name = |names: &'static [&'static str]| prop::option::of(select(names).prop_map(Arc::<str>::from));
     let labels = subsequence(vec![("env", "prod"), ("role", "admin"), ("roles", "x, admin,")], 0..=3);
-    (0..3u8, name(&["acme"]), name(&["red", "blue"]), name(&["ann"]), labels).prop_map(|(key, org, team, user, labels)| {
-        let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Caller { key: format!("key_{key}").into(), name: "k".into(), org, team, user, labels: Arc::new(labels) }
-    })
+    (0..3u8, name(&["acme"]), name(&["red", "blue"]), name(&["ann"]), labels).prop_map(
+        |(key, org, team, user, labels)| {
+            let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            Caller { key: format!("key_{key}").into(), name: "k".into(), org, team, user, labels: Arc::new(labels) }
+        },
+    )
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -98,8 +107,12 @@ fn facts() -> impl Strategy<Value = Facts> {
         subsequence(all, 0..=all.len()).prop_map(|found| found.into_iter().map(Arc::<str>::from).collect())
     };
     let wish = (prop::option::of(number()), prop::option::of(number()), number(), prop::option::of(any::<i64>()));
-    let place = (prop::option::of(select(vec!["10.1.2.3", "::ffff:10.0.0.1", "2001:db8::1"])), prop::option::of(select(vec!["IN", "DE"])));
-    let rest = (any::<bool>(), texts(&["shell", "search"]), texts(&["text", "image", "audio"]), 0..4_102_444_800_000_000i64);
+    let place = (
+        prop::option::of(select(vec!["10.1.2.3", "::ffff:10.0.0.1", "2001:db8::1"])),
+        prop::option::of(select(vec!["IN", "DE"])),
+    );
+    let rest =
+        (any::<bool>(), texts(&["shell", "search"]), texts(&["text", "image", "audio"]), 0..4_102_444_800_000_000i64);
     (wish, place, rest, number(), 0..=100u8).prop_map(|(wish, place, rest, figure, score)| Facts {
         requested_model: "gpt-4.1".into(),
         requested_max_output_tokens: wish.0,

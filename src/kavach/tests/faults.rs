@@ -27,13 +27,23 @@ fn the_schema_and_the_shipped_policies_are_sound() {
 fn each_mistake_is_told_with_its_place() {
     for (text, line, column, says) in [
         ("permit(principal, action, resource)", 1, 36, "unexpected end"),
-        ("permit(principal, action, resource);\nforbid(principal, action, resource) when { context.max_tokens > 1 };", 2, 44, "max_tokens"),
+        (
+            "permit(principal, action, resource);\nforbid(principal, action, resource) when { context.max_tokens > 1 };",
+            2,
+            44,
+            "max_tokens",
+        ),
         ("permit(principal, action, resource) when { context.country == \"IN\" };", 1, 44, "country"),
         ("permit(principal, action, resource) when { context.tool_count == \"1\" };", 1, 44, "types"),
         ("permit(principal == User::\"a\", action, resource);", 1, 1, "never match"),
         ("\n  permit(principal, action == Action::\"fly\", resource);", 2, 0, "fly"),
         ("permit(principal, action, resource) when { false };", 1, 1, "never match"),
-        ("@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);", 2, 1, "already given at p.cedar:1"),
+        (
+            "@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);",
+            2,
+            1,
+            "already given at p.cedar:1",
+        ),
         ("@mod(\"observe\") permit(principal, action, resource);", 1, 1, "no annotation @mod"),
         ("@mode(\"observing\") permit(principal, action, resource);", 1, 1, "@mode is"),
         ("@then(\"approval\") permit(principal, action, resource);", 1, 1, "belongs to a forbid"),
@@ -84,10 +94,16 @@ fn a_set_that_is_cut_off_anywhere_is_refused() {
 #[test]
 fn the_hash_is_of_the_policies_and_not_of_their_looks() {
     let hash = |text: &str| PolicySet::parse("p", text).unwrap().hash().to_owned();
-    let one = hash("@id(\"a\") permit(principal,action,resource); @id(\"b\") forbid(principal,action,resource) when { context.stream };");
-    let two = hash("// Words.\n@id(\"b\")\nforbid (principal, action, resource)\nwhen { context.stream };\n@id(\"a\")\npermit (principal, action, resource);");
+    let one = hash(
+        "@id(\"a\") permit(principal,action,resource); @id(\"b\") forbid(principal,action,resource) when { context.stream };",
+    );
+    let two = hash(
+        "// Words.\n@id(\"b\")\nforbid (principal, action, resource)\nwhen { context.stream };\n@id(\"a\")\npermit (principal, action, resource);",
+    );
     assert_eq!(one, two);
-    let other = hash("@id(\"a\") permit(principal,action,resource); @id(\"b\") @mode(\"observe\") forbid(principal,action,resource) when { context.stream };");
+    let other = hash(
+        "@id(\"a\") permit(principal,action,resource); @id(\"b\") @mode(\"observe\") forbid(principal,action,resource) when { context.stream };",
+    );
     assert_ne!(one, other);
 }
 
@@ -104,7 +120,9 @@ fn a_file_that_is_broken_while_it_is_reloaded_never_widens_access() {
     let file = folder.path().join("policy.cedar");
     // Every sound version refuses this call; only a part of one would let it pass.
     let text = |number: usize| {
-        format!("// begin\n@id(\"v{number}\") permit(principal, action, resource);\n@id(\"no\") forbid(principal, action, resource);\n// end\n")
+        format!(
+            "// begin\n@id(\"v{number}\") permit(principal, action, resource);\n@id(\"no\") forbid(principal, action, resource);\n// end\n"
+        )
     };
     let fresh = |path: &Path| {
         let set = PolicySet::load(path).ok()?;

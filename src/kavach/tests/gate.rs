@@ -18,7 +18,8 @@ pub(super) fn gate(mode: Mode, text: &str) -> Gate {
 
 pub(super) fn call() -> Call {
     let mut call = Call::default();
-    call.caller = Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
+    call.caller =
+        Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
     call.target = Target { provider: "openai".into(), model: "gpt-4.1-mini".into(), ..Target::default() };
     call.facts.requested_model = "gpt-4.1-mini".into();
     call.facts.time = Timestamp::parse("2026-11-21T09:30:00Z").unwrap();
@@ -98,8 +99,10 @@ fn a_permit_that_observes_permits_nothing() {
 #[test]
 fn a_forbid_that_cannot_be_evaluated_refuses_and_a_permit_permits_nothing() {
     let overflow = "context.max_output_tokens + 1 > 0";
-    let verdict =
-        judge(Mode::Enforce, &format!("{PERMIT}@id(\"no\") forbid(principal, action, resource) when {{ {overflow} }};"));
+    let verdict = judge(
+        Mode::Enforce,
+        &format!("{PERMIT}@id(\"no\") forbid(principal, action, resource) when {{ {overflow} }};"),
+    );
     assert_eq!(verdict.effective(), Decision::Deny);
     assert_eq!(&*verdict.judgement.deciding[0].policy, "no");
     assert_eq!(verdict.judgement.failed.len(), 1, "{:?}", verdict.judgement);
@@ -119,7 +122,8 @@ fn a_refusal_suspends_the_key_for_a_time_or_until_an_operator_ends_it() {
     let rest = suspension(&forbid("@then(\"approval\")")).unwrap();
     assert_eq!((&*rest.key, rest.until, &*rest.reason), ("key_1", None, "no"));
     // The sternest of several counts.
-    let both = format!("{}@then(\"suspend 2h\") forbid(principal, action, resource);", forbid("@then(\"suspend 15m\")"));
+    let both =
+        format!("{}@then(\"suspend 2h\") forbid(principal, action, resource);", forbid("@then(\"suspend 15m\")"));
     assert_eq!(suspension(&both).unwrap().until, Some(call().facts.time.plus(Duration::from_secs(7_200))));
 }
 
