@@ -21,6 +21,8 @@ pub enum Line {
     Amend(Amendment),
     /// Something that happened to the gateway itself.
     Event(Event),
+    /// What counters are charged without the record of an exchange: reservations that nobody ended.
+    Charges(Vec<Charge>),
 }
 
 impl Line {
@@ -30,6 +32,7 @@ impl Line {
             Self::Record(record) => record.id.0,
             Self::Amend(amendment) => amendment.id.0,
             Self::Event(event) => event.id,
+            Self::Charges(_) => uuid::Uuid::nil(),
         }
     }
 
@@ -39,6 +42,7 @@ impl Line {
             Self::Record(record) => &record.charges,
             Self::Amend(amendment) => &amendment.charges,
             Self::Event(_) => &[],
+            Self::Charges(charges) => charges,
         }
     }
 }
@@ -49,6 +53,7 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
 const EVENT: u8 = b'e';
+const CHARGES: u8 = b'c';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -68,6 +73,10 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
         Line::Event(event) => {
             frame.extend_from_slice(&[EVENT, b' ']);
             serde_json::to_writer(&mut *frame, event)
+        }
+        Line::Charges(charges) => {
+            frame.extend_from_slice(&[CHARGES, b' ']);
+            serde_json::to_writer(&mut *frame, charges)
         }
     }
     .map_err(JournalError::Encode)?;
@@ -94,6 +103,7 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
         [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
         [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
         [EVENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Event),
+        [CHARGES, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Charges),
         _ => None,
     }
 }

@@ -117,14 +117,14 @@ impl LedgerStore for Store {
 fn as_record(line: &Line) -> Option<&Record> {
     match line {
         Line::Record(record) => Some(record),
-        Line::Amend(_) | Line::Event(_) => None,
+        Line::Amend(_) | Line::Event(_) | Line::Charges(_) => None,
     }
 }
 
 fn as_amendment(line: &Line) -> Option<&Amendment> {
     match line {
         Line::Amend(amendment) => Some(amendment),
-        Line::Record(_) | Line::Event(_) => None,
+        Line::Record(_) | Line::Event(_) | Line::Charges(_) => None,
     }
 }
 
