@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::budget::{Payer, Refusal, Reservation};
+use crate::budget::{Amounts, Payer, Refusal, Reservation};
 use crate::dialect::{Facts, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
@@ -15,6 +15,13 @@ use crate::pipeline::exchange::Exchange;
 const LEAST_CEILING: u64 = 256;
 /// By how much a ceiling is lowered when it does not fit.
 const CEILING_STEP: u64 = 4;
+
+/// A reservation, and what it is for.
+struct Granted {
+    reservation: Reservation,
+    need: Amounts,
+    ceiling: Option<u64>,
+}
 
 impl Exchange {
     /// Puts another model in the place of the one that was asked for, where a limit says so because little of it is left.
@@ -39,19 +46,19 @@ impl Exchange {
         if !budget.applies(&payer) {
             return Ok(());
         }
-        let ceilings = self.ceilings();
+        let ceilings = self.ceilings(budget.counts_output(&payer));
         let bound = self.input_bound();
-        let first = ceilings.first().copied().flatten();
-        let reserved = match budget.reserve_now(&payer, &self.most(bound, first)) {
-            Ok(reservation) => Ok((reservation, first)),
+        let need = self.most(bound, ceilings.first().copied().flatten());
+        let granted = match budget.reserve_now(&payer, &need) {
+            Ok(reservation) => Ok(Granted { reservation, need, ceiling: ceilings.first().copied().flatten() }),
             Err(_short) => self.reserve_patiently(&payer, bound, &ceilings).await,
         };
         let rates = budget.rates(&payer);
         self.rates = Some(rates);
-        let (reservation, ceiling) = reserved.map_err(|refusal| self.refused(&refusal))?;
-        self.ceiling = ceiling;
-        self.reservation = Some(reservation);
-        self.reserved = reserved_amounts;
+        let granted = granted.map_err(|refusal| self.refused(&refusal))?;
+        self.ceiling = granted.ceiling;
+        self.reserved = granted.need;
+        self.reservation = Some(granted.reservation);
         Ok(())
     }
 
@@ -93,25 +100,32 @@ impl Exchange {
         payer: &Payer<'_>,
         bound: u64,
         ceilings: &[Option<u64>],
-    ) -> std::result::Result<(Reservation, Option<u64>), Refusal> {
-        let budget = &self.gateway.budget;
+    ) -> std::result::Result<Granted, Refusal> {
         let first = ceilings.first().copied().flatten();
-        let mut refusal = match budget.reserve(payer, &self.most(bound, first), false).await {
-            Ok(reservation) => return Ok((reservation, first)),
-            Err(refusal) => refusal,
+        let mut refusal = match self.try_reserve(payer, (bound, first), false).await {
+            Err(refusal) if refusal.is_about_amount() => refusal,
+            done => return done,
         };
-        if !refusal.is_about_amount() {
-            return Err(refusal);
-        }
         let input = self.exact_input().await;
-        for ceiling in ceilings {
-            let last = std::ptr::eq(ceiling, ceilings.last().unwrap_or(ceiling));
-            match budget.reserve(payer, &self.most(input, *ceiling), last).await {
-                Ok(reservation) => return Ok((reservation, *ceiling)),
+        for (index, ceiling) in ceilings.iter().enumerate() {
+            let last = index + 1 == ceilings.len();
+            match self.try_reserve(payer, (input, *ceiling), last).await {
+                Ok(granted) => return Ok(granted),
                 Err(next) => refusal = next,
             }
         }
         Err(refusal)
+    }
+
+    async fn try_reserve(
+        &self,
+        payer: &Payer<'_>,
+        (input, ceiling): (u64, Option<u64>),
+        wait: bool,
+    ) -> std::result::Result<Granted, Refusal> {
+        let need = self.most(input, ceiling);
+        let reservation = self.gateway.budget.reserve(payer, &need, wait).await?;
+        Ok(Granted { reservation, need, ceiling })
     }
 
     fn refused(&self, refusal: &Refusal) -> Error {
@@ -120,9 +134,9 @@ impl Exchange {
     }
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
-    fn ceilings(&self) -> Vec<Option<u64>> {
-        let Some(facts) = self.facts.as_ref().filter(|facts| facts.max_output_tokens.is_none() && facts.takes_ceiling())
-        else {
+    fn ceilings(&self, counts_output: bool) -> Vec<Option<u64>> {
+        let open = |facts: &&Facts| counts_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
+        let Some(facts) = self.facts.as_ref().filter(open) else {
             return vec![self.ceiling];
         };
         let default = self.live.settings.default_max_output_tokens / facts.choices.max(1);
@@ -183,7 +197,8 @@ fn cap_output(facts: &Facts, most: u64) -> Result<Option<u64>> {
         }
         Some(_) => Ok(None),
         None if choices > most => {
-            let text = format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
+            let text =
+                format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
             Err(Error::new(Kind::InvalidRequest, text).param("n"))
         }
         None => Ok(facts.takes_ceiling().then_some(most / choices)),
