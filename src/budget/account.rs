@@ -45,8 +45,13 @@ pub(super) struct Period {
     low_water: AtomicI64,
     /// A refill is asked for.
     queued: AtomicBool,
-    /// What is spent, as last told, and what was charged here since.
-    spent: AtomicI64,
+    /// What is spent and what is leased to this process, as last told. A charge moves its amount from the lease to what is
+    /// spent, so this sum is the same before and after the authority has applied it; taking the lease off gives what is
+    /// spent, charges on their way included, none counted twice.
+    total: AtomicI64,
+    /// What was charged without a lease since it was last told.
+    loose: AtomicI64,
+    paced: bool,
     /// What other processes hold, as last told.
     elsewhere: AtomicI64,
     /// The authority has told at least once.
@@ -57,8 +62,9 @@ pub(super) struct Period {
     retry_at: AtomicI64,
     /// Until when leases cover only what a call needs.
     contended_until: AtomicI64,
-    /// Since when the authority may hold more or less for this process than it knows; 0 if that cannot be.
-    uncertain_since: AtomicI64,
+    /// From when on it can be found out what the authority holds for this process, after an answer was lost or more was
+    /// charged than leased; 0 if there is no doubt.
+    doubted: AtomicI64,
     /// When a charge was last made or settled.
     charged: AtomicI64,
     /// Charges that are made but not yet settled here.
@@ -69,7 +75,7 @@ pub(super) struct Period {
 
 impl Account {
     pub(super) fn new(line: Arc<Line>, subject: Arc<str>, now: Timestamp, micros: i64) -> Self {
-        let period = ArcSwap::from_pointee(Period::new(line.spans.at(now)));
+        let period = ArcSwap::from_pointee(Period::new(line.spans.at(now), line.paced));
         Self {
             line,
             subject,
@@ -87,7 +93,7 @@ impl Account {
         if period.holds(now) {
             return (Arc::clone(&period), None);
         }
-        let next = Arc::new(Period::new(self.line.spans.at(now)));
+        let next = Arc::new(Period::new(self.line.spans.at(now), self.line.paced));
         let before = self.period.compare_and_swap(&*period, next.clone());
         if Arc::ptr_eq(&before, &period) { (next, Some(Arc::clone(&before))) } else { (self.period.load_full(), None) }
     }
@@ -120,7 +126,7 @@ impl Account {
 }
 
 impl Period {
-    pub(super) fn new(window: WindowId) -> Self {
+    pub(super) fn new(window: WindowId, paced: bool) -> Self {
         let (from, until) = match window {
             WindowId::Calendar { from, until } => (from.saturating_mul(1_000_000), until.saturating_mul(1_000_000)),
             _ => (i64::MIN, i64::MAX),
@@ -133,13 +139,15 @@ impl Period {
             free: AtomicI64::new(0),
             low_water: AtomicI64::new(i64::MIN),
             queued: AtomicBool::new(false),
-            spent: AtomicI64::new(0),
+            total: AtomicI64::new(0),
+            loose: AtomicI64::new(0),
+            paced,
             elsewhere: AtomicI64::new(0),
             told: AtomicBool::new(false),
             refused_until: AtomicI64::new(0),
             retry_at: AtomicI64::new(0),
             contended_until: AtomicI64::new(0),
-            uncertain_since: AtomicI64::new(0),
+            doubted: AtomicI64::new(0),
             charged: AtomicI64::new(0),
             settling: AtomicUsize::new(0),
             threshold: AtomicU8::new(0),
@@ -169,8 +177,6 @@ impl Period {
 
     /// Settles a part of a reservation. Says whether something became free.
     pub(super) fn settle(&self, settlement: Settlement, micros: i64) -> bool {
-        // What is spent rises before the lease falls, so that nobody ever sees it in both places or counts it twice.
-        self.spent.fetch_add(settlement.consumed, STRICT);
         let lease = self.lease.fetch_sub(settlement.consumed, STRICT).saturating_sub(settlement.consumed);
         self.free.fetch_add(settlement.freed, STRICT);
         self.charged.fetch_max(micros, RELAXED);
@@ -194,7 +200,7 @@ impl Period {
 
     /// Counts what was charged without a lease.
     pub(super) fn spend(&self, amount: i64, micros: i64) {
-        self.spent.fetch_add(amount, STRICT);
+        self.loose.fetch_add(amount, STRICT);
         self.charged.fetch_max(micros, RELAXED);
     }
 
@@ -209,13 +215,13 @@ impl Period {
         self.retry_at.store(retry_at, RELAXED);
     }
 
-    /// Takes what the authority told. What it counts as leased here beyond the lease is charged and not yet applied.
+    /// Takes what the authority told.
     pub(super) fn hear(&self, grant: &Grant, cap: i64) {
-        let unapplied = if grant.own > 0 { lease::leak(grant.own, self.lease()).max(0) } else { 0 };
-        let own = self.spent.swap(grant.spent.saturating_add(unapplied), STRICT);
+        self.total.store(grant.spent.saturating_add(grant.own), STRICT);
+        let loose = self.loose.swap(0, STRICT);
         if !self.told.load(RELAXED) {
             // What had passed before this process came was told by others.
-            let before = super::event::share(grant.spent.saturating_sub(own), cap);
+            let before = super::event::share(grant.spent.saturating_sub(loose), cap);
             self.threshold.fetch_max(before, STRICT);
         }
         self.elsewhere.store((grant.leased - grant.own).max(0), RELAXED);
@@ -234,6 +240,7 @@ impl Period {
     /// Takes all that is free away, to be released at the authority.
     pub(super) fn strip(&self) -> i64 {
         let taken = self.free.fetch_update(STRICT, RELAXED, |free| (free > 0).then_some(0)).unwrap_or(0);
+        self.total.fetch_sub(taken, STRICT);
         self.lease.fetch_sub(taken, STRICT);
         self.low_water.store(i64::MIN, RELAXED);
         taken
@@ -245,18 +252,18 @@ impl Period {
         self.lease.fetch_sub(amount, STRICT);
     }
 
-    /// Notes that the authority may hold something else for this process than it knows.
-    pub(super) fn doubt(&self, micros: i64) {
-        self.uncertain_since.store(micros.max(1), RELAXED);
+    /// Notes that the authority may hold something else for this process than it knows; that can be found out from `ripe` on.
+    pub(super) fn doubt(&self, ripe: i64) {
+        self.doubted.fetch_max(ripe.max(1), RELAXED);
     }
 
     pub(super) fn is_certain(&self) {
-        self.uncertain_since.store(0, RELAXED);
+        self.doubted.store(0, RELAXED);
     }
 
-    /// Since when there is doubt.
-    pub(super) fn uncertain_since(&self) -> Option<i64> {
-        Some(self.uncertain_since.load(RELAXED)).filter(|since| *since > 0)
+    /// From when on a doubt can be cleared.
+    pub(super) fn doubted(&self) -> Option<i64> {
+        Some(self.doubted.load(RELAXED)).filter(|ripe| *ripe > 0)
     }
 
     /// Whether all charges that were ever made had been settled here by that reading, and what the lease is.
@@ -287,8 +294,10 @@ impl Period {
         self.lease().saturating_sub(self.free()).max(0)
     }
 
+    /// What is spent, as last told, with what was charged here since.
     pub(super) fn spent(&self) -> i64 {
-        self.spent.load(STRICT)
+        let leased = if self.paced { 0 } else { self.lease().max(0) };
+        self.total.load(STRICT).saturating_sub(leased).saturating_add(self.loose.load(STRICT)).max(0)
     }
 
     pub(super) fn elsewhere(&self) -> i64 {

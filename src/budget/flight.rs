@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::account::{Account, Period};
 use super::authority::{Answer, Want};
-use super::settings::{ANSWER_GIVEN_UP, ASK_AGAIN, BATCH, CONTENDED, REFUSED_FOR, WhenAway};
+use super::settings::{ANSWER_GIVEN_UP, ASK_AGAIN, BATCH, CONTENDED, REFUSED_FOR, SETTLED_AFTER, WhenAway};
 use super::time::span;
 use super::{Amounts, Budget, Payer, Refusal, Refused, Reservation, Short, ShortRow, lease, window};
 use crate::telemetry::metrics::METRICS;
@@ -43,8 +43,8 @@ struct Queue {
 struct Ask {
     account: Arc<Account>,
     period: Arc<Period>,
-    /// What the least of them needs.
-    least: i64,
+    /// What the least of them needs; nobody waits for a refill ahead.
+    least: Option<i64>,
     /// What all of them need.
     all: i64,
 }
@@ -55,6 +55,9 @@ struct Batch {
     state: AtomicU8,
     ended: Notify,
 }
+
+/// How often a caller asks again at once, because others took what was granted.
+const TRIES: u32 = 16;
 
 const ANSWERED: u8 = 1;
 const FAILED: u8 = 2;
@@ -90,9 +93,9 @@ impl Flights {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a want into the queue.
-    pub(super) fn ask(&self, account: &Arc<Account>, period: &Arc<Period>, missing: i64) {
-        self.queue().add(account, period, missing);
+    /// Puts a refill ahead into the queue.
+    pub(super) fn refill(&self, account: &Arc<Account>, period: &Arc<Period>) {
+        self.queue().add(account, period, None);
     }
 
     /// Notes counters whose free part is to go back.
@@ -107,11 +110,11 @@ impl Flights {
 }
 
 impl Queue {
-    fn add(&mut self, account: &Arc<Account>, period: &Arc<Period>, missing: i64) {
-        let fresh = || Ask { account: account.clone(), period: period.clone(), least: missing, all: 0 };
+    fn add(&mut self, account: &Arc<Account>, period: &Arc<Period>, missing: Option<i64>) {
+        let fresh = || Ask { account: account.clone(), period: period.clone(), least: None, all: 0 };
         let ask = self.asks.entry(Arc::as_ptr(period) as usize).or_insert_with(fresh);
-        ask.least = ask.least.min(missing);
-        ask.all = ask.all.saturating_add(missing);
+        ask.least = [ask.least, missing].into_iter().flatten().min();
+        ask.all = ask.all.saturating_add(missing.unwrap_or(0));
     }
 }
 
@@ -147,7 +150,7 @@ impl Budget {
         (mut short, wait): (Short, bool),
     ) -> Result<Reservation, Refusal> {
         let mut deadline = pin!(sleep(if wait { self.settings.load().wait } else { Duration::ZERO }));
-        let mut waiter = None;
+        let (mut waiter, mut tries) = (None, 0);
         loop {
             self.known_refusal(&short)?;
             if self.ask(&short.0.rows).await == Asked::Away {
@@ -168,6 +171,11 @@ impl Budget {
                     Err(next) => short = next,
                 }
                 self.spent_refusal(&short)?;
+                // Something was granted, but others took it, or it was sized for somebody who needs less.
+                if self.may_ask_again(&short) && tries < TRIES {
+                    tries += 1;
+                    break;
+                }
                 if !wait {
                     return Err(self.held_refusal(&short));
                 }
@@ -184,6 +192,12 @@ impl Budget {
                 }
             }
         }
+    }
+
+    /// Whether the authority has just given something wherever there is too little.
+    fn may_ask_again(&self, short: &Short) -> bool {
+        let micros = self.clock.micros();
+        short.0.rows.iter().all(|row| !row.period.is_refused(micros))
     }
 
     fn count_wait(&self, waited: bool, result: &str) {
@@ -272,7 +286,8 @@ impl Budget {
         let batch = {
             let mut queue = self.flights.queue();
             for row in rows {
-                queue.add(&row.account, &row.period, row.need.saturating_sub(row.period.free()).max(1));
+                let missing = row.need.saturating_sub(row.period.free()).max(1);
+                queue.add(&row.account, &row.period, Some(missing));
             }
             queue.batch.clone()
         };
@@ -327,9 +342,9 @@ impl Budget {
                 }),
                 None => {
                     answered = false;
-                    let micros = self.clock.micros();
+                    let ripe = self.clock.micros().saturating_add(span(SETTLED_AFTER));
                     for ask in asks {
-                        ask.period.doubt(micros);
+                        ask.period.doubt(ripe);
                         ask.period.answered();
                     }
                 }
@@ -341,13 +356,13 @@ impl Budget {
     fn want(&self, ask: &Ask) -> Want {
         let (account, period) = (&ask.account, &ask.period);
         let contended = period.is_contended(self.clock.micros());
-        let pace = account.line.pace();
+        let (pace, need) = (account.line.pace(), ask.least.unwrap_or(1));
         let wish = match pace {
             // What is paced is spent when it is granted.
-            Some(pace) => ask.all.min(pace.burst).max(ask.least),
-            None => lease::wish(ask.all, account.average(), period.free(), contended),
+            Some(pace) => ask.all.min(pace.burst).max(need),
+            None => lease::wish(ask.all.max(need), account.average(), period.free(), contended),
         };
-        Want { counter: account.counter(period), cap: account.line.amount(), pace, need: ask.least, wish }
+        Want { counter: account.counter(period), cap: account.line.amount(), pace, need, wish }
     }
 
     fn take_grant(&self, ask: &Ask, grant: &super::authority::Grant, now: Timestamp) {
@@ -388,12 +403,11 @@ impl Budget {
         answer
     }
 
-    /// Gives parts of leases back that have been taken off the accounts already; never repeated.
-    pub(super) async fn release(&self, parts: Vec<(Arc<Period>, Arc<Account>, i64)>) {
-        if parts.is_empty() {
-            return;
-        }
+    /// Gives back parts of leases; never repeated. They are taken off the accounts while nobody else talks to the authority,
+    /// so that no answer counts them still.
+    pub(super) async fn release(&self, parts: impl FnOnce() -> Vec<(Arc<Period>, Arc<Account>, i64)>) {
         let _talk = self.flights.talk.lock().await;
+        let parts = parts();
         for parts in parts.chunks(BATCH) {
             let amounts: Vec<_> =
                 parts.iter().map(|(period, account, amount)| (account.counter(period), *amount)).collect();
@@ -401,8 +415,8 @@ impl Budget {
             let done = matches!(released, Ok(Ok(())));
             self.heard("release", done);
             if !done {
-                let micros = self.clock.micros();
-                parts.iter().for_each(|(period, ..)| period.doubt(micros));
+                let ripe = self.clock.micros().saturating_add(span(SETTLED_AFTER));
+                parts.iter().for_each(|(period, ..)| period.doubt(ripe));
             }
         }
     }

@@ -274,7 +274,7 @@ impl Budget {
         for part in &parts {
             part.account.touch(part.need, micros);
             if part.leased && part.period.wants_refill() {
-                self.flights.ask(&part.account, &part.period, 1);
+                self.flights.refill(&part.account, &part.period);
                 self.refill.notify_one();
             }
         }

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Budget;
 use super::account::{Account, Period};
-use super::authority::Want;
+use super::authority::{Grant, Want};
 use super::lease;
 use super::limit::Action;
 use super::line::Line;
@@ -57,8 +57,7 @@ impl Budget {
 
     /// Gives everything back that no call holds, within two seconds; at the end of the process, when all calls have ended.
     pub async fn give_back(&self) {
-        let parts = self.strip(|_, _| true);
-        if timeout(GIVE_BACK, self.release(parts)).await.is_err() {
+        if timeout(GIVE_BACK, self.release(|| self.strip(|_, _| true))).await.is_err() {
             tracing::warn!("leases could not be given back in time; they are freed when the journal has been applied");
         }
     }
@@ -73,12 +72,12 @@ impl Budget {
         self.heard("beat", beat.is_some());
         let Some(beat) = beat else { return };
         self.clock.learn(beat.now, asked);
-        let mut parts = Vec::new();
-        for (account, period) in beat.recalled.iter().filter_map(|id| self.known(id)) {
-            self.contend(&period);
-            parts.extend(free_part(&account, &period));
+        let recalled: Vec<_> = beat.recalled.iter().filter_map(|id| self.known(id)).collect();
+        if recalled.is_empty() {
+            return;
         }
-        self.release(parts).await;
+        recalled.iter().for_each(|(_, period)| self.contend(period));
+        self.release(|| recalled.iter().filter_map(|(account, period)| free_part(account, period)).collect()).await;
     }
 
     fn known(&self, id: &CounterId) -> Option<(Arc<Account>, Arc<Period>)> {
@@ -91,18 +90,23 @@ impl Budget {
     /// Gives back what has become free of contended counters.
     async fn return_contended(&self) {
         let (micros, mut any) = (self.clock.micros(), false);
-        let parts = self.strip(|_, period| {
-            let contended = period.is_contended(micros);
-            any |= contended;
-            contended
-        });
+        let strip = || {
+            self.strip(|_, period| {
+                let contended = period.is_contended(micros);
+                any |= contended;
+                contended
+            })
+        };
+        self.release(strip).await;
         self.contended.store(any, Relaxed);
-        self.release(parts).await;
     }
 
-    async fn return_lowered(&self) {
+    /// Gives back what is free of counters whose amount was lowered.
+    pub(super) async fn return_lowered(&self) {
         let counters = self.flights.to_give_back();
-        self.release(counters.iter().filter_map(|(period, account)| free_part(account, period)).collect()).await;
+        if !counters.is_empty() {
+            self.release(|| counters.iter().filter_map(|(period, account)| free_part(account, period)).collect()).await;
+        }
     }
 
     /// Takes what is free off the counters that are picked.
@@ -156,22 +160,25 @@ impl Budget {
         let in_force =
             |account: &Account| table.table.line(&account.line.id).is_some_and(|line| Arc::ptr_eq(line, &account.line));
         let mut leased = 0_i64;
-        let mut parts = self.strip(|account, period| {
-            leased += i64::from(period.lease() != 0);
-            // What is paced was spent when it was granted, and flows back.
-            let idle = if account.line.paced { idle.min(span(Duration::from_secs(1))) } else { idle };
-            let unused = micros.saturating_sub(account.used.load(Relaxed)) >= idle;
-            (unused || !in_force(account)) && account.waiting.load(Relaxed) == 0
-        });
-        {
-            let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-            parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period)));
-            past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0);
-            leased += i64::try_from(past.len()).unwrap_or(0);
-        }
+        let strip = || {
+            let mut parts = self.strip(|account, period| {
+                leased += i64::from(period.lease() != 0);
+                // What is paced was spent when it was granted, and flows back.
+                let idle = if account.line.paced { idle.min(span(Duration::from_secs(1))) } else { idle };
+                let unused = micros.saturating_sub(account.used.load(Relaxed)) >= idle;
+                (unused || !in_force(account)) && account.waiting.load(Relaxed) == 0
+            });
+            {
+                let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+                parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period)));
+                past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0);
+                leased += i64::try_from(past.len()).unwrap_or(0);
+            }
+            parts
+        };
+        self.release(strip).await;
         self.holding.store(leased > 0, Relaxed);
         METRICS.limit_leases.set(leased);
-        self.release(parts).await;
     }
 
     /// Asks how counters stand that are used, but hardly ever leased: those that only warn, have thresholds, or downgrade.
@@ -206,11 +213,11 @@ impl Budget {
 
     /// Notes that an authority which was away may hold something else than this process knows.
     pub(super) fn doubt_all(&self) {
-        let micros = self.clock.micros();
+        let ripe = self.clock.micros().saturating_add(span(SETTLED_AFTER));
         for account in self.lines().iter().flat_map(|line| line.all()) {
             let period = account.last_period();
             if period.lease() != 0 {
-                period.doubt(micros);
+                period.doubt(ripe);
             }
         }
     }
@@ -222,9 +229,8 @@ impl Budget {
         let micros = self.clock.micros();
         let applied = self.applied.load(Relaxed);
         let ripe = |period: &Period| {
-            let since = period.uncertain_since()?;
-            let ripe = since.saturating_add(span(SETTLED_AFTER)) <= micros && applied > since;
-            ripe.then(|| period.settled_before(applied)).flatten()
+            let ripe = period.doubted().is_some_and(|ripe| ripe <= micros);
+            if ripe { period.settled_before(applied) } else { None }
         };
         let mut doubtful: Vec<(Arc<Account>, Arc<Period>)> = Vec::new();
         for account in self.lines().iter().flat_map(|line| line.all()) {
@@ -241,15 +247,24 @@ impl Budget {
             let Some(answer) = self.acquire(&wants).await else { return };
             for (((account, period), before), grant) in counters.iter().zip(before).zip(&answer.grants) {
                 let Some(known) = before.filter(|_| ripe(period) == before) else { continue };
-                let leak = if account.line.paced { 0 } else { lease::leak(grant.own, known) };
+                period.is_certain();
+                if account.line.paced {
+                    continue;
+                }
+                // A debt is part of what is spent by now.
+                let known = known.max(0);
+                let leak = lease::leak(grant.own, known);
+                period.forget(period.lease().min(0));
+                period.hear(&Grant { own: known, ..*grant }, account.line.amount());
                 match leak {
                     1.. => leaks.push((period.clone(), account.clone(), leak)),
                     _ => period.forget(-leak),
                 }
-                period.is_certain();
             }
         }
-        self.release(leaks).await;
+        if !leaks.is_empty() {
+            self.release(|| leaks).await;
+        }
     }
 
     /// Forgets keys and counters that nobody uses.
@@ -262,7 +277,7 @@ impl Budget {
         }
         let spare = |account: &Account| {
             let period = account.last_period();
-            long_ago(account.used.load(Relaxed)) && period.lease() == 0 && period.uncertain_since().is_none()
+            long_ago(account.used.load(Relaxed)) && period.lease() == 0 && period.doubted().is_none()
         };
         for line in self.lines() {
             self.accounts.fetch_sub(line.forget(spare), Relaxed);

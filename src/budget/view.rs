@@ -171,7 +171,8 @@ impl Budget {
 }
 
 fn remaining(account: &Account, period: &Period) -> i64 {
-    account.line.most().saturating_sub(period.spent()).saturating_sub(period.reserved()).max(0)
+    let reserved = if account.line.paced { 0 } else { period.reserved() };
+    account.line.most().saturating_sub(period.spent()).saturating_sub(reserved).max(0)
 }
 
 fn left_percent(account: &Account, period: &Period) -> u8 {
