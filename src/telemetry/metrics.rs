@@ -61,6 +61,8 @@ pub struct Metrics {
     pub keys: IntGauge,
     /// Reloads of the configuration, by result.
     pub reloads: IntCounterVec,
+    /// Events of limits for the webhook, by what became of them (delivered, failed, lost).
+    pub webhook_posts: IntCounterVec,
     /// Log lines dropped because the standard error stream did not keep up.
     pub log_lines_dropped: IntCounter,
     /// Resident memory in bytes, read when asked.
@@ -130,6 +132,7 @@ impl Metrics {
             journal_append: append_histogram(),
             keys: gauge("marg_keys", "Application keys known to this process."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
+            webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
             log_lines_dropped: counter("marg_log_lines_dropped_total", "Log lines dropped under pressure."),
             resident: gauge("process_resident_memory_bytes", "Resident memory."),
             build: build_info(),
@@ -167,6 +170,7 @@ impl Metrics {
             Box::new(self.journal_append.clone()),
             Box::new(self.keys.clone()),
             Box::new(self.reloads.clone()),
+            Box::new(self.webhook_posts.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.resident.clone()),
             Box::new(self.build.clone()),
