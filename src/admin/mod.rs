@@ -14,6 +14,7 @@ pub mod openapi;
 pub mod orgs;
 mod page;
 pub mod parties;
+pub mod prices;
 pub mod providers;
 pub mod record;
 pub mod requests;
@@ -26,6 +27,7 @@ pub mod system;
 pub mod teams;
 pub mod time;
 pub mod tokens;
+mod trail;
 pub mod users;
 
 #[cfg(test)]
@@ -43,13 +45,16 @@ use utoipa_axum::routes;
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
 use crate::budget::store::LimitStore;
+use crate::catalog::stored::PriceStore;
 use crate::config::PrefixStyle;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
+use crate::ledger::Journal;
 use crate::ledger::query::LedgerStore;
+use crate::ledger::reprice::{Adjust, NoLimits, RepriceStore};
 use crate::route::store::RouteStore;
 use crate::unit::clock::Timestamp;
 
@@ -70,8 +75,16 @@ pub struct State {
     pub limits: Arc<dyn LimitStore>,
     /// Orgs, teams and users in the store.
     pub parties: Arc<dyn PartyStore>,
+    /// Stored prices.
+    pub prices: Arc<dyn PriceStore>,
+    /// Pricing the request log again.
+    pub repricing: Arc<dyn RepriceStore>,
+    /// The counters of limits, for corrected prices.
+    pub adjust: Arc<dyn Adjust>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
+    /// Where changes are written down; `None` only in tests of what is not about that.
+    pub journal: Option<Arc<Journal>>,
     /// The running gateway.
     pub control: Arc<dyn Control>,
     /// How new tokens begin when the request does not say.
@@ -88,7 +101,8 @@ impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
     pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
     where
-        S: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + LedgerStore + 'static,
+        S: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore,
+        S: PriceStore + RepriceStore + LedgerStore + 'static,
     {
         Self {
             keys: store.clone(),
@@ -98,7 +112,11 @@ impl State {
             routes: store.clone(),
             limits: store.clone(),
             parties: store.clone(),
+            prices: store.clone(),
+            repricing: store.clone(),
+            adjust: Arc::new(NoLimits),
             ledger: store,
+            journal: None,
             control,
             prefix_style: PrefixStyle::default(),
             started_at: Timestamp::now(),
@@ -169,6 +187,12 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::OPERATE, routes!(users::enable)),
         (Access::OPERATE, routes!(users::disable)),
         (Access::LEDGER, routes!(spend::list)),
+        (Access::READ, routes!(prices::list)),
+        (Access::OPERATE, routes!(prices::put)),
+        (Access::READ, routes!(prices::lookup)),
+        (Access::READ, routes!(prices::diff)),
+        (Access::LEDGER, routes!(prices::reprice)),
+        (Access::OPERATE, routes!(prices::delete)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

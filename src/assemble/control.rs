@@ -11,6 +11,7 @@ use crate::admin::control::{
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{limits, live, load};
 use crate::budget::limit::Limit;
+use crate::catalog::Pricing;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
@@ -118,6 +119,15 @@ impl Control for Core {
         limits::reset(&*self.authority()?, limit, subject).await
     }
 
+    fn pricing(&self) -> Result<Pricing> {
+        let providers = self.loaded.load().price_providers.clone();
+        Ok(Pricing { catalog: self.gateway.live.load().catalog.clone(), providers })
+    }
+
+    async fn prices_changed(&self) -> Result<()> {
+        self.take_prices().await
+    }
+
     fn explain(&self, question: &Question) -> Result<Explanation> {
         let live = self.gateway.live.load();
         let found = live.table.explain(Some(&question.model), question.team.as_deref()).ok_or_else(|| {
@@ -151,6 +161,7 @@ impl Control for Core {
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
+        let records = journal.is_ok();
         let parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
@@ -166,10 +177,14 @@ impl Control for Core {
                 ),
             },
         ];
-        let status = match (self.gateway.is_draining(), parts.iter().all(|part| part.ok)) {
-            (true, _) => ReadyStatus::Draining,
-            (false, true) => ReadyStatus::Ready,
-            (false, false) => ReadyStatus::Degraded,
+        let status = if self.gateway.is_draining() {
+            ReadyStatus::Draining
+        } else if !records {
+            ReadyStatus::Refusing
+        } else if parts.iter().all(|part| part.ok) {
+            ReadyStatus::Ready
+        } else {
+            ReadyStatus::Degraded
         };
         Readiness { status, parts }
     }
@@ -211,7 +226,7 @@ impl Core {
             .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
         let before = self.loaded.load_full();
         let stored = self.stored.load_full();
-        let built = live::build(&loaded, &stored, Some(&self.gateway.live.load()));
+        let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
         let report = ReloadReport {
             applied: true,
@@ -299,10 +314,8 @@ impl StatePages for Core {
             "/version" => Some(Answer::json(200, format!("{{\"version\":\"{VERSION}\"}}"))),
             "/ready" => {
                 let readiness = self.readiness();
-                // Degraded still serves, so a load balancer must not take it out; a journal that takes nothing does not.
-                let serves = readiness.status != ReadyStatus::Draining && self.gateway.journal.ready().is_ok();
                 let body = serde_json::to_vec(&readiness).unwrap_or_default();
-                Some(Answer::json(if serves { 200 } else { 503 }, body))
+                Some(Answer::json(if readiness.status.serves() { 200 } else { 503 }, body))
             }
             _ => None,
         }

@@ -7,11 +7,11 @@
 
 mod banner;
 mod control;
-mod core;
+pub mod core;
 mod discovery;
 pub mod house;
 pub mod limits;
-mod live;
+pub mod live;
 mod servers;
 mod signals;
 pub mod webhook;

@@ -14,6 +14,7 @@ mod limits;
 mod local;
 mod output;
 mod parties;
+mod prices;
 mod requests;
 mod span;
 mod spend;
@@ -92,6 +93,9 @@ enum Command {
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
+    /// Show, compare and change prices, and price the request log again.
+    #[command(subcommand)]
+    Prices(prices::Prices),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -143,6 +147,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Users(users) => wait(async { parties::run(users, "users", &common.door()?, common.output).await }),
         Command::Spend(spend) => wait(async { spend::run(spend, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
+        Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

@@ -13,8 +13,8 @@ use crate::config::budget;
 use crate::config::decode::Table;
 use crate::config::suggest;
 use crate::config::{
-    AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle, PricesConfig,
-    ServerConfig, TlsConfig,
+    AdminConfig, Config, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
+    PricesConfig, ServerConfig, TlsConfig,
 };
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
@@ -127,7 +127,17 @@ fn ledger(table: &mut Table<'_, '_>) -> LedgerConfig {
 }
 
 fn prices(table: &mut Table<'_, '_>) -> PricesConfig {
-    PricesConfig { overlay: table.text("overlay", path) }
+    let default = table.optional("default", |table| {
+        let (input, output) = (table.required("input", dollars), table.required("output", dollars));
+        input.zip(output).map(|(input, output)| DefaultPrice { input, output })
+    });
+    PricesConfig { overlay: table.text("overlay", path), default: default.flatten() }
+}
+
+/// A price in dollars per million tokens.
+fn dollars(text: &str) -> Result<f64, String> {
+    let found = text.parse::<f64>().ok().filter(|usd| (0.0..=100_000.0).contains(usd));
+    found.ok_or_else(|| "expected dollars per million tokens, a number from 0 to 100000".to_owned())
 }
 
 fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {

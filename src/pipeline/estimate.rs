@@ -7,12 +7,14 @@
 use bytes::Bytes;
 
 use crate::budget::Amounts;
-use crate::catalog::prices::{Most, PriceQuery, ServiceTier};
+use crate::catalog::Media;
+use crate::catalog::prices::PriceQuery;
 use crate::catalog::tokens;
 use crate::dialect::{self, Facts, Operation};
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::ServiceTier;
 
 /// What one image takes at most, where it is not known how a model sees it: at OpenAI 8 tiles of 170 tokens and 85 more, at others
 /// below 5,000. Source: <https://platform.openai.com/docs/guides/images-vision#calculating-costs>.
@@ -95,25 +97,23 @@ impl Exchange {
         if self.body.is_empty() && facts.model.is_none() {
             return Some(NanoUsd::ZERO);
         }
+        let modalities = facts.modalities;
+        let media = Media {
+            input_audio: modalities.audio_input,
+            input_image: modalities.image_input || modalities.video_input,
+            output_audio: modalities.audio_output || facts.operation == Operation::Audio,
+            output_image: modalities.image_output,
+            cache_1h: memchr::memmem::find(&self.body, b"\"1h\"").is_some(),
+        };
         let most = |step: &Step| {
-            let settings = &step.provider.settings;
             let query = PriceQuery {
                 provider_name: &step.provider.name,
-                price_provider: settings.price_provider.as_deref(),
+                price_provider: step.provider.settings.price_provider.as_deref(),
                 model: &step.model,
                 at: self.record.started_at,
-                tier: ServiceTier::parse(facts.service_tier.as_deref()),
+                tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
             };
-            let modalities = facts.modalities;
-            let bounds = Most {
-                input_tokens: input,
-                output_tokens: output,
-                audio_input: modalities.audio_input,
-                image_input: modalities.image_input || modalities.video_input,
-                audio_output: modalities.audio_output || facts.operation == Operation::Audio,
-                image_output: modalities.image_output,
-            };
-            self.live.catalog.most(&query, &bounds)
+            self.live.catalog.most(&query, input, output, media)
         };
         self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
     }

@@ -6,11 +6,13 @@
 //! checkpointed. The database file is never opened here past SQLite: closing such a descriptor would drop SQLite's own locks
 //! (sqlite.org/howtocorrupt.html, section 2.2).
 
+mod counters;
 mod keys;
 mod ledger;
 mod limits;
 mod migrate;
 mod parties;
+mod prices;
 mod routes;
 mod tokens;
 
@@ -23,6 +25,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 
+pub use counters::Counters;
 pub use migrate::Applied;
 
 use crate::budget::store::LimitStore;

@@ -5,6 +5,7 @@
 //! (`a_filter_reads_the_narrow_index_only`); whole rows are fetched for the page alone.
 
 mod find;
+mod reprice;
 mod row;
 
 use std::path::PathBuf;
@@ -116,14 +117,14 @@ impl LedgerStore for Store {
 fn as_record(line: &Line) -> Option<&Record> {
     match line {
         Line::Record(record) => Some(record),
-        Line::Amend(_) => None,
+        Line::Amend(_) | Line::Event(_) => None,
     }
 }
 
 fn as_amendment(line: &Line) -> Option<&Amendment> {
     match line {
         Line::Amend(amendment) => Some(amendment),
-        Line::Record(_) => None,
+        Line::Record(_) | Line::Event(_) => None,
     }
 }
 

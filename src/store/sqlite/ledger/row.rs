@@ -83,6 +83,11 @@ pub(super) fn amend_statement() -> String {
     format!("UPDATE exchange SET {} = ? WHERE id = ?", MEASURES.join(" = ?, "))
 }
 
+/// The statement that prices one row again, unless its cost is another than the one that the new one was worked out from.
+/// Cost, price, charges, the id, and the cost before, in this order.
+pub(super) const REPRICE: &str = "UPDATE exchange SET cost_nano_usd = ?, price_source = ?, price_name = ?, \
+     price_effective = ?, charges = ? WHERE id = ? AND cost_nano_usd IS ?";
+
 /// Binds one record to the next places of an insert.
 pub(super) fn bind<'q>(query: Statement<'q>, record: &Record) -> Result<Statement<'q>, StoreError> {
     let query = query
