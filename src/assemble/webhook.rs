@@ -13,16 +13,19 @@ use bytes::Bytes;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
+use crate::budget::limit::Unit;
+use crate::budget::{BudgetEvent, scope_word, unit_word};
 use crate::config::load::Webhook;
 use crate::provider::endpoint::Endpoint;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::id;
+use crate::unit::money::NanoUsd;
 use crate::unit::version::VERSION;
 
 /// How long one try may take, from the connection to the head of the answer.
@@ -86,6 +89,22 @@ pub async fn run<E: Clone>(
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// What an event says, as `docs/operations.md` describes it: times as text, money as decimal text, too.
+pub fn document(event: &BudgetEvent) -> Value {
+    let BudgetEvent::Threshold { limit, name, scope, subject, unit, percent, spent, amount, window: _, resets_at, at } =
+        event;
+    let mut document = json!({
+        "event": "threshold", "at": at.rfc3339(), "limit": limit, "name": name, "scope": scope_word(*scope),
+        "subject": Some(&**subject).filter(|subject| !subject.is_empty()), "unit": unit_word(*unit), "percent": percent,
+        "spent": spent, "amount": amount, "resets_at": resets_at.map(Timestamp::rfc3339),
+    });
+    if let (Unit::Usd, Value::Object(fields)) = (unit, &mut document) {
+        fields.insert("spent_usd".to_owned(), NanoUsd(*spent).to_string().into());
+        fields.insert("amount_usd".to_owned(), NanoUsd(*amount).to_string().into());
+    }
+    document
 }
 
 /// One event on its way.
@@ -193,7 +212,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::Mutex;
 
-    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::sync::broadcast;
@@ -225,7 +243,7 @@ mod tests {
         (url, seen)
     }
 
-    fn webhook(url: &str, secret: Option<&str>) -> impl Fn() -> Option<Webhook> {
+    fn webhook(url: &str, secret: Option<&str>) -> impl Fn() -> Option<Webhook> + use<> {
         let webhook = Webhook { url: Secret::new(url), secret: secret.map(Secret::new) };
         move || Some(webhook.clone())
     }
@@ -294,6 +312,29 @@ mod tests {
         let (_, shown) = line.unwrap();
         let seconds = shown.strip_prefix("t=").unwrap().split_once(',').unwrap().0.parse().unwrap();
         assert_eq!(shown, signature("hunter3", seconds, body.as_bytes()));
+    }
+
+    #[test]
+    fn a_document_has_times_and_money_as_text() {
+        let event = BudgetEvent::Threshold {
+            limit: "lim_1".into(),
+            name: "a".to_owned(),
+            scope: crate::budget::limit::Scope::Gateway,
+            subject: "".into(),
+            unit: Unit::Usd,
+            percent: 80,
+            spent: 8_500_000_000,
+            amount: 10_000_000_000,
+            window: "c1-2".to_owned(),
+            resets_at: Some(Timestamp(2_000_000)),
+            at: Timestamp(1_000_000),
+        };
+        let expected = json!({
+            "event": "threshold", "at": "1970-01-01T00:00:01.000000Z", "limit": "lim_1", "name": "a", "scope": "gateway",
+            "subject": null, "unit": "usd", "percent": 80, "spent": 8_500_000_000_i64, "spent_usd": "8.500000000",
+            "amount": 10_000_000_000_i64, "amount_usd": "10.000000000", "resets_at": "1970-01-01T00:00:02.000000Z",
+        });
+        assert_eq!(document(&event), expected);
     }
 
     #[test]

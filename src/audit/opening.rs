@@ -128,12 +128,14 @@ fn without_state(
     let signed = signed.ok_or_else(|| {
         contradiction(folder, "state", "it is missing, and the checkpoint is not signed by the log's keys")
     })?;
-    let (checkpoint, _) = Checkpoint::from_note(bytes).map_err(|error| contradiction(folder, "checkpoint", &error.0))?;
+    let (checkpoint, _) =
+        Checkpoint::from_note(bytes).map_err(|error| contradiction(folder, "checkpoint", &error.0))?;
     state.size = checkpoint.size;
     state.root = checkpoint.root.to_string();
     state.generations = candidates.get(signed).map(|keys| public(keys)).into_iter().collect();
     state.rebuilt = Some(checkpoint.size);
-    let lost = format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
+    let lost =
+        format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
     Ok((state, signed, Some(lost)))
 }
 
