@@ -195,7 +195,7 @@ fn limits_and_parties_live_in_the_store_without_a_server() {
     assert_eq!(exit(&["teams", "disable", "web"]), None);
     let team = ask(dir, Method::GET, "/admin/teams/web", None);
     assert_eq!((&team["models"], &team["max_output_tokens"]), (&json!(["gpt-*"]), &json!(9)));
-    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!(null)));
+    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!([])));
     assert_eq!(exit(&["teams", "enable", "web"]), None);
     assert_eq!(exit(&["teams", "show", "nobody"]), Some(Exit::NotFound));
     assert_eq!(exit(&["orgs", "list"]), None);

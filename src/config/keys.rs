@@ -96,7 +96,7 @@ pub const KEYS: &[Key] = &[
     live("limits[].action", Bounds::Free),
     live("limits[].downgrade_to", Bounds::Free),
     live("limits[].downgrade_below_percent", Bounds::Number(1, 99)),
-    live("limits[].warn_at_percent", Bounds::Items(16)),
+    live("limits[].warn_at_percent", Bounds::Items(10)),
     live("limits[].enabled", Bounds::Free),
     live("prices.default.input", Bounds::Free),
     live("prices.default.output", Bounds::Free),

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
-pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+pub use crate::config::budget::{BudgetConfig, DeadNode};
 use crate::key::draft::KeyDefaults;
 use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
