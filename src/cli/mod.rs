@@ -13,6 +13,7 @@ mod keys;
 mod local;
 mod output;
 mod prices;
+mod reconcile;
 mod requests;
 mod span;
 mod start;
@@ -79,6 +80,8 @@ enum Command {
     /// Show, compare and change prices, and price the request log again.
     #[command(subcommand)]
     Prices(prices::Prices),
+    /// Hold the request log against a provider's usage or cost export.
+    Reconcile(reconcile::Reconcile),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -126,6 +129,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
         Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
+        Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

@@ -4,6 +4,7 @@ mod document;
 mod input;
 mod keys;
 mod prices;
+mod reconcile;
 mod requests;
 mod roles;
 mod routes;

@@ -18,7 +18,7 @@ use sqlx::sqlite::SqliteArguments;
 
 use super::{Store, failed};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, LedgerStore, Page, Position, Summary};
+use crate::ledger::query::{Cursor, Filter, LedgerStore, Page, Position, Summary, UsageSum};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -93,6 +93,10 @@ impl LedgerStore for Store {
 
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError> {
         find::summary(&self.readers, filter).await
+    }
+
+    async fn sums(&self, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+        find::sums(&self.readers, filter, width).await
     }
 
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
