@@ -10,6 +10,8 @@ pub mod attempt;
 pub mod count;
 pub mod exchange;
 pub mod identify;
+#[cfg(test)]
+mod invoices;
 pub mod local;
 pub mod relay;
 pub mod settle;
