@@ -55,7 +55,7 @@ pub async fn reconcile(
     let vendor = query.vendor;
     let closed = |_| Error::new(Kind::Internal, "Exports are not read any more.");
     let _turn = TURN.acquire().await.map_err(closed)?;
-    let body = respond::read_body(request, EXPORT_LIMIT_BYTES).await?;
+    let body = respond::collect_up_to(request.into_body(), EXPORT_LIMIT_BYTES).await?;
     // Parsing is work of seconds for a large export.
     let parsed = tokio::task::spawn_blocking(move || reconcile::parse(vendor, &body)).await;
     let export = parsed.map_err(|error| Error::new(Kind::Internal, "The export could not be read.").because(error))?;

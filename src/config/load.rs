@@ -31,8 +31,19 @@ pub struct Loaded {
     pub price_providers: BTreeMap<String, Option<String>>,
     /// The secret of `keys.hash_key`, if it is set: 64 hexadecimal digits.
     pub hash_key: Option<Secret>,
+    /// Where events of limits are posted, if `budget.webhook_url` is set.
+    pub webhook: Option<Webhook>,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
+}
+
+/// Where events of limits are posted, looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    /// `http://` or `https://`, host, port, path and query. Many such URLs hold a token, so none is shown.
+    pub url: Secret,
+    /// What posts are signed with.
+    pub secret: Option<Secret>,
 }
 
 /// Reads and checks a file of at most [`MAX_FILE_BYTES`], and looks up what it refers to. Relative paths in it are taken
@@ -57,6 +68,8 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let (mut config, report) = read(&text, &origin);
     let price_providers = price_providers(&config);
     config.providers.clear();
+    config.budget.webhook_url = None;
+    config.budget.webhook_secret = None;
     let loaded = complete(config, report, &|name| std::env::var_os(name))?;
     Ok(Loaded { price_providers, ..loaded })
 }
@@ -101,10 +114,10 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, hash_key } = resolve::resolve(&config, environment, &mut report);
+    let resolve::Resolved { providers, hash_key, webhook } = resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
-    Ok(Loaded { config, providers, price_providers, hash_key, warnings })
+    Ok(Loaded { config, providers, price_providers, hash_key, webhook, warnings })
 }
 
 fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod invoices;
+pub mod label;
 pub mod local;
 pub mod relay;
 pub mod settle;

@@ -149,6 +149,14 @@ async fn sums_are_the_same_by_the_database_and_page_by_page() {
         async fn summarize(&self, _: &Filter) -> Result<crate::ledger::query::Summary, crate::error::StoreError> {
             unreachable!()
         }
+        async fn top(
+            &self,
+            _: &Filter,
+            _: crate::ledger::query::Group,
+            _: usize,
+        ) -> Result<Vec<crate::ledger::query::Spender>, crate::error::StoreError> {
+            unreachable!()
+        }
         async fn delete_before(&self, _: Timestamp, _: u32) -> Result<u64, crate::error::StoreError> {
             unreachable!()
         }
