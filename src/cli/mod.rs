@@ -15,6 +15,7 @@ mod local;
 mod output;
 mod parties;
 mod prices;
+mod reconcile;
 mod requests;
 mod span;
 mod spend;
@@ -96,6 +97,8 @@ enum Command {
     /// Show, compare and change prices, and price the request log again.
     #[command(subcommand)]
     Prices(prices::Prices),
+    /// Hold the request log against a provider's usage or cost export.
+    Reconcile(reconcile::Reconcile),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -148,6 +151,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Spend(spend) => wait(async { spend::run(spend, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
         Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
+        Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

@@ -476,6 +476,8 @@ fn files_that_are_missing_or_wrong_are_refused() {
     refuses("providers: {a: {preset: ollama, ca_file: /nowhere}}", "1:42: providers.a.ca_file", "cannot read");
     refuses(&format!("providers: {{a: {{preset: ollama, ca_file: {path}}}}}"), "1:42", "no certificate");
     refuses("prices: {overlay: /nowhere}", "1:19: prices.overlay", "cannot read");
+    refuses("prices: {default: {input: 1}}", "1:10: prices.default", "output");
+    refuses("prices: {default: {input: -1, output: 1}}", "1:27: prices.default.input", "dollars per million");
     refuses("prices: {overlay: /}", "1:19: prices.overlay", "not a plain file");
     refuses(&format!("data_dir: {path}"), "1:11: data_dir", "not a folder");
 }
@@ -560,7 +562,7 @@ fn scalars_mean_what_their_key_says() {
 #[test]
 fn every_key_that_is_read_is_in_the_list() {
     let mut decoder = decode::Decoder::new(problem::Report::new(""));
-    let yaml = "server: {tls: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]\nlimits: [{}]";
+    let yaml = "server: {tls: {}}\nprices: {default: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]\nlimits: [{}]";
     let node = tree::read(yaml, &mut decoder.report);
     decoder.root(node.as_ref(), shape::config);
     let parts = [
@@ -571,6 +573,7 @@ fn every_key_that_is_read_is_in_the_list() {
         "keys",
         "ledger",
         "prices",
+        "prices.default",
         "routes[].match",
         "budget",
         "budget.default_caps",
@@ -604,6 +607,7 @@ fn other_value(path: &str) -> &'static str {
         "ledger.batch_rows" | "server.max_exchanges" | "server.max_connections" | "server.threads" => "7",
         "log.level" => "debug",
         "log.format" => "json",
+        "prices.default.input" | "prices.default.output" => "2.5",
         "keys.prefix_style" => "openai",
         "keys.hash_key" | "budget.webhook_secret" => "env:HEX",
         "keys.defaults.expires_in" => "90d",
@@ -640,6 +644,14 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
             "server.tls.key" => (
                 "server: {tls: {certificate: a, key: b}}".to_owned(),
                 "server: {tls: {certificate: a, key: c}}".to_owned(),
+            ),
+            "prices.default.input" => (
+                "prices: {default: {input: 1, output: 1}}".to_owned(),
+                "prices: {default: {input: 2.5, output: 1}}".to_owned(),
+            ),
+            "prices.default.output" => (
+                "prices: {default: {input: 1, output: 1}}".to_owned(),
+                "prices: {default: {input: 1, output: 2.5}}".to_owned(),
             ),
             "default_provider" => (A.to_owned(), format!("{A}default_provider: a")),
             _ => (String::new(), with(path, value)),

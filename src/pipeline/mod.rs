@@ -11,6 +11,8 @@ pub mod count;
 mod estimate;
 pub mod exchange;
 pub mod identify;
+#[cfg(test)]
+mod invoices;
 pub mod label;
 pub mod local;
 pub mod relay;
