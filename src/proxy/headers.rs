@@ -72,6 +72,9 @@ const KEPT_FROM_CALLERS: &[&str] = &[
     "proxy-connection",
 ];
 
+/// How the headers of a provider's own limits begin: they tell of the account behind Marg, which is not this caller's.
+const LIMITS_OF_PROVIDERS: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
+
 /// Turns the caller's head into one for the current target.
 pub fn address(
     from: &RequestHeader,
@@ -135,7 +138,12 @@ pub fn sign(
     bodyless: bool,
 ) -> pingora_error::Result<()> {
     let theirs = response.headers.get("x-request-id").cloned();
-    for name in listed(&response.headers, |name| KEPT_FROM_CALLERS.contains(&name.as_str())) {
+    let limited = exchange.rates.is_some();
+    let kept = |name: &HeaderName| {
+        KEPT_FROM_CALLERS.contains(&name.as_str())
+            || (limited && LIMITS_OF_PROVIDERS.iter().any(|begin| name.as_str().starts_with(begin)))
+    };
+    for name in listed(&response.headers, kept) {
         response.remove_header(&name);
     }
     response.set_status(framing.status)?;
@@ -163,6 +171,9 @@ pub fn sign(
     response.insert_header("x-marg-attempts", exchange.record.attempts.len() + 1)?;
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
+    }
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
     }
     Ok(())
 }

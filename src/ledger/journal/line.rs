@@ -9,6 +9,7 @@ use std::io::Write;
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
 use crate::unit::charge::Charge;
+use crate::unit::event::Event;
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,14 +19,30 @@ pub enum Line {
     Record(Record),
     /// Something that became known about an exchange afterwards.
     Amend(Amendment),
+    /// Something that happened to the gateway itself.
+    Event(Event),
+    /// What counters are charged without the record of an exchange: reservations that nobody ended.
+    Charges(Vec<Charge>),
 }
 
 impl Line {
+    /// The id of what the line is about.
+    pub fn id(&self) -> uuid::Uuid {
+        match self {
+            Self::Record(record) => record.id.0,
+            Self::Amend(amendment) => amendment.id.0,
+            Self::Event(event) => event.id,
+            Self::Charges(_) => uuid::Uuid::nil(),
+        }
+    }
+
     /// What it adds to counters of limits.
     pub fn charges(&self) -> &[Charge] {
         match self {
             Self::Record(record) => &record.charges,
             Self::Amend(amendment) => &amendment.charges,
+            Self::Event(_) => &[],
+            Self::Charges(charges) => charges,
         }
     }
 }
@@ -35,6 +52,8 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
+const EVENT: u8 = b'e';
+const CHARGES: u8 = b'c';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -50,6 +69,14 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
         Line::Amend(amendment) => {
             frame.extend_from_slice(&[AMENDMENT, b' ']);
             serde_json::to_writer(&mut *frame, amendment)
+        }
+        Line::Event(event) => {
+            frame.extend_from_slice(&[EVENT, b' ']);
+            serde_json::to_writer(&mut *frame, event)
+        }
+        Line::Charges(charges) => {
+            frame.extend_from_slice(&[CHARGES, b' ']);
+            serde_json::to_writer(&mut *frame, charges)
         }
     }
     .map_err(JournalError::Encode)?;
@@ -75,6 +102,8 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     match payload {
         [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
         [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
+        [EVENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Event),
+        [CHARGES, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Charges),
         _ => None,
     }
 }
