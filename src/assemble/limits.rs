@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use crate::assemble::core::Core;
 use crate::assemble::house::House;
+use crate::budget::BudgetSettings;
 use crate::budget::authority::{Authority, Standing};
 use crate::budget::limit::{Limit, Unit};
 use crate::budget::store::LimitStore;
-use crate::budget::{BudgetSettings, WhenAway};
 use crate::config::load::Loaded;
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result, StoreError};
@@ -61,10 +61,7 @@ pub fn in_force(loaded: &Loaded, stored: &[Limit]) -> Vec<Limit> {
 pub fn settings(config: &Config) -> BudgetSettings {
     BudgetSettings {
         wait: Duration::from_millis(config.budget.wait_ms),
-        when_away: match config.budget.when_away {
-            config::WhenAway::Refuse => WhenAway::Refuse,
-            config::WhenAway::Admit => WhenAway::Admit,
-        },
+        when_away: config.budget.when_away,
         authority_timeout: STORE_TIMEOUT,
         ..BudgetSettings::default()
     }
