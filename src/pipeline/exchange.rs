@@ -167,7 +167,7 @@ pub fn clip(text: &str) -> String {
 }
 
 /// A record of which nothing is known but its id.
-pub(crate) fn blank(id: ExchangeId) -> Record {
+fn blank(id: ExchangeId) -> Record {
     Record {
         id,
         started_at: Timestamp::now(),

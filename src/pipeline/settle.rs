@@ -9,11 +9,10 @@ use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
 use crate::error::Kind;
-use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
-use crate::pipeline::exchange::{Exchange, Relaying, blank};
+use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::money::NanoUsd;
@@ -169,14 +168,8 @@ impl Exchange {
     fn journal(&mut self) {
         let _ended = self.ended.take();
         let started = Tick::now();
-        // Lent to the journal and taken back, rather than copied.
-        let id = self.record.id;
-        let line = Line::Record(std::mem::replace(&mut self.record, blank(id)));
-        if let Err(error) = self.gateway.journal.append(&line) {
-            tracing::error!(%error, %id, "an exchange could not be recorded");
-        }
-        if let Line::Record(record) = line {
-            self.record = record;
+        if let Err(error) = self.gateway.journal.append_record(&self.record) {
+            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
         }
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
     }
