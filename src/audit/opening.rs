@@ -14,10 +14,12 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::disk::Disk;
+use crate::audit::index::Seen;
 use crate::audit::key::SigningKeys;
 use crate::audit::log::{LogError, Published};
 use crate::audit::merkle::{self, Hash};
 use crate::audit::policy::Policy;
+use crate::audit::rotation;
 use crate::audit::state::State;
 use crate::audit::tail::{LOG, Tail};
 use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
@@ -132,9 +134,35 @@ fn without_state(
     state.size = checkpoint.size;
     state.root = checkpoint.root.to_string();
     state.generations = candidates.get(signed).map(|keys| public(keys)).into_iter().collect();
+    remember(folder, &mut state)?;
     state.rebuilt = Some(checkpoint.size);
     let lost = format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
     Ok((state, signed, Some(lost)))
+}
+
+/// What the entries themselves say about rotations and pruning.
+fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
+    let log = folder.join(LOG);
+    let mut older = Vec::new();
+    for number in 0..state.size.div_ceil(WIDTH) {
+        if state.pruned == number * WIDTH && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists() && state.size >= (number + 1) * WIDTH {
+            state.pruned += WIDTH;
+            continue;
+        }
+        for (at, entry) in tiles::read_entries(&log, number, state.size)?.iter().enumerate() {
+            let Ok(seen) = Seen::parse(entry) else { continue };
+            if seen.kind == "rotation" {
+                state.rotations.push(number * WIDTH + at as u64);
+            }
+        }
+    }
+    for note in rotation::load(&log).map_err(LogError::Disk)? {
+        let keys: Vec<String> = note.lines().filter_map(|line| line.strip_prefix("old ").map(str::to_owned)).collect();
+        older.extend(<[String; 2]>::try_from(keys));
+    }
+    older.append(&mut state.generations);
+    state.generations = older;
+    Ok(())
 }
 
 /// The checkpoint, if it is ours and the tiles have its root.
