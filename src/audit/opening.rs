@@ -21,7 +21,7 @@ use crate::audit::merkle::{self, Hash};
 use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::state::State;
-use crate::audit::tail::{LOG, Tail};
+use crate::audit::tail::{LOG, Mended, Tail};
 use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
 
 /// So many of the last entries are recognised when a lost state makes the journal offer them again.
@@ -78,7 +78,7 @@ pub fn open(
         );
         return Err(contradiction(folder, "log/tile", &text));
     }
-    let published = checkpoint.map(|bytes| checked(folder, &bytes, &state)).transpose()?;
+    let published = checkpoint.map(|bytes| checked(folder, &bytes, &state, &tail)).transpose()?;
     let known = match state.rebuilt {
         Some(size) if state.size < size + KNOWN_LIMIT => known(folder, size)?,
         _ => HashSet::new(),
@@ -166,7 +166,7 @@ fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
 }
 
 /// The checkpoint, if it is ours and the tiles have its root.
-fn checked(folder: &Path, bytes: &[u8], state: &State) -> Result<Published, LogError> {
+fn checked(folder: &Path, bytes: &[u8], state: &State, tail: &Tail) -> Result<Published, LogError> {
     let wrong = |what: &str| contradiction(folder, "log/checkpoint", what);
     let policy = Policy::of_log(&state.keys());
     policy.check(bytes).map_err(|error| wrong(&error.to_string()))?;
@@ -178,7 +178,7 @@ fn checked(folder: &Path, bytes: &[u8], state: &State) -> Result<Published, LogE
         );
         return Err(wrong(&text));
     }
-    let tree = TreeFiles::new(&folder.join(LOG), state.size);
+    let tree = Mended { tail, files: TreeFiles::new(&folder.join(LOG), state.size) };
     let root = merkle::root(checkpoint.size, &tree).map_err(|error| contradiction(folder, &error.path, &error.what))?;
     if root != checkpoint.root {
         let text = format!("it signs the root {} at size {}, the tiles have {root}", checkpoint.root, checkpoint.size);
