@@ -11,13 +11,19 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::budget::limit::Limit;
+pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+use crate::kavach::config::KavachConfig;
+use crate::key::draft::KeyDefaults;
 use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+mod budget;
 mod check;
 mod decode;
 pub mod demo;
+mod kavach;
 pub mod keys;
 pub mod load;
 mod pem;
@@ -50,6 +56,12 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// Prices.
     pub prices: PricesConfig,
+    /// How limits are held, and who is told.
+    pub budget: BudgetConfig,
+    /// The gate, sessions and drift.
+    pub kavach: KavachConfig,
+    /// What may be spent; besides the limits in the store.
+    pub limits: Vec<Limit>,
     /// Who serves, by name. Names are 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// The provider for models that no route matches; none means that such models are refused with 404.
@@ -68,6 +80,9 @@ impl Default for Config {
             keys: KeysConfig::default(),
             ledger: LedgerConfig::default(),
             prices: PricesConfig::default(),
+            budget: BudgetConfig::default(),
+            kavach: KavachConfig::default(),
+            limits: Vec::new(),
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),
@@ -209,6 +224,8 @@ pub struct KeysConfig {
     /// The secret that token hashes are keyed with: 64 hexadecimal digits. Left out, it is made once and kept in
     /// `data_dir/hash.key`. Needs a restart; another value makes every stored key unknown.
     pub hash_key: Option<SecretRef>,
+    /// What a new key is where nobody says otherwise.
+    pub defaults: KeyDefaults,
 }
 
 /// How a new token begins; existing ones keep working whatever is set.

@@ -8,12 +8,16 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::budget::limit::Limit;
+use crate::config::budget;
 use crate::config::decode::Table;
+use crate::config::kavach;
 use crate::config::suggest;
 use crate::config::{
     AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle, PricesConfig,
     ServerConfig, TlsConfig,
 };
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
 use crate::route::config::{RouteConfig, RouteMatch, SplitConfig, TargetConfig};
@@ -31,10 +35,19 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         keys: table.section("keys", keys),
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
+        budget: table.section("budget", budget::budget),
+        kavach: table.section("kavach", kavach::kavach),
+        limits: limits(table),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),
     }
+}
+
+fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
+    let mut limits = table.tables("limits", budget::limit);
+    budget::name_limits(&mut limits);
+    limits
 }
 
 fn server(table: &mut Table<'_, '_>) -> ServerConfig {
@@ -99,6 +112,7 @@ fn keys(table: &mut Table<'_, '_>) -> KeysConfig {
     KeysConfig {
         prefix_style: table.text_or("prefix_style", default.prefix_style, |text| word(text, STYLES)),
         hash_key: table.text("hash_key", SecretRef::parse),
+        defaults: table.section("defaults", budget::key_defaults),
     }
 }
 
@@ -126,6 +140,8 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ("x-goog-api-key", Auth::XGoogApiKey),
         ("none", Auth::None),
     ];
+    const CEILINGS: &[(&str, CeilingField)] =
+        &[("max_tokens", CeilingField::MaxTokens), ("max_completion_tokens", CeilingField::MaxCompletionTokens)];
     const VERSIONS: &[(&str, HttpVersion)] = &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)];
     let default = ProviderConfig::default();
     ProviderConfig {
@@ -143,6 +159,7 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ca_file: table.text("ca_file", path),
         price_provider: table.text("price_provider", |text| Ok(text.to_owned())),
         stream_usage: table.optional_flag("stream_usage"),
+        output_ceiling: table.text("output_ceiling", |text| word(text, CEILINGS)),
     }
 }
 
@@ -165,7 +182,7 @@ fn split(table: &mut Table<'_, '_>) -> Option<SplitConfig> {
     Some(SplitConfig { to: to?, weight: weight? })
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
         suggest::unknown_word(text, &words)

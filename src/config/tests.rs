@@ -223,7 +223,7 @@ fn with(path: &str, value: &str) -> String {
         return format!("{A}routes: [{{split: [{{to: a, weight: 1}}, {{to: b, weight: {value}}}]}}]");
     }
     match path.split_once('.') {
-        Some((section, name)) => format!("{section}: {{{name}: {value}}}"),
+        Some((section, name)) => format!("{section}: {{{}}}", with(name, value)),
         None => format!("{path}: {value}"),
     }
 }
@@ -548,7 +548,19 @@ fn every_key_that_is_read_is_in_the_list() {
     let yaml = "server: {tls: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]";
     let node = tree::read(yaml, &mut decoder.report);
     decoder.root(node.as_ref(), shape::config);
-    let parts = ["server", "server.tls", "admin", "log", "keys", "ledger", "prices", "routes[].match"];
+    let parts = [
+        "server",
+        "server.tls",
+        "admin",
+        "log",
+        "keys",
+        "ledger",
+        "prices",
+        "kavach",
+        "kavach.session",
+        "kavach.drift",
+        "routes[].match",
+    ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
     let mut listed: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
     read.sort_unstable();
@@ -579,6 +591,15 @@ fn other_value(path: &str) -> &'static str {
         "log.format" => "json",
         "keys.prefix_style" => "openai",
         "keys.hash_key" => "env:HEX",
+        "kavach.mode" => "observe, policy: x",
+        "kavach.policy" | "kavach.drift.geo_database" => "/policy",
+        "kavach.reveal" => "nothing",
+        "kavach.time_zone" => "Asia/Kolkata",
+        "kavach.cache_entries"
+        | "kavach.session.max_sessions"
+        | "kavach.drift.geo_speed_km_h"
+        | "kavach.drift.max_keys" => "7",
+        "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
         "default_provider" => "a",
         path if path.ends_with("_ms") || path.ends_with("_bytes") || path.ends_with("_days") => "5000",
         _ => "",
@@ -645,4 +666,19 @@ proptest! {
             prop_assert!(problem.line == 2 && problem.column >= 1, "{}", problem);
         }
     }
+}
+
+#[test]
+fn a_gate_with_an_unknown_mode_or_without_policies_does_not_load() {
+    refuses("kavach: {mode: enforced}", "1:16: kavach.mode", "enforce");
+    refuses("kavach: {mode: Observe}", "1:16: kavach.mode", "observe");
+    refuses("kavach: {mode: enforce}", "1:16: kavach.mode", "needs `policy`");
+    refuses("kavach: {policy: /nowhere.cedar}", "1:18: kavach.policy", "cannot be read");
+    refuses("kavach: {mode: observe, policy: /nowhere.cedar}", "1:33: kavach.policy", "cannot be read");
+    refuses("kavach: {time_zone: Mars/Base}", "1:21: kavach.time_zone", "no such time zone");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.cedar");
+    std::fs::write(&file, "permit(principal, action, resource) when { context.max_tokens < 1 };").unwrap();
+    let yaml = format!("kavach: {{mode: observe, policy: {}}}", file.display());
+    refuses(&yaml, "1:33: kavach.policy", ":1:44: policy policy#1: attribute `max_tokens`");
 }
