@@ -12,6 +12,7 @@ mod init;
 mod keys;
 mod local;
 mod output;
+mod policy;
 mod requests;
 mod span;
 mod start;
@@ -72,6 +73,9 @@ enum Command {
     /// Make, show and change application keys.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Check, try, import and compare the policies of the gate.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
@@ -119,6 +123,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
+        Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
