@@ -147,7 +147,10 @@ fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
     let log = folder.join(LOG);
     let mut older = Vec::new();
     for number in 0..state.size.div_ceil(WIDTH) {
-        if state.pruned == number * WIDTH && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists() && state.size >= (number + 1) * WIDTH {
+        if state.pruned == number * WIDTH
+            && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists()
+            && state.size >= (number + 1) * WIDTH
+        {
             state.pruned += WIDTH;
             continue;
         }

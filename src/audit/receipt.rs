@@ -57,7 +57,8 @@ impl Receipt {
     pub fn make(log: &Log, index: u64) -> Result<Self, LogError> {
         let (last, witnessed) = log.published();
         let holds = |size: u64| index < size;
-        let published = witnessed.filter(|one| holds(one.checkpoint.size)).or(last.filter(|one| holds(one.checkpoint.size)));
+        let published =
+            witnessed.filter(|one| holds(one.checkpoint.size)).or(last.filter(|one| holds(one.checkpoint.size)));
         let published = published.ok_or_else(|| {
             LogError::Missing(format!("entry {index} is not under a checkpoint yet; ask again in a second"))
         })?;
@@ -100,7 +101,8 @@ impl Receipt {
         if bytes.len() > LIMIT_BYTES {
             return Err(Malformed(format!("a receipt has at most {LIMIT_BYTES} bytes")));
         }
-        let file: File = serde_json::from_slice(bytes).map_err(|error| Malformed(format!("it is no receipt: {error}")))?;
+        let file: File =
+            serde_json::from_slice(bytes).map_err(|error| Malformed(format!("it is no receipt: {error}")))?;
         if file.kind != TYPE {
             return Err(Malformed(format!("its type is {:?}, not {TYPE:?}", file.kind)));
         }
@@ -154,7 +156,8 @@ fn parse_proof(text: &str) -> Result<(u64, Vec<Hash>, String), Malformed> {
     let index = index.and_then(|text| text.parse().ok().filter(|index: &u64| index.to_string() == text));
     let index = index.ok_or_else(|| wrong("no index"))?;
     let hashes: Option<Vec<Hash>> = lines.map(Hash::parse).collect();
-    let hashes = hashes.filter(|hashes| hashes.len() <= 64).ok_or_else(|| wrong("a line is no hash, or there are too many"))?;
+    let hashes =
+        hashes.filter(|hashes| hashes.len() <= 64).ok_or_else(|| wrong("a line is no hash, or there are too many"))?;
     if checkpoint.len() > NOTE_LIMIT_BYTES {
         return Err(wrong("its checkpoint is too long"));
     }

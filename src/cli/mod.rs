@@ -14,6 +14,7 @@ mod limits;
 mod local;
 mod output;
 mod parties;
+mod policy;
 mod prices;
 mod reconcile;
 mod requests;
@@ -91,6 +92,9 @@ enum Command {
     Users(parties::Parties),
     /// Show who spent most in a period; in the last 24 hours, if none is given.
     Spend(spend::Spend),
+    /// Check, try, import and compare the policies of the gate.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
@@ -143,6 +147,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
+        Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),
         Command::Orgs(orgs) => wait(async { parties::run(orgs, "orgs", &common.door()?, common.output).await }),

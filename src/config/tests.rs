@@ -579,6 +579,9 @@ fn every_key_that_is_read_is_in_the_list() {
         "budget.default_caps",
         "redis",
         "keys.defaults",
+        "kavach",
+        "kavach.session",
+        "kavach.drift",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
     let mut listed: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
@@ -624,6 +627,15 @@ fn other_value(path: &str) -> &'static str {
         "budget.dead_node" => "release",
         "budget.dead_node_after_ms" => "20000",
         "budget.webhook_url" => "https://hooks.example/x?y=z",
+        "kavach.mode" => "observe, policy: x",
+        "kavach.policy" | "kavach.drift.geo_database" => "/policy",
+        "kavach.reveal" => "nothing",
+        "kavach.time_zone" => "Asia/Kolkata",
+        "kavach.cache_entries"
+        | "kavach.session.max_sessions"
+        | "kavach.drift.geo_speed_km_h"
+        | "kavach.drift.max_keys" => "7",
+        "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
         "default_provider" => "a",
         path if path.ends_with("_tokens") => "77",
         path if path.ends_with("_ms") || path.ends_with("_bytes") || path.ends_with("_days") => "5000",
@@ -718,4 +730,19 @@ fn a_redis_that_cannot_be_reached_as_written_is_refused() {
     let loaded = load("redis: {urls: ['plain:rediss://:hidden@a:1']}\nbudget: {authority: redis}").unwrap();
     assert_eq!(loaded.redis.as_ref().unwrap().urls.len(), 1);
     assert!(!format!("{loaded:?}").contains("hidden"));
+}
+
+#[test]
+fn a_gate_with_an_unknown_mode_or_without_policies_does_not_load() {
+    refuses("kavach: {mode: enforced}", "1:16: kavach.mode", "enforce");
+    refuses("kavach: {mode: Observe}", "1:16: kavach.mode", "observe");
+    refuses("kavach: {mode: enforce}", "1:16: kavach.mode", "needs `policy`");
+    refuses("kavach: {policy: /nowhere.cedar}", "1:18: kavach.policy", "cannot be read");
+    refuses("kavach: {mode: observe, policy: /nowhere.cedar}", "1:33: kavach.policy", "cannot be read");
+    refuses("kavach: {time_zone: Mars/Base}", "1:21: kavach.time_zone", "no such time zone");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.cedar");
+    std::fs::write(&file, "permit(principal, action, resource) when { context.max_tokens < 1 };").unwrap();
+    let yaml = format!("kavach: {{mode: observe, policy: {}}}", file.display());
+    refuses(&yaml, "1:33: kavach.policy", ":1:44: policy policy#1: attribute `max_tokens`");
 }
