@@ -12,6 +12,7 @@ mod init;
 mod keys;
 mod local;
 mod output;
+mod permit;
 mod policy;
 mod requests;
 mod span;
@@ -76,6 +77,9 @@ enum Command {
     /// Check, try, import and compare the policies of the gate.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Verify permits that the gateway signed.
+    #[command(subcommand)]
+    Permit(permit::Permit),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
@@ -123,6 +127,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
+        Command::Permit(permit) => permit::run(permit, &common),
         Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),

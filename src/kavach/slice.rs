@@ -89,6 +89,15 @@ pub(super) struct Outcome {
     pub(super) failed: Vec<(usize, String)>,
 }
 
+impl Outcome {
+    /// Cedar names policies in no order; the set's own is the same every time.
+    fn sort(&mut self) {
+        self.forbids.sort_unstable();
+        self.permits.sort_unstable();
+        self.failed.sort_unstable();
+    }
+}
+
 /// The policies that can concern one caller, action and target.
 #[derive(Debug)]
 pub(super) struct Slice {
@@ -121,6 +130,7 @@ impl Slice {
         let mut settled = Outcome::default();
         slice.evaluate(set, authorizer, &request, fixed_forbids.as_ref(), &mut settled);
         slice.evaluate(set, authorizer, &request, fixed_permits.as_ref(), &mut settled);
+        settled.sort();
         slice.settled = settled;
         slice
     }
@@ -141,9 +151,7 @@ impl Slice {
         let request = self.request(context);
         self.evaluate(set, authorizer, &request, self.forbids.as_ref(), &mut outcome);
         self.evaluate(set, authorizer, &request, self.permits.as_ref(), &mut outcome);
-        outcome.forbids.sort_unstable();
-        outcome.permits.sort_unstable();
-        outcome.failed.sort_unstable();
+        outcome.sort();
         outcome
     }
 
