@@ -131,7 +131,7 @@ fn an_unusual_hour_and_unusual_models_are_odd_but_no_alarm() {
         traffic.run(morning, morning + 8.0 * HOUR, |_| 5.0);
     }
     let night = 5.0 * DAY + 16.0 * HOUR;
-    let mut score = |model: &str, now: f64| {
+    let score = |model: &str, now: f64| {
         let sighting = Sighting { model, ..Sighting::default() };
         traffic.drift.score(&traffic.key, &sighting, at(now)).behaviour
     };
