@@ -17,9 +17,8 @@ pub(super) fn gate(mode: Mode, text: &str) -> Gate {
 }
 
 pub(super) fn call() -> Call {
-    let mut call = Call::default();
-    call.caller =
-        Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
+    let caller = Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
+    let mut call = Call { caller, ..Call::default() };
     call.target = Target { provider: "openai".into(), model: "gpt-4.1-mini".into(), ..Target::default() };
     call.facts.requested_model = "gpt-4.1-mini".into();
     call.facts.time = Timestamp::parse("2026-11-21T09:30:00Z").unwrap();
