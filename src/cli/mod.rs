@@ -14,6 +14,7 @@ mod limits;
 mod local;
 mod output;
 mod parties;
+mod permit;
 mod policy;
 mod prices;
 mod reconcile;
@@ -95,6 +96,9 @@ enum Command {
     /// Check, try, import and compare the policies of the gate.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Verify permits that the gateway signed.
+    #[command(subcommand)]
+    Permit(permit::Permit),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
@@ -147,6 +151,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
+        Command::Permit(permit) => permit::run(permit, &common),
         Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),

@@ -361,3 +361,17 @@ fn policies_are_checked_formatted_tried_imported_and_compared() {
     assert_eq!(fails(&["policy", "import", &toml, "--to", &new]), Exit::Failed);
     assert_eq!(fails(&["policy", "import", &good]), Exit::Failed);
 }
+
+#[test]
+fn a_permit_is_verified_without_the_gateway() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let keys = dir.join("jwks.json").display().to_string();
+    std::fs::write(&keys, include_str!("../../tests/permit/jwks.json")).unwrap();
+    let token = include_str!("../../tests/permit/token.txt").trim();
+    let line =
+        |audience, at| marg(dir, &["permit", "verify", token, "--keys", &keys, "--audience", audience, "--at", at]);
+    line("https://api.example", "1800000000").unwrap();
+    assert_eq!(line("https://other.example", "1800000000").unwrap_err().0, Exit::Failed);
+    assert!(line("https://api.example", "1800000060").unwrap_err().1.contains("expired"));
+}

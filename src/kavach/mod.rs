@@ -10,6 +10,7 @@ pub mod config;
 pub mod drift;
 pub mod gate;
 pub mod import;
+pub mod permit_token;
 pub mod policy;
 pub mod replay;
 pub mod report;

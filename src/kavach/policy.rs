@@ -212,7 +212,7 @@ fn whole(file: &str, text: String) -> Problem {
 fn cut_off(source: &Source) -> Option<Problem> {
     let mut lines = source.text.lines().map(str::trim).filter(|line| !line.is_empty());
     let begun = lines.next() == Some(BEGIN);
-    let ended = lines.last() == Some(END) && source.text.ends_with('\n');
+    let ended = lines.next_back() == Some(END) && source.text.ends_with('\n');
     let text = format!("it begins with `{BEGIN}` but does not end with a line `{END}`: its end is missing");
     (begun && !ended).then(|| whole(&source.name, text))
 }

@@ -15,9 +15,12 @@ const NOTHING_PERMITS: &str = "(nothing permits it)";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(into = "Shown")]
 pub struct Report {
-    counts: HashMap<(Box<str>, Box<str>, Box<str>), (Option<Box<str>>, u64)>,
+    counts: HashMap<Names, (Option<Box<str>>, u64)>,
     others: u64,
 }
+
+/// A policy, a key, a model.
+type Names = (Box<str>, Box<str>, Box<str>);
 
 /// One row of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
