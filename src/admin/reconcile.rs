@@ -22,6 +22,7 @@ static TURN: Semaphore = Semaphore::const_new(1);
 #[into_params(parameter_in = Query)]
 pub struct ReconcileQuery {
     /// Who made the export.
+    #[param(inline)]
     vendor: Vendor,
     /// The provider's name in the configuration, whose records are meant; left out, the name of the vendor.
     #[param(min_length = 1, max_length = 128)]

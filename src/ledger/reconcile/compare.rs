@@ -164,10 +164,12 @@ pub async fn reconcile(
 /// How finely the rows tell: the width of a bucket in microseconds.
 fn grain(rows: &[ExportRow]) -> (&'static str, i64) {
     let longest = rows.iter().map(|row| row.until.micros() - row.from.micros()).max().unwrap_or(DAY);
-    match longest {
-        ..=HOUR => ("hour", HOUR),
-        ..=DAY => ("day", DAY),
-        _ => ("whole", i64::MAX),
+    if longest <= HOUR {
+        ("hour", HOUR)
+    } else if longest <= DAY {
+        ("day", DAY)
+    } else {
+        ("whole", i64::MAX)
     }
 }
 

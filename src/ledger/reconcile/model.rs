@@ -38,7 +38,7 @@ pub(super) fn key(name: &str) -> String {
     }
     drop_dates(&mut words);
     drop_endpoint_version(&mut words);
-    words.retain(|word| !SILENT.contains(&word.as_str()) && word.trim_start_matches('0') != "");
+    words.retain(|word| !SILENT.contains(&word.as_str()) && !word.trim_start_matches('0').is_empty());
     words.sort_unstable();
     words.join(" ")
 }

@@ -58,7 +58,7 @@ pub(super) fn read(
                 record.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_lowercase()).collect();
             let fits = |columns: &&[&str]| columns.iter().all(|column| names.iter().any(|name| name == column));
             passed += 1;
-            if headings.iter().any(|columns| fits(columns)) {
+            if headings.iter().any(fits) {
                 heading = Some(names);
             } else if passed > PREAMBLE_LIMIT {
                 break;
