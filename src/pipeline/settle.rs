@@ -65,6 +65,7 @@ impl Exchange {
             }
         }
         self.record.usage = reader.usage();
+        self.record.service_tier = reader.service_tier();
         if self.record.usage.is_some() {
             self.record.usage_source = Some(UsageSource::Reported);
             return None;
@@ -87,6 +88,7 @@ impl Exchange {
             provider: current.step.provider.clone(),
             model: current.step.model.clone(),
             at: self.record.started_at,
+            tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
         })
     }
@@ -114,6 +116,7 @@ impl Exchange {
                 price_provider: settings.price_provider.as_deref(),
                 model,
                 at: self.record.started_at,
+                tier: self.record.service_tier.unwrap_or_default(),
             };
             self.live.catalog.cost(&query, usage)
         };

@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
+use crate::unit::charge::Charge;
+use crate::unit::event::Event;
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +21,28 @@ pub enum Line {
     Record(Record),
     /// Something that became known about an exchange afterwards.
     Amend(Amendment),
+    /// Something that happened to the gateway itself.
+    Event(Event),
+}
+
+impl Line {
+    /// The id of what the line is about.
+    pub fn id(&self) -> uuid::Uuid {
+        match self {
+            Self::Record(record) => record.id.0,
+            Self::Amend(amendment) => amendment.id.0,
+            Self::Event(event) => event.id,
+        }
+    }
+
+    /// What it adds to counters of limits.
+    pub fn charges(&self) -> &[Charge] {
+        match self {
+            Self::Record(record) => &record.charges,
+            Self::Amend(amendment) => &amendment.charges,
+            Self::Event(_) => &[],
+        }
+    }
 }
 
 /// The longest line, in bytes. Callers bound the texts of a record far below it.
@@ -26,6 +50,7 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
+const EVENT: u8 = b'e';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -34,6 +59,7 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
     match line {
         Line::Record(record) => encode_record(record, frame),
         Line::Amend(amendment) => frame_json(AMENDMENT, amendment, frame),
+        Line::Event(event) => frame_json(EVENT, event, frame),
     }
 }
 
@@ -71,6 +97,7 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     match kind.as_bytes() {
         [RECORD, b' '] => serde_json::from_str(json).ok().map(Line::Record),
         [AMENDMENT, b' '] => serde_json::from_str(json).ok().map(Line::Amend),
+        [EVENT, b' '] => serde_json::from_str(json).ok().map(Line::Event),
         _ => None,
     }
 }
