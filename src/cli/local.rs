@@ -10,7 +10,8 @@ use crate::admin::control::{
     Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
     RouteView,
 };
-use crate::assemble::{core, house, live};
+use crate::assemble::{core, house, limits, live};
+use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::catalog::stored::{PriceStore, StoredPrice};
@@ -52,7 +53,7 @@ pub async fn state(config: &Path) -> Result<State> {
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let prices = house.store.prices().await?;
-    let nobody = Nobody { loaded: loaded.clone(), prices };
+    let nobody = Nobody { loaded: loaded.clone(), prices, authority: Arc::new(house.store.counters()) };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
     state.prefix_style = loaded.config.keys.prefix_style;
@@ -68,6 +69,8 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 struct Nobody {
     loaded: Loaded,
     prices: Vec<StoredPrice>,
+    /// Whoever owns the counters of limits: the database itself.
+    authority: Arc<dyn Authority>,
 }
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
@@ -108,12 +111,13 @@ impl Control for Nobody {
         Ok(())
     }
 
-    async fn limit_states(&self, _: Option<&str>, _: usize) -> crate::error::Result<Vec<LimitState>> {
-        Err(Error::new(Kind::Unavailable, ABSENT))
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> crate::error::Result<Vec<LimitState>> {
+        let standings = limits::states(&*self.authority, limit, most).await?;
+        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0 }).collect())
     }
 
-    async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
-        Err(Error::new(Kind::Unavailable, ABSENT))
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> crate::error::Result<u64> {
+        limits::reset(&*self.authority, limit, subject).await
     }
 
     fn pricing(&self) -> crate::error::Result<Pricing> {
