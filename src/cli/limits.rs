@@ -21,9 +21,9 @@ pub enum Limits {
     Update(Update),
     /// Delete a stored limit, and forget what is spent on it.
     Delete(Which),
-    /// Take back what is spent on a limit. Needs a running gateway.
+    /// Take back what is spent on a limit.
     Reset(Reset),
-    /// Show what is spent, leased and left, the most spent first. Needs a running gateway.
+    /// Show what is spent, leased and left, the most spent first.
     State(State),
 }
 

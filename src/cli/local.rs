@@ -12,6 +12,7 @@ use crate::admin::control::{
     RouteView,
 };
 use crate::assemble::{core, house, limits, live};
+use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
 use crate::budget::store::LimitStore;
 use crate::catalog::Pricing;
@@ -58,7 +59,7 @@ pub async fn state(config: &Path) -> Result<State> {
     let prices = house.store.prices().await?;
     let stored = LimitStore::list(&*house.store).await?;
     let money = limits::money(loaded.config.limits.iter().chain(stored.iter()));
-    let nobody = Nobody { loaded: loaded.clone(), prices };
+    let nobody = Nobody { loaded: loaded.clone(), prices, authority: Arc::new(house.store.counters()) };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
     state.adjust = Arc::new(NotHere(money));
@@ -75,6 +76,8 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 struct Nobody {
     loaded: Loaded,
     prices: Vec<StoredPrice>,
+    /// Whoever owns the counters of limits: the database itself.
+    authority: Arc<dyn Authority>,
 }
 
 /// Counters belong to the running gateway; here is only known which of them count dollars.
@@ -134,12 +137,13 @@ impl Control for Nobody {
         Ok(())
     }
 
-    async fn limit_states(&self, _: Option<&str>, _: usize) -> crate::error::Result<Vec<LimitState>> {
-        Err(Error::new(Kind::Unavailable, ABSENT))
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> crate::error::Result<Vec<LimitState>> {
+        let standings = limits::states(&*self.authority, limit, most).await?;
+        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0 }).collect())
     }
 
-    async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
-        Err(Error::new(Kind::Unavailable, ABSENT))
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> crate::error::Result<u64> {
+        limits::reset(&*self.authority, limit, subject).await
     }
 
     fn pricing(&self) -> crate::error::Result<Pricing> {

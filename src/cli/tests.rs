@@ -211,6 +211,10 @@ fn limits_and_parties_live_in_the_store_without_a_server() {
     let made = ask(dir, Method::GET, &format!("/admin/limits/{id}"), None);
     assert_eq!((&made["amount_usd"], &made["enabled"]), (&json!("20.000000000"), &json!(false)));
     assert_eq!(exit(&["limits", "list", "--scope", "team"]), None);
+    assert_eq!(exit(&["limits", "state"]), None);
+    assert_eq!(exit(&["limits", "state", id, "--limit", "5"]), None);
+    assert_eq!(exit(&["limits", "reset", id, "--subject", "web"]), None);
+    assert_eq!(exit(&["limits", "reset", "lim_00000000000000000000000000"]), Some(Exit::NotFound));
     assert_eq!(exit(&["limits", "delete", id]), None);
     assert_eq!(exit(&["limits", "show", id]), Some(Exit::NotFound));
     assert_eq!(exit(&["teams", "delete", "web"]), None);
