@@ -21,6 +21,7 @@ pub mod check;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod counter;
+pub mod draft;
 mod event;
 mod flight;
 pub mod lease;
@@ -236,6 +237,13 @@ impl Budget {
         let house = self.house.load();
         !house.table.is_empty()
             && self.parts(&house, payer, None, self.clock.micros()).is_ok_and(|parts| !parts.is_empty())
+    }
+
+    /// Whether a limit applies to that payer for which the length of the answer matters: in dollars, output tokens or tokens.
+    pub fn counts_output(&self, payer: &Payer<'_>) -> bool {
+        let house = self.house.load();
+        let counts = |part: &Part| matches!(part.account.line.unit, Unit::Usd | Unit::OutputTokens | Unit::Tokens);
+        self.parts(&house, payer, None, self.clock.micros()).is_ok_and(|parts| parts.iter().any(counts))
     }
 
     /// Reserves on all rows that apply, or on none, from leases alone: no I/O, no lock held across rows.

@@ -81,6 +81,8 @@ pub struct Metrics {
     pub authority_away: IntGauge,
     /// Reloads of the configuration, by result.
     pub reloads: IntCounterVec,
+    /// Events of limits for the webhook, by what became of them (delivered, failed, lost).
+    pub webhook_posts: IntCounterVec,
     /// Log lines dropped because the standard error stream did not keep up.
     pub log_lines_dropped: IntCounter,
     /// Resident memory in bytes, read when asked.
@@ -168,6 +170,7 @@ impl Metrics {
             ),
             authority_away: gauge("marg_authority_away", "1 while the authority over limits does not answer."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
+            webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
             log_lines_dropped: counter("marg_log_lines_dropped_total", "Log lines dropped under pressure."),
             resident: gauge("process_resident_memory_bytes", "Resident memory."),
             build: build_info(),
@@ -215,6 +218,7 @@ impl Metrics {
             Box::new(self.authority_calls.clone()),
             Box::new(self.authority_away.clone()),
             Box::new(self.reloads.clone()),
+            Box::new(self.webhook_posts.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.resident.clone()),
             Box::new(self.build.clone()),
