@@ -142,7 +142,7 @@ proptest! {
 async fn minutes(steps: Vec<(i64, usize, bool)>) {
     let bench = Bench::new();
     let rpm = Limit { window: Window::Minute, ..limit("rpm", Scope::Team, Unit::Requests, 5) };
-    let budgets = [bench.process("a", &[rpm.clone()]), bench.process("b", &[rpm])];
+    let budgets = [bench.process("a", std::slice::from_ref(&rpm)), bench.process("b", std::slice::from_ref(&rpm))];
     let (mut admitted, mut running, key) = (Vec::new(), Vec::new(), key("k"));
     for (micros, number, runs) in steps {
         let now = bench.micros.fetch_add(micros, Ordering::SeqCst) + micros;

@@ -194,7 +194,7 @@ async fn an_expired_reservation_is_charged_once_and_in_full() {
 async fn a_lowered_amount_holds_at_once_and_a_raised_one_too() {
     let bench = Bench::new();
     let daily = limit("daily", Scope::Key, Unit::Requests, 1_000);
-    let (budget, key) = (bench.process("a", &[daily.clone()]), key("k"));
+    let (budget, key) = (bench.process("a", std::slice::from_ref(&daily)), key("k"));
     for _ in 0..5 {
         let charges = budget.reserve(&payer(&key), &amounts(1), false).await.unwrap().settle(&amounts(1));
         bench.memory.apply("a", &charges);
