@@ -194,7 +194,7 @@ async fn an_expired_reservation_is_charged_once_and_in_full() {
 async fn a_lowered_amount_holds_at_once_and_a_raised_one_too() {
     let bench = Bench::new();
     let daily = limit("daily", Scope::Key, Unit::Requests, 1_000);
-    let (budget, key) = (bench.process("a", &[daily.clone()]), key("k"));
+    let (budget, key) = (bench.process("a", std::slice::from_ref(&daily)), key("k"));
     for _ in 0..5 {
         let charges = budget.reserve(&payer(&key), &amounts(1), false).await.unwrap().settle(&amounts(1));
         bench.memory.apply("a", &charges);
@@ -475,4 +475,42 @@ fn a_counter_name_is_what_the_authority_knows() {
     let names: Vec<CounterId> = budget.live().into_iter().map(|row| row.counter).collect();
     assert_eq!(names.len(), 1);
     assert_eq!((&*names[0].limit, &*names[0].subject), ("daily", "k"));
+}
+
+/// Not a test of anything but speed: `cargo test --release --lib budget::tests::speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "it measures; run it alone, in a release build"]
+fn speed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for rows in [1_usize, 8] {
+        let memory = Arc::new(Memory::default());
+        let settings = BudgetSettings { authority_timeout: Duration::from_secs(5), ..BudgetSettings::default() };
+        let budget = Budget::new(memory, "a".to_owned(), settings);
+        let scopes = [Scope::Key, Scope::Team, Scope::Org, Scope::Gateway];
+        let mut limits: Vec<Limit> = (0..10_000)
+            .map(|n| Limit {
+                subject: Some(format!("s{n}").into()),
+                ..limit(&format!("n{n}"), Scope::Key, Unit::Usd, 9)
+            })
+            .collect();
+        for row in 0..rows {
+            let unit = if row < 4 { Unit::Tokens } else { Unit::Usd };
+            limits.push(limit(&format!("row{row}"), scopes[row % 4], unit, 1_000_000_000_000_000));
+        }
+        budget.set_limits(limits);
+        let key = key("key_01jd3c");
+        let once = || drop(budget.reserve_now(&payer(&key), &amounts(1_000)).map(|held| held.settle(&amounts(900))));
+        let warm = runtime.block_on(budget.reserve(&payer(&key), &amounts(1_000_000_000), false)).unwrap();
+        drop(warm);
+        let tick = crate::unit::clock::Tick::now();
+        for _ in 0..200_000 {
+            once();
+        }
+        println!("{rows} rows of 10,000: {:?} a reserve and settle", tick.elapsed() / 200_000);
+        let tick = crate::unit::clock::Tick::now();
+        for _ in 0..200_000 {
+            drop(budget.reserve_now(&payer(&key), &amounts(1_000)));
+        }
+        println!("{rows} rows of 10,000: {:?} a reserve and drop", tick.elapsed() / 200_000);
+    }
 }

@@ -95,6 +95,7 @@ const SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
 
 impl Metrics {
+    #[allow(clippy::too_many_lines, reason = "a list: one entry for each metric")]
     fn new() -> Self {
         let registry = Registry::new();
         let metrics = Self {
