@@ -46,7 +46,9 @@ impl Checkpoint {
         let number = size.parse().ok().filter(|number: &u64| number.to_string() == size);
         let number = number.ok_or_else(|| wrong(&format!("its size {size:?} is no decimal number")))?;
         let root = Hash::parse(root).ok_or_else(|| wrong("its root is not base64 of 32 bytes"))?;
-        if !extension.is_empty() && (!extension.ends_with('\n') || extension.starts_with('\n') || extension.contains("\n\n")) {
+        if !extension.is_empty()
+            && (!extension.ends_with('\n') || extension.starts_with('\n') || extension.contains("\n\n"))
+        {
             return Err(wrong("it has empty lines"));
         }
         Ok(Self { origin: origin.to_owned(), size: number, root, extension: extension.to_owned() })

@@ -142,7 +142,11 @@ pub(super) mod tests {
             self.left.load(Ordering::SeqCst) < 0
         }
 
-        fn step(&self, whole: impl FnOnce() -> io::Result<()>, half: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        fn step(
+            &self,
+            whole: impl FnOnce() -> io::Result<()>,
+            half: impl FnOnce() -> io::Result<()>,
+        ) -> io::Result<()> {
             if self.dead.load(Ordering::SeqCst) {
                 return Err(io::Error::other("dead"));
             }

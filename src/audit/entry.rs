@@ -383,8 +383,11 @@ fn canonical<T: Serialize>(at: Timestamp, kind: Option<&'static str>, body: &T) 
     // These types have neither floats nor keys that are not texts, so nothing can fail; an entry that says so is better than none.
     serde_json_canonicalizer::to_vec(&envelope).unwrap_or_else(|error| {
         tracing::error!(%error, "an audit entry cannot be written as canonical JSON");
-        format!("{{\"at\":\"{}\",\"detail\":\"unwritable\",\"kind\":\"gap\",\"reason\":\"defect\",\"v\":1}}", at.rfc3339())
-            .into_bytes()
+        format!(
+            "{{\"at\":\"{}\",\"detail\":\"unwritable\",\"kind\":\"gap\",\"reason\":\"defect\",\"v\":1}}",
+            at.rfc3339()
+        )
+        .into_bytes()
     })
 }
 
@@ -503,7 +506,9 @@ fn schema<T: ToSchema + utoipa::PartialSchema>(kinds: &[&str]) -> Value {
         }
     }
     if let Some(required) = body.get_mut("required").and_then(Value::as_array_mut) {
-        required.extend(["v", "at", "kind"].into_iter().filter(|name| *name != "kind" || !kinds.is_empty()).map(Value::from));
+        required.extend(
+            ["v", "at", "kind"].into_iter().filter(|name| *name != "kind" || !kinds.is_empty()).map(Value::from),
+        );
     }
     let mut whole = Map::new();
     whole.insert("$schema".to_owned(), Value::from("https://json-schema.org/draft/2020-12/schema"));

@@ -161,7 +161,8 @@ impl Filter {
 
     /// Whether the entry of a row may match.
     pub fn may_match(&self, row: &[u8]) -> bool {
-        let word = |at: usize| row.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let word =
+            |at: usize| row.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
         let time = row.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
         let text = |at: usize| word(24 + 4 * at);
         let wanted = self.texts().into_iter().enumerate();
@@ -211,7 +212,9 @@ pub fn load(audit: &Path, log: &Path, number: u64, size: u64) -> Result<Vec<u8>,
     }
     let entries = tiles::read_entries(log, number, size)?;
     let rows = rows(entries.iter().map(Vec::as_slice));
-    if width == WIDTH && let Err(error) = rewrite(&file, &rows) {
+    if width == WIDTH
+        && let Err(error) = rewrite(&file, &rows)
+    {
         tracing::warn!(%error, "a file of the audit index cannot be written; searches make its rows each time");
     }
     Ok(rows)

@@ -146,14 +146,14 @@ impl SigningKeys {
             Purpose::Witness => (&ML_DSA_44_SIGNING, [Algorithm::CosignatureEd25519, Algorithm::CosignatureMlDsa44]),
         };
         let halves = seed.split_first_chunk::<32>().filter(|(_, rest)| rest.len() == 32);
-        let (first, second) = halves.ok_or_else(|| KeyError::Malformed("the secret part has not 64 bytes".to_owned()))?;
+        let (first, second) =
+            halves.ok_or_else(|| KeyError::Malformed("the secret part has not 64 bytes".to_owned()))?;
         let classic = ed25519_dalek::SigningKey::from_bytes(first);
         let quantum = PqdsaKeyPair::from_seed(signing, second).map_err(|_| KeyError::Library("ML-DSA seed"))?;
         let key = |algorithm, bytes: &[u8]| {
             PublicKey::new(name, algorithm, bytes).map_err(|error| KeyError::Malformed(error.0))
         };
-        let public =
-            [key(ours[0], classic.verifying_key().as_bytes())?, key(ours[1], quantum.public_key().as_ref())?];
+        let public = [key(ours[0], classic.verifying_key().as_bytes())?, key(ours[1], quantum.public_key().as_ref())?];
         Ok(Self { purpose, name: name.to_owned(), created_at, classic, quantum, public, seed })
     }
 
@@ -259,9 +259,8 @@ impl SigningKeys {
     /// When a name is too long for a cosignature, or the library refuses.
     pub fn cosign(&self, checkpoint: &Checkpoint, now: Timestamp) -> Result<Vec<SignatureLine>, KeyError> {
         let seconds = u64::try_from(now.seconds()).unwrap_or(0);
-        let message = |key| {
-            cosigned_message(key, seconds, checkpoint).ok_or(KeyError::Library("a name of more than 255 bytes"))
-        };
+        let message =
+            |key| cosigned_message(key, seconds, checkpoint).ok_or(KeyError::Library("a name of more than 255 bytes"));
         let classic = self.classic.sign(&message(&self.public[0])?).to_bytes();
         let mut quantum = vec![0; self.quantum.algorithm().signature_len()];
         let second = message(&self.public[1])?;

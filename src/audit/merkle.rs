@@ -331,16 +331,8 @@ pub(super) mod tests {
     }
 
     /// The eight entries and the roots of their trees from certificate-transparency's own tests (`merkle_tree_test.cc`).
-    const ENTRIES: [&str; 8] = [
-        "",
-        "00",
-        "10",
-        "2021",
-        "3031",
-        "40414243",
-        "5051525354555657",
-        "606162636465666768696a6b6c6d6e6f",
-    ];
+    const ENTRIES: [&str; 8] =
+        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
     const ROOTS: [&str; 8] = [
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
         "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -407,7 +399,11 @@ pub(super) mod tests {
                 let leaf = leaves.0[index as usize];
                 assert_eq!(root_of_inclusion(index, size, leaf, &proof), Some(root), "{index} of {size}");
                 for other in (0..=size).filter(|other| *other != index) {
-                    assert_ne!(root_of_inclusion(other, size, leaf, &proof), Some(root), "{index} as {other} of {size}");
+                    assert_ne!(
+                        root_of_inclusion(other, size, leaf, &proof),
+                        Some(root),
+                        "{index} as {other} of {size}"
+                    );
                 }
                 let longer: Vec<Hash> = proof.iter().copied().chain([root]).collect();
                 assert_ne!(root_of_inclusion(index, size, leaf, &longer), Some(root));

@@ -108,7 +108,9 @@ impl PublicKey {
         let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return malformed("a verifier key is written NAME+ID+BASE64");
         };
-        let Ok(key) = BASE64.decode(key.as_bytes()) else { return malformed(format!("the key of {name} is not base64")) };
+        let Ok(key) = BASE64.decode(key.as_bytes()) else {
+            return malformed(format!("the key of {name} is not base64"));
+        };
         let known = Algorithm::ALL.into_iter().find_map(|algorithm| {
             let bytes = key.strip_prefix(algorithm.prefix())?;
             (bytes.len() == algorithm.key_bytes()).then_some((algorithm, bytes))
@@ -252,7 +254,9 @@ impl Note {
         if text.chars().any(|character| character < ' ' && character != '\n') {
             return malformed("it holds control characters");
         }
-        let Some(end) = text.rfind("\n\n") else { return malformed("no empty line parts the text from the signatures") };
+        let Some(end) = text.rfind("\n\n") else {
+            return malformed("no empty line parts the text from the signatures");
+        };
         let (body, lines) = text.split_at(end + 1);
         let Some(lines) = lines.strip_prefix('\n').and_then(|lines| lines.strip_suffix('\n')) else {
             return malformed("the last signature line has no end");

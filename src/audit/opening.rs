@@ -130,13 +130,15 @@ fn without_state(
     let signed = signed.ok_or_else(|| {
         contradiction(folder, "state", "it is missing, and the checkpoint is not signed by the log's keys")
     })?;
-    let (checkpoint, _) = Checkpoint::from_note(bytes).map_err(|error| contradiction(folder, "checkpoint", &error.0))?;
+    let (checkpoint, _) =
+        Checkpoint::from_note(bytes).map_err(|error| contradiction(folder, "checkpoint", &error.0))?;
     state.size = checkpoint.size;
     state.root = checkpoint.root.to_string();
     state.generations = candidates.get(signed).map(|keys| public(keys)).into_iter().collect();
     remember(folder, &mut state)?;
     state.rebuilt = Some(checkpoint.size);
-    let lost = format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
+    let lost =
+        format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
     Ok((state, signed, Some(lost)))
 }
 
@@ -145,7 +147,10 @@ fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
     let log = folder.join(LOG);
     let mut older = Vec::new();
     for number in 0..state.size.div_ceil(WIDTH) {
-        if state.pruned == number * WIDTH && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists() && state.size >= (number + 1) * WIDTH {
+        if state.pruned == number * WIDTH
+            && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists()
+            && state.size >= (number + 1) * WIDTH
+        {
             state.pruned += WIDTH;
             continue;
         }

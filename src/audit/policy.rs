@@ -97,7 +97,9 @@ pub enum PolicyError {
         known: String,
     },
     /// A known key did not make the signature that names it.
-    #[error("the {0} signature by {1}+{2} on the checkpoint of size {3} is not valid: the text or the signature was changed")]
+    #[error(
+        "the {0} signature by {1}+{2} on the checkpoint of size {3} is not valid: the text or the signature was changed"
+    )]
     Signature(&'static str, String, String, u64),
     /// A signature that must be there is not.
     #[error("the checkpoint of size {size} has no {missing} signature by a known key of {origin} ({wanted})")]
@@ -112,7 +114,9 @@ pub enum PolicyError {
         wanted: String,
     },
     /// Not enough witnesses.
-    #[error("the checkpoint of size {size} is not witnessed: {got} of the witnesses cosigned it ({who}), the quorum {quorum} is not reached")]
+    #[error(
+        "the checkpoint of size {size} is not witnessed: {got} of the witnesses cosigned it ({who}), the quorum {quorum} is not reached"
+    )]
     Quorum {
         /// The size that it names.
         size: u64,
@@ -164,7 +168,8 @@ impl Policy {
                 .line(&words, &mut quorum)
                 .map_err(|error| Malformed(format!("line {} of the policy: {}", number + 1, error.0)))?;
         }
-        let quorum = quorum.ok_or_else(|| Malformed("the policy has no quorum line; `quorum none` asks for none".to_owned()))?;
+        let quorum =
+            quorum.ok_or_else(|| Malformed("the policy has no quorum line; `quorum none` asks for none".to_owned()))?;
         policy.quorum = (quorum != "none").then_some(quorum);
         Ok(policy)
     }
@@ -215,7 +220,11 @@ impl Policy {
         let least = least.filter(|least| (1..=members.len()).contains(least));
         let repeated = (1..members.len()).any(|at| members.iter().take(at).any(|one| members.get(at) == Some(one)));
         match least {
-            Some(least) if !self.knows(name) && !repeated && members.iter().all(|one| self.knows(one) && *one != "none" && !taken(one)) => {
+            Some(least)
+                if !self.knows(name)
+                    && !repeated
+                    && members.iter().all(|one| self.knows(one) && *one != "none" && !taken(one)) =>
+            {
                 let members = members.iter().map(|member| (*member).to_owned()).collect();
                 self.groups.push(Group { name: name.to_owned(), least, members });
                 Ok(())

@@ -58,7 +58,10 @@ impl State {
         });
         let Some(signed) = signed else {
             let ours: Vec<String> = keys.iter().map(|keys| format!("{:?}", keys.public()[0])).collect();
-            return Err(format!("it is not signed by the log's key ({}): it was edited, or the key is another", ours.join(", ")));
+            return Err(format!(
+                "it is not signed by the log's key ({}): it was edited, or the key is another",
+                ours.join(", ")
+            ));
         };
         let mut lines = note.text.lines();
         let (header, origin, json) = (lines.next(), lines.next(), lines.next().unwrap_or_default());

@@ -140,7 +140,11 @@ impl Nodes for Mended<'_> {
     fn node(&self, level: u8, index: u64) -> Result<Hash, TileError> {
         let (row, inside) = (level / 8, level % 8);
         let unfinished = tiles::count(Row::Level(row), self.tail.tree.size()) / WIDTH;
-        if (index << inside) / WIDTH == unfinished { Edge(&self.tail.levels).node(level, index) } else { self.files.node(level, index) }
+        if (index << inside) / WIDTH == unfinished {
+            Edge(&self.tail.levels).node(level, index)
+        } else {
+            self.files.node(level, index)
+        }
     }
 }
 

@@ -91,7 +91,8 @@ pub fn entries(bundle: &[u8]) -> Result<Vec<&[u8]>, String> {
         let (length, after) = rest.split_first_chunk::<2>().ok_or("it ends in the middle of a length")?;
         let length = usize::from(u16::from_be_bytes(*length));
         let number = entries.len();
-        let (entry, after) = after.split_at_checked(length).ok_or(format!("it ends in the middle of entry {number}"))?;
+        let (entry, after) =
+            after.split_at_checked(length).ok_or(format!("it ends in the middle of entry {number}"))?;
         entries.push(entry);
         rest = after;
     }

@@ -112,7 +112,10 @@ pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Faul
 fn mark(name: &str, note: &[u8], checkpoint: &Checkpoint) -> Result<Checkpoint, Fault> {
     let (mark, _) = Checkpoint::from_note(note).map_err(|error| Fault::new(name, error))?;
     if mark.origin != checkpoint.origin {
-        return Err(Fault::new(name, format!("it is of the log {:?}, this log is {:?}", mark.origin, checkpoint.origin)));
+        return Err(Fault::new(
+            name,
+            format!("it is of the log {:?}, this log is {:?}", mark.origin, checkpoint.origin),
+        ));
     }
     if mark.size > checkpoint.size {
         let (kept, found) = (mark.size, checkpoint.size);
@@ -200,7 +203,8 @@ impl<'a> Walk<'a> {
     }
 
     fn read(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
-        let seen = Seen::parse(entry).map_err(|error| Fault::new(format!("entry {index}"), format!("it is no entry: {error}")))?;
+        let seen = Seen::parse(entry)
+            .map_err(|error| Fault::new(format!("entry {index}"), format!("it is no entry: {error}")))?;
         match (&*seen.kind, seen.note) {
             ("rotation", Some(note)) => self.rotations.push((index, note.into_owned())),
             ("prune", _) => {
@@ -243,7 +247,8 @@ impl<'a> Walk<'a> {
         if stored.get(..computed.len()) == Some(computed.as_slice()) {
             return Ok(());
         }
-        let at = stored.iter().zip(&computed).position(|(stored, computed)| stored != computed).unwrap_or(stored.len()) / 32;
+        let at =
+            stored.iter().zip(&computed).position(|(stored, computed)| stored != computed).unwrap_or(stored.len()) / 32;
         let place = tiles::path(row(level), number, computed.len() as u64 / 32);
         Err(Fault::new(place, format!("hash {at} is not the one of the tile below it: one of the two was changed")))
     }
@@ -324,14 +329,19 @@ pub fn consistency(old: &Kept, proof: &[u8], policy: &Policy) -> Result<(Standin
     let after = policy.standing(request.checkpoint.as_bytes()).map_err(|error| Fault::new("proof", error))?;
     let (first, second) = (&before.checkpoint, &after.checkpoint);
     if first.origin != second.origin {
-        return Err(Fault::new("proof", format!("it is of the log {:?}, {} of {:?}", second.origin, old.name, first.origin)));
+        return Err(Fault::new(
+            "proof",
+            format!("it is of the log {:?}, {} of {:?}", second.origin, old.name, first.origin),
+        ));
     }
     if request.old != first.size {
         return Err(Fault::new("proof", format!("it begins at size {}, {} has {}", request.old, old.name, first.size)));
     }
     if !is_consistent((first.size, first.root), (second.size, second.root), &request.proof) {
         let (first, second) = (first.size, second.size);
-        let text = format!("it does not show that the log of size {second} continues that of size {first}: the log may be forked");
+        let text = format!(
+            "it does not show that the log of size {second} continues that of size {first}: the log may be forked"
+        );
         return Err(Fault::new("proof", text));
     }
     Ok((before, after))

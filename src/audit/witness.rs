@@ -66,7 +66,9 @@ impl AddCheckpoint {
         let old = old.and_then(|text| text.parse().ok().filter(|old: &u64| old.to_string() == text));
         let old = old.ok_or_else(|| wrong("its first line is not `old SIZE`"))?;
         let proof: Option<Vec<Hash>> = lines.map(Hash::parse).collect();
-        let proof = proof.filter(|proof| proof.len() <= PROOF_LIMIT).ok_or_else(|| wrong("its proof is not lines of hashes"))?;
+        let proof = proof
+            .filter(|proof| proof.len() <= PROOF_LIMIT)
+            .ok_or_else(|| wrong("its proof is not lines of hashes"))?;
         Ok(Self { old, proof, checkpoint: checkpoint.to_owned() })
     }
 
@@ -221,8 +223,18 @@ impl Witness {
                 checkpoint.origin, checkpoint.size
             );
             // A contradiction that the log itself signed proves that it misbehaves; keep it.
-            tracing::warn!(origin = checkpoint.origin, size = checkpoint.size, known = size, note = request.checkpoint, "fork");
-            return Ok(if size == checkpoint.size && request.proof.is_empty() { Reply::size(size) } else { Reply::text(422, text) });
+            tracing::warn!(
+                origin = checkpoint.origin,
+                size = checkpoint.size,
+                known = size,
+                note = request.checkpoint,
+                "fork"
+            );
+            return Ok(if size == checkpoint.size && request.proof.is_empty() {
+                Reply::size(size)
+            } else {
+                Reply::text(422, text)
+            });
         }
         let lines = self.keys.cosign(checkpoint, now).map_err(io::Error::other)?;
         disk::put(self.disk.as_ref(), &self.folder.join("tmp"), &[(path, request.checkpoint.as_bytes())])?;

@@ -146,7 +146,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
         found.extend(value.get(name.as_str().unwrap()).is_none().then(|| format!("{at}/{name}: missing")));
     }
     for (number, item) in value.as_array().into_iter().flatten().enumerate() {
-        found.extend(schema.get("items").into_iter().flat_map(|items| faults(root, items, item, &format!("{at}/{number}"))));
+        found.extend(
+            schema.get("items").into_iter().flat_map(|items| faults(root, items, item, &format!("{at}/{number}"))),
+        );
     }
     found
 }

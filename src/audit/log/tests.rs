@@ -249,18 +249,34 @@ fn a_log_that_contradicts_itself_is_not_opened() {
     let cases: [(&str, Edit, &str); 7] = [
         ("an entry", |folder| flip(&folder.join("log/tile/entries/001.p/44"), 40), "log/tile"),
         ("an old entry's hash", |folder| flip(&folder.join("log/tile/0/000"), 40), "log/tile"),
-        ("a missing bundle", |folder| std::fs::remove_file(folder.join("log/tile/entries/001.p/44")).unwrap(), "001.p/44"),
+        (
+            "a missing bundle",
+            |folder| std::fs::remove_file(folder.join("log/tile/entries/001.p/44")).unwrap(),
+            "001.p/44",
+        ),
         ("an edited state", |folder| replace(&folder.join("state"), "\"s\":300", "\"s\":100"), "state"),
-        ("an edited checkpoint", |folder| replace(&folder.join("log/checkpoint"), "\n300\n", "\n299\n"), "log/checkpoint"),
-        ("no checkpoint, no state", |folder| {
-            std::fs::remove_file(folder.join("state")).unwrap();
-            std::fs::remove_file(folder.join("log/checkpoint")).unwrap();
-        }, "state"),
-        ("a foreign state", |folder| {
-            let other = tempfile::tempdir().unwrap();
-            filled(other.path(), 200);
-            std::fs::copy(other.path().join("state"), folder.join("state")).unwrap();
-        }, "log/"),
+        (
+            "an edited checkpoint",
+            |folder| replace(&folder.join("log/checkpoint"), "\n300\n", "\n299\n"),
+            "log/checkpoint",
+        ),
+        (
+            "no checkpoint, no state",
+            |folder| {
+                std::fs::remove_file(folder.join("state")).unwrap();
+                std::fs::remove_file(folder.join("log/checkpoint")).unwrap();
+            },
+            "state",
+        ),
+        (
+            "a foreign state",
+            |folder| {
+                let other = tempfile::tempdir().unwrap();
+                filled(other.path(), 200);
+                std::fs::copy(other.path().join("state"), folder.join("state")).unwrap();
+            },
+            "log/",
+        ),
     ];
     for (name, edit, place) in cases {
         let folder = tempfile::tempdir().unwrap();

@@ -44,7 +44,9 @@ fn a_log_gets_its_cosignatures_and_a_receipt_carries_them() {
         let first = ask(one, &log, &published, 5);
         assert_eq!(read_reply(key, &published, 5, (first.status, &first.body)), Asked::From(0));
         let reply = ask(one, &log, &published, 0);
-        let Asked::Cosigned(lines) = read_reply(key, &published, 0, (reply.status, &reply.body)) else { panic!("{reply:?}") };
+        let Asked::Cosigned(lines) = read_reply(key, &published, 0, (reply.status, &reply.body)) else {
+            panic!("{reply:?}")
+        };
         add_signatures(&mut note, lines);
         assert_eq!(log.cosigned(&note.to_string()).unwrap(), number == 1);
     }
@@ -82,7 +84,11 @@ fn a_witness_answers_as_the_specification_says() {
     assert_eq!(ask(&one, &log, &large, 9).status, 200, "the same again is no harm");
     let back = ask(&one, &log, &small, 5);
     assert_eq!(back.body, "9\n");
-    assert_eq!(read_reply(&key(&one, 0), &small, 5, (back.status, &back.body)), Asked::Ahead(9), "the log was put back");
+    assert_eq!(
+        read_reply(&key(&one, 0), &small, 5, (back.status, &back.body)),
+        Asked::Ahead(9),
+        "the log was put back"
+    );
 }
 
 #[test]
