@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::prices::Catalog;
+use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
-use crate::config::{LogFormat, LogLevel, ServerConfig};
+use crate::config::{Config, LogFormat, LogLevel, ServerConfig};
 use crate::pipeline::{Live, Settings};
 use crate::provider::Provider;
 use crate::route::Table;
@@ -18,8 +19,13 @@ use crate::telemetry::log;
 ///
 /// # Errors
 /// Every fault, as a sentence.
-pub fn build(loaded: &Loaded, stored: &[StoredRoute], before: Option<&Live>) -> Result<Live, Vec<String>> {
-    let catalog = Catalog::load(loaded.config.prices.overlay.as_deref())?;
+pub fn build(
+    loaded: &Loaded,
+    stored: &[StoredRoute],
+    prices: &[StoredPrice],
+    before: Option<&Live>,
+) -> Result<Live, Vec<String>> {
+    let catalog = catalog(loaded, prices)?;
     let mut faults = Vec::new();
     let mut providers = HashMap::new();
     for settings in &loaded.providers {
@@ -36,7 +42,7 @@ pub fn build(loaded: &Loaded, stored: &[StoredRoute], before: Option<&Live>) -> 
     let table = table(loaded, stored, &providers).map_err(|more| faults.extend(more));
     match table {
         Ok(table) if faults.is_empty() => {
-            Ok(Live { settings: settings(&loaded.config.server), providers, table, catalog: Arc::new(catalog) })
+            Ok(Live { settings: settings(&loaded.config), providers, table, catalog: Arc::new(catalog) })
         }
         _ => Err(faults),
     }
@@ -55,6 +61,37 @@ pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Re
     })
 }
 
+/// The same, with other prices: for a change of stored prices.
+///
+/// # Errors
+/// Every fault of the prices.
+pub fn with_prices(
+    loaded: &Loaded,
+    stored: &[StoredRoute],
+    prices: &[StoredPrice],
+    before: &Live,
+) -> Result<Live, Vec<String>> {
+    Ok(Live {
+        settings: before.settings.clone(),
+        providers: before.providers.clone(),
+        table: table(loaded, stored, &before.providers)?,
+        catalog: Arc::new(catalog(loaded, prices)?),
+    })
+}
+
+/// The prices that a configuration and the store make.
+///
+/// # Errors
+/// Every fault of the overlay file and of the stored prices.
+pub fn catalog(loaded: &Loaded, prices: &[StoredPrice]) -> Result<Catalog, Vec<String>> {
+    let config = &loaded.config.prices;
+    let catalog = Catalog::load(config.overlay.as_deref())?.with_stored(prices)?;
+    Ok(match config.default {
+        Some(default) => catalog.with_default(default.input, default.output),
+        None => catalog,
+    })
+}
+
 /// Every route in matching order: the configuration's first, then the stored ones.
 pub fn routes(loaded: &Loaded, stored: &[StoredRoute]) -> Vec<RouteConfig> {
     loaded.config.routes.iter().cloned().chain(stored.iter().map(|route| route.config.clone())).collect()
@@ -69,7 +106,7 @@ fn table(
     Table::build(&routes(loaded, stored), loaded.config.default_provider.as_deref(), &names)
 }
 
-fn settings(server: &ServerConfig) -> Settings {
+fn settings(config: &Config) -> Settings {
     let ServerConfig {
         listen: _,
         tls: _,
@@ -88,7 +125,7 @@ fn settings(server: &ServerConfig) -> Settings {
         write_timeout_ms,
         drain_timeout_ms: _,
         provider_header,
-    } = server;
+    } = &config.server;
     Settings {
         trusted_proxies: trusted_proxies.clone(),
         max_body_bytes: *max_body_bytes,
@@ -101,6 +138,8 @@ fn settings(server: &ServerConfig) -> Settings {
         keepalive: Duration::from_millis(*keepalive_ms),
         write_timeout: Duration::from_millis(*write_timeout_ms),
         provider_header: *provider_header,
+        default_max_output_tokens: config.budget.default_max_output_tokens,
+        default_caps: config.budget.default_caps,
     }
 }
 

@@ -7,12 +7,14 @@
 
 mod banner;
 mod control;
-mod core;
+pub mod core;
 mod discovery;
 pub mod house;
-mod live;
+pub mod limits;
+pub mod live;
 mod servers;
 mod signals;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! The admin side without a gateway: what commands work with when they go to the store directly.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,15 +8,23 @@ use async_trait::async_trait;
 
 use crate::admin::State;
 use crate::admin::control::{
-    Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
+    Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
+    RouteView,
 };
-use crate::assemble::house;
+use crate::assemble::{core, house, limits, live};
+use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
+use crate::catalog::Pricing;
+use crate::catalog::stored::{PriceStore, StoredPrice};
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, StoreError};
+use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
+use crate::ledger::reprice::Adjust;
 use crate::route::config::RouteConfig;
+use crate::unit::charge::CounterId;
 
 /// Loads the configuration file, as far as the store needs it.
 ///
@@ -45,7 +54,14 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
+    let prices = house.store.prices().await?;
+    let stored = LimitStore::list(&*house.store).await?;
+    let money = limits::money(loaded.config.limits.iter().chain(stored.iter()));
+    let nobody = Nobody { loaded: loaded.clone(), prices };
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
+    state.journal = Some(Arc::new(journal));
+    state.adjust = Arc::new(NotHere(money));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }
@@ -56,7 +72,29 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
-struct Nobody;
+struct Nobody {
+    loaded: Loaded,
+    prices: Vec<StoredPrice>,
+}
+
+/// Counters belong to the running gateway; here is only known which of them count dollars.
+struct NotHere(HashSet<Arc<str>>);
+
+#[async_trait]
+impl Adjust for NotHere {
+    async fn money_limits(&self) -> std::result::Result<HashSet<Arc<str>>, StoreError> {
+        Ok(self.0.clone())
+    }
+
+    async fn ready(&self) -> std::result::Result<(), StoreError> {
+        let text = "There are limits in dollars, whose counters only a running gateway can move: use --server.";
+        if self.0.is_empty() { Ok(()) } else { Err(StoreError::Conflict(text.into())) }
+    }
+
+    async fn adjust(&self, _: &CounterId, _: i64) -> std::result::Result<(), StoreError> {
+        self.ready().await
+    }
+}
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
 
@@ -81,6 +119,38 @@ impl Control for Nobody {
 
     async fn routes_changed(&self) -> crate::error::Result<()> {
         Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.loaded.config.keys.defaults.clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.loaded.config.limits.clone()
+    }
+
+    /// A running gateway notices by itself.
+    async fn limits_changed(&self) -> crate::error::Result<()> {
+        Ok(())
+    }
+
+    async fn limit_states(&self, _: Option<&str>, _: usize) -> crate::error::Result<Vec<LimitState>> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn pricing(&self) -> crate::error::Result<Pricing> {
+        let catalog = live::catalog(&self.loaded, &self.prices)
+            .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join("\n")))?;
+        Ok(Pricing { catalog: Arc::new(catalog), providers: self.loaded.price_providers.clone() })
+    }
+
+    /// A running gateway notices by itself.
+    async fn prices_changed(&self) -> crate::error::Result<()> {
+        Ok(())
     }
 
     fn explain(&self, _: &Question) -> crate::error::Result<Explanation> {

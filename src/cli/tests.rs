@@ -181,6 +181,61 @@ fn every_flag_of_a_new_key_reaches_the_store() {
 }
 
 #[test]
+fn limits_and_parties_live_in_the_store_without_a_server() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let exit = |line: &[&str]| marg(dir, line).map_or_else(|(exit, _)| Some(exit), |()| None);
+    let limit = ["limits", "create", "--scope", "team", "--subject", "web", "--unit", "usd", "--window", "month"];
+    let limit = |more: &[&str]| exit(&[&limit[..], more].concat());
+    assert_eq!(limit(&["--amount-usd", "12.50"]), Some(Exit::Conflict), "there is no such team");
+    assert_eq!(exit(&["teams", "create", "--name", "web", "--max-output-tokens", "9", "--label", "a=b"]), None);
+    assert_eq!(exit(&["teams", "create", "--name", "web"]), Some(Exit::Conflict));
+    assert_eq!(exit(&["teams", "update", "web", "--model", "gpt-*", "--description", "The site"]), None);
+    assert_eq!(exit(&["teams", "disable", "web"]), None);
+    let team = ask(dir, Method::GET, "/admin/teams/web", None);
+    assert_eq!((&team["models"], &team["max_output_tokens"]), (&json!(["gpt-*"]), &json!(9)));
+    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!([])));
+    assert_eq!(exit(&["teams", "enable", "web"]), None);
+    assert_eq!(exit(&["teams", "show", "nobody"]), Some(Exit::NotFound));
+    assert_eq!(exit(&["orgs", "list"]), None);
+    assert_eq!(limit(&["--amount-usd", "-1"]), Some(Exit::Usage));
+    assert_eq!(limit(&["--amount", "5"]), Some(Exit::Usage));
+    assert_eq!(limit(&["--amount-usd", "12.50", "--warn-at", "80", "--warn-at", "100"]), None);
+    assert_eq!(limit(&["--amount-usd", "13"]), Some(Exit::Conflict), "it contradicts the one before");
+    let limits = ask(dir, Method::GET, "/admin/limits", None);
+    let made = &limits["limits"][0];
+    assert_eq!((&made["amount_nano_usd"], &made["warn_at_percent"]), (&json!(12_500_000_000_i64), &json!([80, 100])));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(exit(&["limits", "update", id, "--amount-usd", "20", "--disable"]), None);
+    let made = ask(dir, Method::GET, &format!("/admin/limits/{id}"), None);
+    assert_eq!((&made["amount_usd"], &made["enabled"]), (&json!("20.000000000"), &json!(false)));
+    assert_eq!(exit(&["limits", "list", "--scope", "team"]), None);
+    assert_eq!(exit(&["limits", "delete", id]), None);
+    assert_eq!(exit(&["limits", "show", id]), Some(Exit::NotFound));
+    assert_eq!(exit(&["teams", "delete", "web"]), None);
+    assert_eq!(exit(&["spend", "--by", "team", "--since", "24h"]), None);
+}
+
+#[test]
+fn new_keys_follow_the_defaults_of_the_configuration() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let text = "keys:\n  defaults: {max_output_tokens: 100, expires_in: 30d, models: [gpt-*], labels: {env: dev}}\n";
+    std::fs::write(dir.join("marg.yaml"), format!("data_dir: {}/data\n{text}", dir.display())).unwrap();
+    marg(dir, &["keys", "create", "--name", "a"]).unwrap();
+    marg(dir, &["keys", "create", "--name", "b", "--no-expiry", "--model", "x", "--max-output-tokens", "7"]).unwrap();
+    let keys = ask(dir, Method::GET, "/admin/keys", None);
+    let (b, a) = (&keys["keys"][0], &keys["keys"][1]);
+    assert_eq!(
+        (&a["max_output_tokens"], &a["models"], &a["labels"]["env"]),
+        (&json!(100), &json!(["gpt-*"]), &json!("dev"))
+    );
+    assert!(a["expires_at"].is_string() && b["expires_at"].is_null());
+    assert_eq!((&b["max_output_tokens"], &b["models"]), (&json!(7), &json!(["x"])));
+}
+
+#[test]
 fn an_export_is_for_its_owner_only_and_replaces_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let temporary = tempfile::tempdir().unwrap();
@@ -258,4 +313,51 @@ async fn commands_work_against_a_running_instance_as_far_as_the_role_goes() {
         crate::admin::control::ReloadReport { errors: vec![problem], ..Default::default() };
     let reload = door(house.token(Role::Admin)).ask(Method::POST, "/admin/reload", None).await.unwrap_err();
     assert!(reload.exit == Exit::Conflict && reload.text.contains("3:5: a.b: no"), "{}", reload.text);
+}
+
+#[test]
+fn policies_are_checked_formatted_tried_imported_and_compared() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let ok = |line: &[&str]| marg(dir, line).unwrap_or_else(|failure| panic!("{line:?}: {failure:?}"));
+    let fails = |line: &[&str]| marg(dir, line).unwrap_err().0;
+    let good = write("good.cedar", include_str!("../../conf/policy.cedar"));
+    let bad = write("bad.cedar", "permit(principal, action, resource) when { context.nothing };");
+    ok(&["policy", "check", &good]);
+    ok(&["policy", "fmt", "--check", &good]);
+    assert_eq!(fails(&["policy", "check", &bad]), Exit::Failed);
+    assert_eq!(fails(&["policy", "check", "/nowhere.cedar"]), Exit::Failed);
+    // What the configuration names is the default.
+    assert_eq!(fails(&["policy", "check"]), Exit::Failed);
+    write("marg.yaml", &format!("kavach: {{policy: {good}}}"));
+    ok(&["policy", "check"]);
+
+    let ugly = write("ugly.cedar", "// begin\n// Why.\npermit(principal,action,\nresource);\n// end\n");
+    assert_eq!(fails(&["policy", "fmt", "--check", &ugly]), Exit::Failed);
+    ok(&["policy", "fmt", &ugly]);
+    let text = std::fs::read_to_string(&ugly).unwrap();
+    assert_eq!(text, "// begin\n// Why.\npermit (principal, action, resource);\n// end\n");
+
+    let cases = write(
+        "cases.yaml",
+        "cases: [{name: a, expect: allow}, {name: b, expect: deny, call: {context: {drift: {geo: 95}}}}]",
+    );
+    ok(&["policy", "test", &cases]);
+    assert_eq!(fails(&["policy", "test", &cases, "--policy", &ugly]), Exit::Failed);
+    assert_eq!(fails(&["policy", "test", &cases, "--time-zone", "Mars"]), Exit::Usage);
+    let call = write("call.yaml", "{caller: {key: key_1}, context: {drift: {geo: 95}}}");
+    ok(&["policy", "explain", &call]);
+    ok(&["policy", "diff", &good, &ugly, "--cases", &cases]);
+
+    let toml = write("old.toml", "[[policy]]\nname = \"a\"\neffect = \"permit\"\n");
+    let new = dir.join("new.cedar").display().to_string();
+    ok(&["policy", "import", &toml, "--to", &new]);
+    ok(&["policy", "check", &new]);
+    assert_eq!(fails(&["policy", "import", &toml, "--to", &new]), Exit::Failed);
+    assert_eq!(fails(&["policy", "import", &good]), Exit::Failed);
 }

@@ -7,10 +7,12 @@ pub mod consumer;
 pub mod feeder;
 pub mod journal;
 pub mod query;
+pub mod reconcile;
 pub mod record;
+pub mod reprice;
 
 pub use consumer::Consumer;
-pub use feeder::{Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState};
-pub use journal::{Journal, JournalError, JournalSettings, Line};
+pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};
+pub use journal::{Journal, JournalError, JournalSettings, Line, owner_of};
 pub use query::LedgerStore;
 pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

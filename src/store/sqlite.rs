@@ -6,9 +6,13 @@
 //! checkpointed. The database file is never opened here past SQLite: closing such a descriptor would drop SQLite's own locks
 //! (sqlite.org/howtocorrupt.html, section 2.2).
 
+mod counters;
 mod keys;
 mod ledger;
+mod limits;
 mod migrate;
+mod parties;
+mod prices;
 mod routes;
 mod tokens;
 
@@ -21,10 +25,13 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 
+pub use counters::Counters;
 pub use migrate::Applied;
 
+use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
 use crate::ledger::LedgerStore;
 use crate::route::store::RouteStore;
@@ -105,6 +112,16 @@ impl Store {
 
     /// The stored routes.
     pub fn routes(&self) -> &dyn RouteStore {
+        self
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &dyn LimitStore {
+        self
+    }
+
+    /// The orgs, teams and users.
+    pub fn parties(&self) -> &dyn PartyStore {
         self
     }
 

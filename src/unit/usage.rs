@@ -33,6 +33,22 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// The sum, class by class; at most `u64::MAX` each.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            cache_read: self.cache_read.saturating_add(other.cache_read),
+            cache_write_5m: self.cache_write_5m.saturating_add(other.cache_write_5m),
+            cache_write_1h: self.cache_write_1h.saturating_add(other.cache_write_1h),
+            input_audio: self.input_audio.saturating_add(other.input_audio),
+            input_image: self.input_image.saturating_add(other.input_image),
+            output: self.output.saturating_add(other.output),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            output_audio: self.output_audio.saturating_add(other.output_audio),
+            output_image: self.output_image.saturating_add(other.output_image),
+        }
+    }
+
     /// All input tokens, of every class.
     pub fn input_total(&self) -> u64 {
         [self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h, self.input_audio, self.input_image]
@@ -45,6 +61,54 @@ impl Usage {
         [self.output, self.reasoning, self.output_audio, self.output_image]
             .iter()
             .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
+/// How urgently a provider served an exchange; prices differ by it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceTier {
+    /// The ordinary way.
+    #[default]
+    Standard,
+    /// Later, in a batch.
+    Batch,
+    /// When there is room.
+    Flex,
+    /// Before others.
+    Priority,
+}
+
+impl ServiceTier {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Standard, Self::Batch, Self::Flex, Self::Priority];
+
+    /// The tier that a provider's word means; [`ServiceTier::Standard`] for a word that names no other.
+    ///
+    /// *Sources*: OpenAI's `service_tier` (`auto`, `default`, `flex`, `scale`, `priority`, and `fast` for the same),
+    /// <https://platform.openai.com/docs/api-reference/chat/object>; Anthropic's `usage.service_tier` (`standard`,
+    /// `priority`, `batch`), <https://docs.claude.com/en/api/service-tiers>; Groq's (`on_demand`, `flex`, `auto`),
+    /// <https://console.groq.com/docs/service-tiers>. OpenAI's `scale` is paid for by the month, so its tokens count as
+    /// ordinary ones.
+    pub fn of_word(word: &str) -> Self {
+        match word {
+            "batch" => Self::Batch,
+            "flex" => Self::Flex,
+            "priority" | "fast" => Self::Priority,
+            _ => Self::Standard,
+        }
+    }
+
+    /// The word for it, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Batch => "batch",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+        }
     }
 }
 

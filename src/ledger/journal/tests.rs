@@ -10,7 +10,7 @@ use crate::unit::usage::{Usage, UsageSource};
 
 const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
 
-pub(in crate::ledger) fn record(path: &str) -> Record {
+pub(crate) fn record(path: &str) -> Record {
     Record {
         id: ExchangeId::new(),
         started_at: Timestamp(1_700_000_000_000_000),
@@ -34,6 +34,7 @@ pub(in crate::ledger) fn record(path: &str) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 1_000,
@@ -207,7 +208,7 @@ fn two_journals_on_one_folder_leave_each_other_alone_until_one_dies() {
 fn path_of(line: Line) -> String {
     match line {
         Line::Record(record) => record.path,
-        Line::Amend(_) => String::new(),
+        Line::Amend(_) | Line::Event(_) | Line::Charges(_) => String::new(),
     }
 }
 
@@ -229,7 +230,7 @@ fn nothing_is_lost_when_many_threads_append_across_rotations() {
     let (lines, skipped) = read_all(&journal);
     let paths: Vec<String> = lines.into_iter().map(path_of).collect();
     assert_eq!((paths.iter().collect::<HashSet<_>>().len(), skipped), (2_000, 0));
-    assert!(journal.queue().len() > 20, "{} segments", journal.queue().len());
+    assert!(journal.queue().len() > 5, "{} segments", journal.queue().len());
     // Lines of one thread stay in order, over all segments.
     for thread in 0..8 {
         let own: Vec<&String> = paths.iter().filter(|path| path.starts_with(&format!("/{thread}/"))).collect();
@@ -258,16 +259,32 @@ fn a_full_journal_refuses_until_segments_are_retired() {
 }
 
 #[test]
-fn a_fed_journal_leaves_no_file_behind() {
+fn a_fed_journal_leaves_a_mark_behind_until_its_positions_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path());
     journal.append(&line("/x")).unwrap();
     let segment = journal.queue().remove(0);
     journal.set_fed(&segment, segment.written());
     assert_eq!((journal.backlog_bytes(), journal.oldest_unfed()), (0, None));
+    let name = segment.name().clone();
     drop(segment);
     drop(journal);
+    assert!(matches!(files(folder.path()).as_slice(), [mark] if mark.metadata().unwrap().len() == 0));
+
+    let next = open(folder.path());
+    assert_eq!((next.gone().unwrap(), next.backlog_bytes()), (vec![name.to_string()], 0));
+    next.bury(&name).unwrap();
+    drop(next);
     assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_owner_is_what_the_names_of_segments_begin_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path());
+    let name = journal.queue().remove(0).name().clone();
+    assert_eq!(segment::owner(&name), Some(journal.owner().as_str()));
+    assert_eq!(segment::owner("notes.txt"), None);
 }
 
 #[test]

@@ -6,10 +6,13 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use super::super::failed;
 use super::row;
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, MAX_LIMIT, Order, Page, StatusFilter, Summary};
+use crate::ledger::query::{
+    Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, StatusFilter, Summary, UsageSum,
+};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::Usage;
 
 /// A page of records.
 pub(super) async fn page(readers: &SqlitePool, filter: &Filter) -> Result<Page, StoreError> {
@@ -33,26 +36,128 @@ pub(super) async fn end(readers: &SqlitePool) -> Result<Cursor, StoreError> {
     Ok(last.as_ref().map(cursor).transpose()?.unwrap_or(Cursor { started_at: Timestamp(0), number: 0 }))
 }
 
-/// Sums over all that match. One row cannot spoil them: tokens count up to 10^12 and cost up to a million dollars in each.
+/// Sums over all that match.
 pub(super) async fn summary(readers: &SqlitePool, filter: &Filter) -> Result<Summary, StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT count(*) AS records, coalesce(sum(outcome <> 'answered'), 0) AS errors, \
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(SUMS).push(" FROM exchange WHERE TRUE");
+    push_conditions(&mut query, filter);
+    sums(&query.build().persistent(false).fetch_one(readers).await.map_err(failed)?)
+}
+
+/// Sums by group; see [`LedgerStore::top`](crate::ledger::LedgerStore::top).
+pub(super) async fn top(
+    readers: &SqlitePool,
+    filter: &Filter,
+    group: Group,
+    limit: usize,
+) -> Result<Vec<Spender>, StoreError> {
+    let name = match group {
+        Group::Key => "key_id",
+        Group::Org => "org",
+        Group::Team => "team",
+        Group::User => "user",
+        Group::Model => "coalesce(model_served, model_requested)",
+        Group::Provider => "provider",
+        Group::Tag => "tag.value",
+    };
+    // A record without tags has none to be counted for; every other record is one of its group.
+    let from = if group == Group::Tag { "exchange, json_each(exchange.tags) AS tag" } else { "exchange" };
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(format_args!("{name} AS name, {SUMS} FROM {from} WHERE TRUE"));
+    push_conditions(&mut query, filter);
+    query.push(format_args!(" GROUP BY {name} ORDER BY cost DESC, records DESC, name LIMIT "));
+    // The bound keeps the number far inside an i64.
+    query.push_bind(limit.clamp(1, MAX_LIMIT) as i64);
+    let rows = query.build().persistent(false).fetch_all(readers).await.map_err(failed)?;
+    rows.iter().map(|row| Ok(Spender { name: row.try_get("name").map_err(failed)?, sums: sums(row)? })).collect()
+}
+
+/// One row cannot spoil a sum: tokens count up to 10^12 and cost up to a million dollars in each.
+const SUMS: &str = "count(*) AS records, coalesce(sum(outcome <> 'answered'), 0) AS errors, \
          coalesce(sum(cast(min(coalesce(tokens_input + tokens_cache_read + tokens_cache_write_5m \
          + tokens_cache_write_1h + tokens_input_audio + tokens_input_image, 0), 1000000000000) AS INTEGER)), 0) \
          AS input_tokens, \
          coalesce(sum(cast(min(coalesce(tokens_output + tokens_reasoning + tokens_output_audio \
          + tokens_output_image, 0), 1000000000000) AS INTEGER)), 0) AS output_tokens, \
-         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost \
-         FROM exchange WHERE TRUE",
-    );
-    push_conditions(&mut query, filter);
-    let row = query.build().persistent(false).fetch_one(readers).await.map_err(failed)?;
+         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost";
+
+fn sums(row: &SqliteRow) -> Result<Summary, StoreError> {
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed);
     Ok(Summary {
         records: number("records")?.unsigned_abs(),
         errors: number("errors")?.unsigned_abs(),
         input_tokens: number("input_tokens")?.unsigned_abs(),
         output_tokens: number("output_tokens")?.unsigned_abs(),
+        cost: NanoUsd(number("cost")?),
+    })
+}
+
+/// Sums by span, provider, model and credential. One row cannot spoil them, as above.
+pub(super) async fn usage_sums(readers: &SqlitePool, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT started_at / ");
+    query.push_bind(width.max(1));
+    query.push(
+        " AS span, provider, coalesce(model_served, model_requested, '') AS model, \
+         json_extract(attempts, '$[#-1].credential') AS credential, count(*) AS records, \
+         sum(outcome IN ('client_gone', 'upstream_cut', 'interrupted')) AS cut, \
+         coalesce(sum(usage_source = 'estimated'), 0) AS estimated, sum(cost_nano_usd IS NULL) AS unpriced, \
+         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost",
+    );
+    for class in CLASSES {
+        query.push(format_args!(", coalesce(sum(min(tokens_{class}, 1000000000000)), 0) AS tokens_{class}"));
+    }
+    query.push(" FROM exchange WHERE provider IS NOT NULL AND (tokens_input IS NOT NULL OR status < 400)");
+    push_conditions(&mut query, filter);
+    query.push(format_args!(" GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4 LIMIT {}", MAX_SUMS + 1));
+    let rows = query.build().persistent(false).fetch_all(readers).await.map_err(failed)?;
+    if rows.len() > MAX_SUMS {
+        return Err(StoreError::Conflict(format!("There are more than {MAX_SUMS} sums; ask for less time.").into()));
+    }
+    rows.iter().map(|row| read_sum(row, width.max(1))).collect()
+}
+
+/// The classes of tokens, as their columns are called.
+const CLASSES: [&str; 10] = [
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "input_audio",
+    "input_image",
+    "output",
+    "reasoning",
+    "output_audio",
+    "output_image",
+];
+
+fn read_sum(row: &SqliteRow, width: i64) -> Result<UsageSum, StoreError> {
+    let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed);
+    let count = |column: &str| number(column).map(i64::unsigned_abs);
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed);
+    Ok(UsageSum {
+        from: Timestamp(number("span")?.saturating_mul(width)),
+        provider: text("provider")?,
+        model: text("model")?,
+        credential: row
+            .try_get::<Option<i64>, _>("credential")
+            .map_err(failed)?
+            .and_then(|position| u32::try_from(position).ok()),
+        records: count("records")?,
+        cut: count("cut")?,
+        estimated: count("estimated")?,
+        unpriced: count("unpriced")?,
+        usage: Usage {
+            input: count("tokens_input")?,
+            cache_read: count("tokens_cache_read")?,
+            cache_write_5m: count("tokens_cache_write_5m")?,
+            cache_write_1h: count("tokens_cache_write_1h")?,
+            input_audio: count("tokens_input_audio")?,
+            input_image: count("tokens_input_image")?,
+            output: count("tokens_output")?,
+            reasoning: count("tokens_reasoning")?,
+            output_audio: count("tokens_output_audio")?,
+            output_image: count("tokens_output_image")?,
+        },
         cost: NanoUsd(number("cost")?),
     })
 }
