@@ -276,7 +276,7 @@ impl Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}\n", self.text)?;
+        writeln!(out, "{}", self.text)?;
         self.signatures.iter().try_for_each(|line| write!(out, "{line}"))
     }
 }

@@ -3,6 +3,8 @@
 //! A receipt is a JSON object: the entry's text, a proof in the form of c2sp.org/tlog-proof (index, inclusion proof, checkpoint
 //! with all its signatures and cosignatures), and the rotations by which the log came to the keys that signed.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::audit::checkpoint::Checkpoint;
@@ -62,17 +64,33 @@ impl Receipt {
         let published = published.ok_or_else(|| {
             LogError::Missing(format!("entry {index} is not under a checkpoint yet; ask again in a second"))
         })?;
-        let (folder, size) = (log.log_folder(), published.checkpoint.size);
         if index < log.status().pruned {
             return Err(LogError::Missing(format!("entry {index} is past its retention and was deleted")));
         }
-        let nodes = TreeFiles::new(&folder, size);
-        let proof = merkle::inclusion(index, size, &nodes)?.unwrap_or_default();
-        let before = log.rotations().into_iter().filter(|rotation| *rotation < size).count();
-        let mut rotations = rotation::load(&folder).map_err(LogError::Disk)?;
-        rotations.truncate(before);
-        let entry = entry(&folder, index, size)?;
-        Ok(Self { entry, index, proof, checkpoint: published.note.to_string(), rotations })
+        let before = log.rotations().into_iter().filter(|rotation| *rotation < published.checkpoint.size).count();
+        Self::build(&log.log_folder(), index, (published.checkpoint.size, published.note.to_string()), before)
+    }
+
+    /// The receipt of an entry from the public files alone, under the checkpoint that is among them.
+    ///
+    /// # Errors
+    /// [`LogError::Missing`] when there is no such entry under the checkpoint, or its bundle is gone.
+    pub fn from_files(folder: &Path, index: u64) -> Result<Self, LogError> {
+        let bytes = std::fs::read(folder.join("checkpoint")).map_err(LogError::Disk)?;
+        let (checkpoint, note) =
+            Checkpoint::from_note(&bytes).map_err(|error| LogError::Contradiction(format!("checkpoint: {error}")))?;
+        if index >= checkpoint.size {
+            let size = checkpoint.size;
+            return Err(LogError::Missing(format!("there is no entry {index} under the checkpoint of size {size}")));
+        }
+        Self::build(folder, index, (checkpoint.size, note.to_string()), usize::MAX)
+    }
+
+    fn build(folder: &Path, index: u64, (size, checkpoint): (u64, String), most: usize) -> Result<Self, LogError> {
+        let proof = merkle::inclusion(index, size, &TreeFiles::new(folder, size))?.unwrap_or_default();
+        let mut rotations = rotation::load(folder).map_err(LogError::Disk)?;
+        rotations.truncate(most);
+        Ok(Self { entry: entry(folder, index, size)?, index, proof, checkpoint, rotations })
     }
 
     /// Its file.
@@ -168,7 +186,7 @@ fn parse_proof(text: &str) -> Result<(u64, Vec<Hash>, String), Malformed> {
 ///
 /// # Errors
 /// When its bundle cannot be read.
-pub fn entry(folder: &std::path::Path, index: u64, size: u64) -> Result<String, LogError> {
+pub fn entry(folder: &Path, index: u64, size: u64) -> Result<String, LogError> {
     let entries = tiles::read_entries(folder, index / WIDTH, size)?;
     let entry = usize::try_from(index % WIDTH).ok().and_then(|at| entries.into_iter().nth(at)).unwrap_or_default();
     String::from_utf8(entry).map_err(|_| LogError::Missing(format!("entry {index} is not text")))

@@ -51,7 +51,7 @@ impl Tail {
             tail.levels.push(unfinished(&log, row, size)?);
             row += 1;
         }
-        if size % WIDTH != 0 {
+        if !size.is_multiple_of(WIDTH) {
             let entries = tiles::read_entries(&log, size / WIDTH, size)?;
             tail.rows = index::rows(entries.iter().map(Vec::as_slice));
             entries.iter().for_each(|entry| push_entry(&mut tail.bundle, entry));
@@ -70,7 +70,7 @@ impl Tail {
         self.rows.extend_from_slice(&entry.row);
         self.salts.extend_from_slice(&entry.salt);
         self.tree.append(leaf);
-        if self.tree.size() % WIDTH == 0 {
+        if self.tree.size().is_multiple_of(WIDTH) {
             finished.push((file(Row::Entries, number, WIDTH), std::mem::take(&mut self.bundle)));
             finished.push((index::path(number), std::mem::take(&mut self.rows)));
             let salts = std::mem::take(&mut self.salts);
@@ -176,7 +176,7 @@ fn push_entry(bundle: &mut Vec<u8>, entry: &[u8]) {
 fn unfinished(log: &Path, level: u8, size: u64) -> Result<Vec<Hash>, TileError> {
     let count = tiles::count(Row::Level(level), size);
     if level == 0 {
-        if size % WIDTH == 0 {
+        if size.is_multiple_of(WIDTH) {
             return Ok(Vec::new());
         }
         let entries = tiles::read_entries(log, size / WIDTH, size)?;

@@ -4,6 +4,7 @@
 //! (`--server`) or against the store. Results go to the standard output, everything else to the standard error stream; a
 //! reader that goes away ends a command without a word. `docs/cli.md` lists every command, flag and exit code.
 
+mod audit;
 mod check;
 mod db;
 mod door;
@@ -24,6 +25,7 @@ mod spend;
 mod start;
 mod tokens;
 mod version;
+mod witness;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -113,6 +115,11 @@ enum Command {
     /// Care for the administrators.
     #[command(subcommand)]
     Admin(tokens::Admin),
+    /// Prove what happened: keys, receipts, verification, searches of the audit log.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Cosign the checkpoints of known audit logs, over HTTP, until interrupted.
+    Witness(witness::Run),
     /// Say what this program is and what it was built from.
     Version(version::Version),
 }
@@ -164,6 +171,8 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
+        Command::Audit(audit) => wait(audit::run(audit, common.output)),
+        Command::Witness(run) => wait(witness::run(run)),
         Command::Version(version) => version::run(version, common.output),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -272,3 +272,20 @@ fn walk_bytes(folder: &Path) -> u64 {
         .map(|entry| if entry.path().is_dir() { walk_bytes(&entry.path()) } else { entry.metadata().unwrap().len() })
         .sum()
 }
+
+/// What the page on verifying without Marg is tested with (`tests/sdk/python/test_audit.py`). Delete the files to make them anew.
+#[test]
+fn the_kept_receipt_verifies() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/audit");
+    if !golden.exists() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 300);
+        let log = open(folder.path());
+        fs::create_dir_all(&golden).unwrap();
+        fs::write(golden.join("receipt.json"), Receipt::make(&log, 123).unwrap().to_text()).unwrap();
+        fs::write(golden.join("policy.txt"), log.policy().to_text()).unwrap();
+    }
+    let trusted = Policy::parse(&fs::read_to_string(golden.join("policy.txt")).unwrap()).unwrap();
+    let receipt = Receipt::parse(&fs::read(golden.join("receipt.json")).unwrap()).unwrap();
+    assert_eq!(receipt.verify(&trusted).unwrap().checkpoint.size, 300);
+}

@@ -1,0 +1,146 @@
+//! `marg audit`: keys, proofs and searches. Everything but `prune` reads files only, so it works on a copy of the log, on a
+//! machine that never saw Marg's data, and beside a gateway that writes it.
+
+mod find;
+mod key;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::audit::policy::{Policy, Standing};
+use crate::audit::receipt::Receipt;
+use crate::audit::verify::{self, Kept};
+use crate::cli::failure::{Exit, Failure, Result};
+use crate::cli::output::{self, Format};
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Make, show and change the keys that sign the log.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Verify a whole log, a receipt, or that one checkpoint continues another.
+    Verify(Verify),
+    /// Print the receipt of an entry.
+    Receipt(find::Wanted),
+    /// Print the newest entries that match, newest first.
+    Search(find::Search),
+    /// Print all entries that match as JSON lines, oldest first.
+    Export(find::Search),
+    /// Print entries that match as they come under a checkpoint, until interrupted.
+    Tail(find::Search),
+    /// Delete old entries; their hashes stay, so everything that remains can be proved. The gateway must not be running.
+    Prune(find::Prune),
+}
+
+/// What to verify, and against whom.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The folder with `checkpoint` and `tile/`.
+    #[arg(long, value_name = "FOLDER")]
+    log: Option<PathBuf>,
+    /// A receipt; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    receipt: Vec<PathBuf>,
+    /// A proof that the checkpoint in it continues the one of --since.
+    #[arg(long, value_name = "FILE")]
+    proof: Option<PathBuf>,
+    /// Whom to trust: keys of logs and witnesses, as `marg audit key export-public` writes them.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// A checkpoint that was kept: the log must continue it; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    since: Vec<PathBuf>,
+    /// Let one of the log's two signatures suffice.
+    #[arg(long)]
+    accept_one: bool,
+}
+
+/// Runs one of the commands.
+pub async fn run(command: Audit, format: Format) -> Result {
+    match command {
+        Audit::Key(command) => key::run(command, format),
+        Audit::Verify(command) => verify(&command, format),
+        Audit::Receipt(wanted) => find::receipt(&wanted),
+        Audit::Search(search) => find::search(&search),
+        Audit::Export(search) => find::export(&search),
+        Audit::Tail(search) => find::tail(&search).await,
+        Audit::Prune(prune) => find::prune(&prune),
+    }
+}
+
+/// Reads a file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Failure::failed(format!("{} cannot be read: {error}.", path.display())))
+}
+
+/// A passphrase from a file.
+pub(super) fn secret(path: &Path) -> Result<crate::unit::secret::Secret> {
+    key::secret(path)
+}
+
+/// Reads a policy.
+pub(super) fn policy(path: &Path) -> Result<Policy> {
+    let text =
+        String::from_utf8(read(path)?).map_err(|_| Failure::failed(format!("{} is not UTF-8.", path.display())))?;
+    Policy::parse(&text).map_err(|error| Failure::failed(format!("{}: {error}.", path.display())))
+}
+
+fn verify(command: &Verify, format: Format) -> Result {
+    let Verify { log, receipt, proof, since, accept_one, .. } = command;
+    let trusted = policy(&command.policy)?;
+    let trusted = if *accept_one { trusted.accept_one() } else { trusted };
+    if log.is_none() && receipt.is_empty() && proof.is_none() {
+        return Err(Failure::usage("Give --log, --receipt or --proof: what is to be verified?"));
+    }
+    let kept: Vec<Kept> = since
+        .iter()
+        .map(|path| Ok(Kept { name: path.display().to_string(), note: read(path)? }))
+        .collect::<Result<_>>()?;
+    for path in receipt {
+        let found = Receipt::parse(&read(path)?).map_err(|error| wrong(path, &error))?;
+        let standing = found.verify(&trusted).map_err(|fault| wrong(path, &fault))?;
+        tell(format, &path.display().to_string(), &standing, json!({ "index": found.index }))?;
+    }
+    if let Some(path) = proof {
+        let [old] = kept.as_slice() else { return Err(Failure::usage("--proof needs exactly one --since.")) };
+        let (before, after) = verify::consistency(old, &read(path)?, &trusted).map_err(|fault| wrong(path, &fault))?;
+        tell(format, &path.display().to_string(), &after, json!({ "continues": before.checkpoint.size }))?;
+    }
+    if let Some(folder) = log {
+        let report = verify::log(folder, &trusted, &kept).map_err(|fault| wrong(folder, &fault))?;
+        let continues: Vec<_> = report.continues.iter().map(|(name, size)| format!("{name} ({size})")).collect();
+        let more = json!({
+            "entries": report.entries, "pruned": report.pruned, "rotations": report.rotations, "continues": continues,
+        });
+        tell(format, &folder.display().to_string(), &report.standing, more)?;
+    }
+    Ok(())
+}
+
+fn wrong(path: &Path, fault: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, format!("NOT VERIFIED: {}: {fault}.", path.display()))
+}
+
+/// Says what was verified; too few witnesses are a failure.
+fn tell(format: Format, name: &str, standing: &Standing, more: serde_json::Value) -> Result {
+    let witnesses: Vec<String> =
+        standing.witnesses.iter().map(|(name, at)| format!("{name} at {}", at.rfc3339())).collect();
+    let mut answer = json!({
+        "name": name, "status": if standing.witnessed { "verified" } else { "verified, but not witnessed as the policy asks" },
+        "origin": standing.checkpoint.origin, "size": standing.checkpoint.size, "root": standing.checkpoint.root.to_string(),
+        "signatures": standing.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
+        "witnesses": witnesses, "witnessed": standing.witnessed,
+    });
+    if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), more) {
+        answer.extend(more);
+    }
+    output::item(format, &answer)?;
+    if standing.witnessed {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Failed, format!("{name}: too few witnesses cosigned it.")))
+    }
+}

@@ -1,0 +1,222 @@
+//! `marg audit receipt`, `search`, `export`, `tail` and `prune`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::disk::System;
+use crate::audit::entry::{Actor, Entry, Event, Noun};
+use crate::audit::index::{self, Filter};
+use crate::audit::key::{Purpose, SigningKeys};
+use crate::audit::log::{Log, Settings};
+use crate::audit::policy::Policy;
+use crate::audit::receipt::Receipt;
+use crate::audit::tail::{LOG, Taken};
+use crate::audit::tiles::{self, Row, WIDTH};
+use crate::cli::audit::{key, read};
+use crate::cli::failure::{Exit, Failure, Result};
+use crate::cli::output;
+use crate::unit::clock::Timestamp;
+
+/// How often `tail` looks for a new checkpoint.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// An entry.
+#[derive(Debug, Args)]
+pub struct Wanted {
+    /// The id of an exchange (x-marg-receipt, x-marg-exchange), or the index of an entry.
+    entry: String,
+    /// The audit folder.
+    #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
+    folder: PathBuf,
+}
+
+/// What is looked for; every flag that is given must match.
+#[derive(Debug, Args)]
+pub struct Search {
+    /// The audit folder.
+    #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
+    folder: PathBuf,
+    /// The id of a key.
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// An organisation.
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+    /// A team.
+    #[arg(long, value_name = "NAME")]
+    team: Option<String>,
+    /// A user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// A model, as asked for or as served.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// What an event happened to.
+    #[arg(long, value_name = "ID")]
+    subject: Option<String>,
+    /// The kind of entry, such as exchange, refusal, key, policy.
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// What was done by the gate's verdict (permit, refuse), or the outcome where the gate was not asked.
+    #[arg(long, value_name = "WORD")]
+    verdict: Option<String>,
+    /// At this time or later: RFC 3339, or seconds since 1970.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    since: Option<Timestamp>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    until: Option<Timestamp>,
+    /// The most entries that a search prints.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    limit: usize,
+}
+
+/// What is deleted.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Entries before this time go, in whole bundles of 256.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    before: Timestamp,
+    /// The file with the log's keys, as the deletion is itself an entry.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// A file whose content is the passphrase of the keys.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// The audit folder.
+    #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
+    folder: PathBuf,
+}
+
+impl Search {
+    fn filter(&self) -> Filter {
+        let Self { key, org, team, user, model, subject, kind, verdict, since, until, .. } = self;
+        Filter {
+            id: None,
+            key: key.clone(),
+            org: org.clone(),
+            team: team.clone(),
+            user: user.clone(),
+            model: model.clone(),
+            subject: subject.clone(),
+            kind: kind.clone(),
+            verdict: verdict.clone(),
+            since: *since,
+            until: *until,
+        }
+    }
+}
+
+/// The range of entries whose texts are there, under the last checkpoint.
+fn range(folder: &Path) -> Result<(u64, u64)> {
+    let log = folder.join(LOG);
+    let (checkpoint, _) = Checkpoint::from_note(&read(&log.join("checkpoint"))?)
+        .map_err(|error| Failure::failed(format!("{}: {error}.", log.join("checkpoint").display())))?;
+    let there = |number: &u64| log.join(tiles::path(Row::Entries, *number, WIDTH)).exists();
+    // Only whole bundles are deleted, from the beginning on.
+    let first = (0..checkpoint.size / WIDTH).find(there).unwrap_or(checkpoint.size / WIDTH);
+    Ok((first * WIDTH, checkpoint.size))
+}
+
+fn found(folder: &Path, range: (u64, u64), filter: &Filter, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+    index::search((folder, &folder.join(LOG)), range, filter, limit)
+        .map_err(|error| Failure::failed(format!("{error}.")))
+}
+
+fn print((number, entry): &(u64, Vec<u8>)) -> Result {
+    // An entry is an object; its index goes first.
+    let text = String::from_utf8_lossy(entry);
+    output::line(&format!("{{\"index\":{number},{}", text.strip_prefix('{').unwrap_or(&text)))
+}
+
+/// Prints a receipt.
+pub fn receipt(wanted: &Wanted) -> Result {
+    let Wanted { entry, folder } = wanted;
+    let index = match (entry.parse::<u64>(), entry.parse::<uuid::Uuid>()) {
+        (Ok(index), _) => index,
+        (_, Ok(id)) => {
+            let kinds = ["exchange", "refusal"].map(|kind| {
+                let filter = Filter { id: Some(id), kind: Some(kind.to_owned()), ..Filter::default() };
+                found(folder, range(folder)?, &filter, 1)
+            });
+            let mut all = kinds.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten();
+            all.next().map(|(index, _)| index).ok_or_else(|| {
+                Failure::new(Exit::NotFound, format!("There is no exchange {id} under the last checkpoint."))
+            })?
+        }
+        _ => return Err(Failure::usage("An entry is named by the id of an exchange (a UUID) or by its index.")),
+    };
+    let receipt = Receipt::from_files(&folder.join(LOG), index);
+    let receipt = receipt.map_err(|error| Failure::new(Exit::NotFound, format!("{error}.")))?;
+    output::line(receipt.to_text().trim_end())
+}
+
+/// Prints the newest matches.
+pub fn search(search: &Search) -> Result {
+    let folder = &search.folder;
+    found(folder, range(folder)?, &search.filter(), search.limit.max(1))?.iter().try_for_each(print)
+}
+
+/// Prints all matches, oldest first, a bundle at a time.
+pub fn export(search: &Search) -> Result {
+    let (first, size) = range(&search.folder)?;
+    part(search, (first, size))
+}
+
+fn part(search: &Search, (from, to): (u64, u64)) -> Result {
+    let filter = search.filter();
+    for number in from / WIDTH..to.div_ceil(WIDTH) {
+        let piece = (from.max(number * WIDTH), to.min((number + 1) * WIDTH));
+        let mut entries = found(&search.folder, piece, &filter, usize::MAX)?;
+        entries.reverse();
+        entries.iter().try_for_each(print)?;
+    }
+    Ok(())
+}
+
+/// Prints matches as they come.
+pub async fn tail(search: &Search) -> Result {
+    let (_, mut seen) = range(&search.folder)?;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let (_, size) = range(&search.folder)?;
+        if size > seen {
+            part(search, (seen, size))?;
+            seen = size;
+        }
+    }
+}
+
+/// Deletes entries.
+pub fn prune(prune: &Prune) -> Result {
+    let Prune { before, key: file, passphrase_file, folder } = prune;
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{error}."));
+    let passphrase = passphrase_file.as_deref().map(key::secret).transpose()?;
+    let keys = SigningKeys::load(file, Purpose::Log, passphrase.as_ref()).map_err(|error| failed(&error))?;
+    let (first, size) = range(folder)?;
+    let newer = Filter { since: Some(*before), ..Filter::default() };
+    let mut below = first;
+    // The first bundle with an entry that is not older ends it.
+    while below + WIDTH <= size && found(folder, (below, below + WIDTH), &newer, 1)?.is_empty() {
+        below += WIDTH;
+    }
+    let now = Timestamp::now();
+    let settings = Settings { folder: folder.clone(), interval: Duration::ZERO, policy: Policy::default() };
+    let log = Log::open(settings, keys, None, Arc::new(System), now).map_err(|error| failed(&error))?;
+    let event = Event {
+        at: now,
+        actor: Actor { kind: "command_line".to_owned(), id: None, label: None, address: None },
+        noun: Noun::Prune,
+        verb: "deleted".to_owned(),
+        subject: None,
+        detail: Map::from_iter([("below".to_owned(), Value::from(below))]),
+    };
+    let below = log.prune(&Taken::new(&Entry::Event(event), None), below).map_err(|error| failed(&error))?;
+    log.finish(now).map_err(|error| failed(&error))?;
+    output::line(&format!("Entries below {below} are deleted; their hashes stay."))
+}
