@@ -2,12 +2,14 @@
 
 pub mod admin;
 pub mod assemble;
+pub mod audit;
 pub mod budget;
 pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod error;
+pub mod kavach;
 pub mod key;
 pub mod ledger;
 pub mod pipeline;

@@ -12,12 +12,16 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
 use crate::assemble::{Source, banner, discovery, live, signals};
+use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
+use crate::catalog::stored::{PriceStore, StoredPrice};
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
+use crate::ledger::reprice::NoLimits;
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
@@ -45,6 +49,10 @@ pub struct Core {
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
     pub(super) stored: ArcSwap<Vec<StoredRoute>>,
+    /// The stored limits in force.
+    pub(super) stored_limits: ArcSwap<Vec<Limit>>,
+    /// The stored prices in force.
+    pub(super) prices: ArcSwap<Vec<StoredPrice>>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -78,8 +86,9 @@ impl Core {
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
         let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
-        let (ring, stored) = runtime.block_on(read_store(&house))?;
-        let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
+        let limits = runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
+        let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
+        let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         // Decoding the built-in list takes memory; a process that never asks it does without.
         let listed = |provider: &crate::provider::config::ProviderSettings| {
             provider.enabled
@@ -105,6 +114,8 @@ impl Core {
             first: loaded.config.clone(),
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
+            stored_limits: ArcSwap::from_pointee(limits),
+            prices: ArcSwap::from_pointee(prices),
             house,
             ring,
             feeder: handle,
@@ -136,7 +147,13 @@ impl Core {
             hash_key: self.house.hash_key.clone(),
             tokens: store.clone(),
             routes: store.clone(),
+            limits: store.clone(),
+            parties: store.clone(),
+            prices: store.clone(),
+            repricing: store.clone(),
+            adjust: Arc::new(NoLimits),
             ledger: store,
+            journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
             prefix_style: self.loaded.load().config.keys.prefix_style,
             started_at: self.started_at,
@@ -194,15 +211,41 @@ impl Core {
     }
 }
 
-async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>)> {
-    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    ring.refresh(&*house.store).await.context("cannot read the keys")?;
-    METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
-    let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
-    Ok((ring, stored))
+impl Core {
+    /// Reads the stored prices again and puts them in force.
+    ///
+    /// # Errors
+    /// When they cannot be read, or make no sense; those in force stay.
+    pub(super) async fn take_prices(&self) -> crate::error::Result<()> {
+        let _alone = self.replacing.lock().await;
+        let prices = self.house.store.prices().await?;
+        if **self.prices.load() == prices {
+            return Ok(());
+        }
+        let built = live::with_prices(&self.loaded.load(), &self.stored.load(), &prices, &self.gateway.live.load());
+        let live =
+            built.map_err(|faults| crate::error::Error::new(crate::error::Kind::InvalidRequest, faults.join(" ")))?;
+        self.gateway.live.store(Arc::new(live));
+        self.prices.store(Arc::new(prices));
+        Ok(())
+    }
 }
 
-fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
+async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>, Vec<StoredPrice>)> {
+    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    ring.refresh(&*house.store).await.context("cannot read the keys")?;
+    ring.parties().refresh(&*house.store).await.context("cannot read the organisations, teams and users")?;
+    METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
+    let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
+    let prices = house.store.prices().await.context("cannot read the stored prices")?;
+    Ok((ring, stored, prices))
+}
+
+/// Opens the journal in the data folder.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
     Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
 }
 
@@ -233,12 +276,20 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
         if generation == known {
             continue;
         }
-        if core.ring.refresh(&*core.house.store).await.is_err() {
+        if core.ring.refresh(&*core.house.store).await.is_err()
+            || core.ring.parties().refresh(&*core.house.store).await.is_err()
+        {
             continue;
         }
         METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
         if let Err(error) = core.take_routes().await {
             tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+        }
+        if core.take_limits().await.is_err() {
+            continue;
+        }
+        if let Err(error) = core.take_prices().await {
+            tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
         }
         known = generation;
     }

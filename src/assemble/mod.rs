@@ -7,10 +7,11 @@
 
 mod banner;
 mod control;
-mod core;
+pub mod core;
 mod discovery;
 pub mod house;
-mod live;
+pub mod limits;
+pub mod live;
 mod servers;
 mod signals;
 

@@ -8,6 +8,7 @@ pub mod authority;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod counter;
+pub mod draft;
 pub mod limit;
 pub mod memory;
 pub mod store;

@@ -7,13 +7,18 @@ use async_trait::async_trait;
 
 use crate::admin::State;
 use crate::admin::control::{
-    Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
+    Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
+    RouteView,
 };
-use crate::assemble::house;
+use crate::assemble::{core, house, live};
+use crate::budget::limit::Limit;
+use crate::catalog::Pricing;
+use crate::catalog::stored::{PriceStore, StoredPrice};
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
 use crate::error::{Error, Kind};
+use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::route::config::RouteConfig;
 
@@ -45,7 +50,11 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
+    let prices = house.store.prices().await?;
+    let nobody = Nobody { loaded: loaded.clone(), prices };
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
+    state.journal = Some(Arc::new(journal));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }
@@ -56,7 +65,10 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
-struct Nobody;
+struct Nobody {
+    loaded: Loaded,
+    prices: Vec<StoredPrice>,
+}
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
 
@@ -81,6 +93,38 @@ impl Control for Nobody {
 
     async fn routes_changed(&self) -> crate::error::Result<()> {
         Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.loaded.config.keys.defaults.clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.loaded.config.limits.clone()
+    }
+
+    /// A running gateway notices by itself.
+    async fn limits_changed(&self) -> crate::error::Result<()> {
+        Ok(())
+    }
+
+    async fn limit_states(&self, _: Option<&str>, _: usize) -> crate::error::Result<Vec<LimitState>> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn pricing(&self) -> crate::error::Result<Pricing> {
+        let catalog = live::catalog(&self.loaded, &self.prices)
+            .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join("\n")))?;
+        Ok(Pricing { catalog: Arc::new(catalog), providers: self.loaded.price_providers.clone() })
+    }
+
+    /// A running gateway notices by itself.
+    async fn prices_changed(&self) -> crate::error::Result<()> {
+        Ok(())
     }
 
     fn explain(&self, _: &Question) -> crate::error::Result<Explanation> {

@@ -29,6 +29,8 @@ const DAY_MS: u64 = 86_400_000;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+/// A cap on the tokens of one request.
+const TOKENS: Bounds = Bounds::Number(1, crate::key::draft::MAX_CAP_TOKENS);
 
 /// Every key, in the order of the annotated example. Parts that only hold other keys (`server`) are not listed.
 pub const KEYS: &[Key] = &[
@@ -58,6 +60,11 @@ pub const KEYS: &[Key] = &[
     restart("log.format", Bounds::Free),
     restart("keys.prefix_style", Bounds::Free),
     restart("keys.hash_key", Bounds::Free),
+    live("keys.defaults.max_input_tokens", TOKENS),
+    live("keys.defaults.max_output_tokens", TOKENS),
+    live("keys.defaults.expires_in", Bounds::Free),
+    live("keys.defaults.labels", Bounds::Items(32)),
+    live("keys.defaults.models", Bounds::Items(64)),
     live("ledger.retention_days", Bounds::Number(0, 36_500)),
     live("ledger.journal_segment_bytes", Bounds::Number(4 * KIB, GIB)),
     live("ledger.journal_max_bytes", Bounds::Number(4 * KIB, 16 * TIB)),
@@ -65,6 +72,34 @@ pub const KEYS: &[Key] = &[
     live("ledger.batch_rows", Bounds::Number(1, 10_000)),
     live("ledger.batch_delay_ms", Bounds::Number(1, 60_000)),
     live("prices.overlay", Bounds::Free),
+    live("budget.wait_ms", Bounds::Number(0, 60_000)),
+    live("budget.when_away", Bounds::Free),
+    live("budget.dead_node", Bounds::Free),
+    live("budget.dead_node_after_ms", Bounds::Number(10_000, 30 * DAY_MS)),
+    live("budget.default_max_output_tokens", TOKENS),
+    live("budget.default_caps.max_input_tokens", TOKENS),
+    live("budget.default_caps.max_output_tokens", TOKENS),
+    live("budget.webhook_url", Bounds::Free),
+    live("budget.webhook_secret", Bounds::Free),
+    live("limits", Bounds::Items(1000)),
+    live("limits[].name", Bounds::Free),
+    live("limits[].scope", Bounds::Free),
+    live("limits[].subject", Bounds::Free),
+    live("limits[].models", Bounds::Items(64)),
+    live("limits[].unit", Bounds::Free),
+    live("limits[].window", Bounds::Free),
+    live("limits[].timezone", Bounds::Free),
+    live("limits[].burst", Bounds::Number(1, 1_000_000_000_000_000)),
+    live("limits[].burst_usd", Bounds::Free),
+    live("limits[].amount", Bounds::Number(0, 1_000_000_000_000_000)),
+    live("limits[].amount_usd", Bounds::Free),
+    live("limits[].action", Bounds::Free),
+    live("limits[].downgrade_to", Bounds::Free),
+    live("limits[].downgrade_below_percent", Bounds::Number(1, 99)),
+    live("limits[].warn_at_percent", Bounds::Items(16)),
+    live("limits[].enabled", Bounds::Free),
+    live("prices.default.input", Bounds::Free),
+    live("prices.default.output", Bounds::Free),
     live("providers", Bounds::Items(1000)),
     live("providers.*.preset", Bounds::Free),
     live("providers.*.base_url", Bounds::Free),
@@ -80,6 +115,7 @@ pub const KEYS: &[Key] = &[
     live("providers.*.ca_file", Bounds::Free),
     live("providers.*.price_provider", Bounds::Free),
     live("providers.*.stream_usage", Bounds::Free),
+    live("providers.*.output_ceiling", Bounds::Free),
     live("default_provider", Bounds::Free),
     live("routes", Bounds::Items(1000)),
     live("routes[].name", Bounds::Free),

@@ -11,10 +11,14 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::budget::limit::Limit;
+pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+use crate::key::draft::KeyDefaults;
 use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+mod budget;
 mod check;
 mod decode;
 pub mod demo;
@@ -50,6 +54,10 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// Prices.
     pub prices: PricesConfig,
+    /// How limits are held, and who is told.
+    pub budget: BudgetConfig,
+    /// What may be spent; besides the limits in the store.
+    pub limits: Vec<Limit>,
     /// Who serves, by name. Names are 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// The provider for models that no route matches; none means that such models are refused with 404.
@@ -68,6 +76,8 @@ impl Default for Config {
             keys: KeysConfig::default(),
             ledger: LedgerConfig::default(),
             prices: PricesConfig::default(),
+            budget: BudgetConfig::default(),
+            limits: Vec::new(),
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),
@@ -209,6 +219,8 @@ pub struct KeysConfig {
     /// The secret that token hashes are keyed with: 64 hexadecimal digits. Left out, it is made once and kept in
     /// `data_dir/hash.key`. Needs a restart; another value makes every stored key unknown.
     pub hash_key: Option<SecretRef>,
+    /// What a new key is where nobody says otherwise.
+    pub defaults: KeyDefaults,
 }
 
 /// How a new token begins; existing ones keep working whatever is set.
@@ -259,4 +271,15 @@ impl Default for LedgerConfig {
 pub struct PricesConfig {
     /// A YAML file of prices that win over the built-in ones.
     pub overlay: Option<PathBuf>,
+    /// The price of models that nothing else prices; without it they have none, and a limit in dollars refuses them.
+    pub default: Option<DefaultPrice>,
+}
+
+/// A price in dollars per million tokens, of every class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DefaultPrice {
+    /// Of input.
+    pub input: f64,
+    /// Of output.
+    pub output: f64,
 }

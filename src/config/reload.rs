@@ -16,6 +16,8 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         // All of these are applied by a reload.
         ledger: _,
         prices: _,
+        budget: _,
+        limits: _,
         providers: _,
         default_provider: _,
         routes: _,
@@ -28,7 +30,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     note(&mut changed, "admin.listen", *listen != old.admin.listen);
     let LogConfig { level: _, format } = log;
     note(&mut changed, "log.format", *format != old.log.format);
-    let KeysConfig { prefix_style, hash_key } = keys;
+    let KeysConfig { prefix_style, hash_key, defaults: _ } = keys;
     note(&mut changed, "keys.prefix_style", *prefix_style != old.keys.prefix_style);
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
     changed
@@ -36,7 +38,20 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
 
 /// The parts of the configuration that differ, as key paths: whole sections, and single providers.
 pub fn changed(old: &Config, new: &Config) -> Vec<String> {
-    let Config { data_dir, server, admin, log, keys, ledger, prices, providers, default_provider, routes } = new;
+    let Config {
+        data_dir,
+        server,
+        admin,
+        log,
+        keys,
+        ledger,
+        prices,
+        budget,
+        limits,
+        providers,
+        default_provider,
+        routes,
+    } = new;
     let sections = [
         ("data_dir", *data_dir != old.data_dir),
         ("server", *server != old.server),
@@ -45,6 +60,8 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ("keys", *keys != old.keys),
         ("ledger", *ledger != old.ledger),
         ("prices", *prices != old.prices),
+        ("budget", *budget != old.budget),
+        ("limits", *limits != old.limits),
         ("default_provider", *default_provider != old.default_provider),
         ("routes", *routes != old.routes),
     ];

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
+use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{Config, pem, url};
+use crate::config::{BudgetConfig, Config, pem, url};
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
 use crate::provider::preset::BaseUrl;
@@ -32,6 +34,7 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 pub(super) struct Resolved {
     pub(super) providers: Vec<ProviderSettings>,
     pub(super) hash_key: Option<Secret>,
+    pub(super) webhook: Option<Webhook>,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
@@ -41,12 +44,13 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
         let mut resolver = Resolver { environment, report, lenient: false };
         resolver.hash_key(reference)
     });
+    let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, hash_key }
+    Resolved { providers, hash_key, webhook }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -122,6 +126,7 @@ impl Resolver<'_> {
             ca_file,
             price_provider,
             stream_usage,
+            output_ceiling,
         } = config;
         let path = join("providers", name);
         let row = preset.map(|preset| preset.row());
@@ -158,6 +163,7 @@ impl Resolver<'_> {
             ca_file: ca_file.clone(),
             price_provider: price_provider.clone().or(row.and_then(|row| row.price_provider).map(str::to_owned)),
             stream_usage: stream_usage.unwrap_or(row.is_none_or(|row| row.stream_usage)),
+            output_ceiling: output_ceiling.or(row.map(|row| row.ceiling)).unwrap_or(CeilingField::MaxTokens),
         })
     }
 
@@ -208,6 +214,22 @@ impl Resolver<'_> {
                         None
                     }
                 }
+            }
+        }
+    }
+
+    fn webhook(&mut self, config: &BudgetConfig) -> Option<Webhook> {
+        const URL: &str = "budget.webhook_url";
+        let secret = config.webhook_secret.as_ref().map(|reference| self.secret("budget.webhook_secret", reference));
+        let url = match config.webhook_url.as_ref()? {
+            UrlRef::Bare(text) => Secret::new(text.as_str()),
+            UrlRef::Ref(reference) => self.secret(URL, reference)?,
+        };
+        match url::with_query(url.expose()) {
+            Ok(url) => Some(Webhook { url: Secret::new(url), secret: secret.flatten() }),
+            Err(text) => {
+                self.fault(URL, text);
+                None
             }
         }
     }

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::budget::limit::Limit;
+use crate::config::budget;
 use crate::config::decode::Table;
 use crate::config::suggest;
 use crate::config::{
-    AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle, PricesConfig,
-    ServerConfig, TlsConfig,
+    AdminConfig, Config, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
+    PricesConfig, ServerConfig, TlsConfig,
 };
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
 use crate::route::config::{RouteConfig, RouteMatch, SplitConfig, TargetConfig};
@@ -31,10 +34,18 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         keys: table.section("keys", keys),
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
+        budget: table.section("budget", budget::budget),
+        limits: limits(table),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),
     }
+}
+
+fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
+    let mut limits = table.tables("limits", budget::limit);
+    budget::name_limits(&mut limits);
+    limits
 }
 
 fn server(table: &mut Table<'_, '_>) -> ServerConfig {
@@ -99,6 +110,7 @@ fn keys(table: &mut Table<'_, '_>) -> KeysConfig {
     KeysConfig {
         prefix_style: table.text_or("prefix_style", default.prefix_style, |text| word(text, STYLES)),
         hash_key: table.text("hash_key", SecretRef::parse),
+        defaults: table.section("defaults", budget::key_defaults),
     }
 }
 
@@ -115,7 +127,17 @@ fn ledger(table: &mut Table<'_, '_>) -> LedgerConfig {
 }
 
 fn prices(table: &mut Table<'_, '_>) -> PricesConfig {
-    PricesConfig { overlay: table.text("overlay", path) }
+    let default = table.optional("default", |table| {
+        let (input, output) = (table.required("input", dollars), table.required("output", dollars));
+        input.zip(output).map(|(input, output)| DefaultPrice { input, output })
+    });
+    PricesConfig { overlay: table.text("overlay", path), default: default.flatten() }
+}
+
+/// A price in dollars per million tokens.
+fn dollars(text: &str) -> Result<f64, String> {
+    let found = text.parse::<f64>().ok().filter(|usd| (0.0..=100_000.0).contains(usd));
+    found.ok_or_else(|| "expected dollars per million tokens, a number from 0 to 100000".to_owned())
 }
 
 fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
@@ -126,6 +148,8 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ("x-goog-api-key", Auth::XGoogApiKey),
         ("none", Auth::None),
     ];
+    const CEILINGS: &[(&str, CeilingField)] =
+        &[("max_tokens", CeilingField::MaxTokens), ("max_completion_tokens", CeilingField::MaxCompletionTokens)];
     const VERSIONS: &[(&str, HttpVersion)] = &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)];
     let default = ProviderConfig::default();
     ProviderConfig {
@@ -143,6 +167,7 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ca_file: table.text("ca_file", path),
         price_provider: table.text("price_provider", |text| Ok(text.to_owned())),
         stream_usage: table.optional_flag("stream_usage"),
+        output_ceiling: table.text("output_ceiling", |text| word(text, CEILINGS)),
     }
 }
 
@@ -165,7 +190,7 @@ fn split(table: &mut Table<'_, '_>) -> Option<SplitConfig> {
     Some(SplitConfig { to: to?, weight: weight? })
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
         suggest::unknown_word(text, &words)

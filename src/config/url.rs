@@ -46,6 +46,24 @@ pub(super) fn normalise(text: &str) -> Result<String, &'static str> {
     Ok(format!("{scheme}://{host}{port}{path}"))
 }
 
+/// Like [`normalise`], for a URL that may have a query, which stays as it is written.
+///
+/// # Errors
+/// As for [`normalise`], and for a query of other than visible ASCII characters.
+pub(super) fn with_query(text: &str) -> Result<String, &'static str> {
+    let (base, query) = text.split_once('?').map_or((text, None), |(base, query)| (base, Some(query)));
+    let base = normalise(base)?;
+    match query {
+        None => Ok(base),
+        Some(query)
+            if query.len() <= MAX_BYTES && query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') =>
+        {
+            Ok(format!("{base}?{query}"))
+        }
+        Some(_) => Err("the URL's query has at most 2048 visible ASCII characters"),
+    }
+}
+
 /// A host name (letters, digits, `-`, `_`, dots), an IPv4 address, or an IPv6 address in brackets (RFC 3986 section 3.2.2).
 fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[') {

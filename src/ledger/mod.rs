@@ -8,6 +8,7 @@ pub mod feeder;
 pub mod journal;
 pub mod query;
 pub mod record;
+pub mod reprice;
 
 pub use consumer::Consumer;
 pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};

@@ -9,7 +9,10 @@
 mod counters;
 mod keys;
 mod ledger;
+mod limits;
 mod migrate;
+mod parties;
+mod prices;
 mod routes;
 mod tokens;
 
@@ -25,8 +28,10 @@ use sqlx::{Sqlite, Transaction};
 pub use counters::Counters;
 pub use migrate::Applied;
 
+use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
 use crate::ledger::LedgerStore;
 use crate::route::store::RouteStore;
@@ -107,6 +112,16 @@ impl Store {
 
     /// The stored routes.
     pub fn routes(&self) -> &dyn RouteStore {
+        self
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &dyn LimitStore {
+        self
+    }
+
+    /// The orgs, teams and users.
+    pub fn parties(&self) -> &dyn PartyStore {
         self
     }
 

@@ -3,6 +3,9 @@
 mod document;
 mod input;
 mod keys;
+mod limits;
+mod parties;
+mod prices;
 mod requests;
 mod roles;
 mod routes;
@@ -24,8 +27,12 @@ use tower::ServiceExt;
 use crate::admin::auth::Peer;
 use crate::admin::control::*;
 use crate::admin::{State, router};
+use crate::budget::authority::Standing;
+use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
 use crate::error::{Error, Kind, Result};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
+use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::key::token::HashKey;
 use crate::ledger::journal::Line;
@@ -166,6 +173,12 @@ pub struct Fake {
     pub reload: Mutex<ReloadReport>,
     pub ready: Mutex<ReadyStatus>,
     pub changes: Mutex<u32>,
+    pub key_defaults: Mutex<KeyDefaults>,
+    pub config_limits: Mutex<Vec<Limit>>,
+    pub limits: Mutex<Vec<Limit>>,
+    pub standings: Mutex<Option<Vec<Standing>>>,
+    pub resets: Mutex<Vec<(String, Option<String>)>>,
+    pub prices: Mutex<Vec<crate::catalog::stored::StoredPrice>>,
 }
 
 impl Fake {
@@ -177,6 +190,12 @@ impl Fake {
             reload: Mutex::new(ReloadReport { applied: true, ..ReloadReport::default() }),
             ready: Mutex::new(ReadyStatus::Ready),
             changes: Mutex::new(0),
+            key_defaults: Mutex::default(),
+            config_limits: Mutex::default(),
+            limits: Mutex::default(),
+            standings: Mutex::new(Some(Vec::new())),
+            resets: Mutex::default(),
+            prices: Mutex::default(),
         }
     }
 }
@@ -223,6 +242,44 @@ impl Control for Fake {
         if self.table_broken.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Internal, "The table cannot be built."));
         }
+        Ok(())
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.key_defaults.lock().unwrap().clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.config_limits.lock().unwrap().clone()
+    }
+
+    async fn limits_changed(&self) -> Result<()> {
+        *self.limits.lock().unwrap() = LimitStore::list(&*self.store).await?;
+        Ok(())
+    }
+
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
+        let standings = self.standings.lock().unwrap().clone();
+        let standings = standings.ok_or_else(|| Error::new(Kind::Unavailable, "The owner of the counters is away."))?;
+        let meant = standings.into_iter().filter(|one| limit.is_none_or(|limit| *one.counter.limit == *limit));
+        Ok(meant.take(most).map(|standing| LimitState { standing, reserved_here: 7 }).collect())
+    }
+
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
+        self.resets.lock().unwrap().push((limit.to_owned(), subject.map(str::to_owned)));
+        Ok(1)
+    }
+
+    fn pricing(&self) -> Result<crate::catalog::Pricing> {
+        let stored = self.prices.lock().unwrap().clone();
+        let catalog = crate::catalog::Catalog::load(None).unwrap().with_stored(&stored).unwrap();
+        let providers = [("openai".to_owned(), Some("openai".to_owned()))].into();
+        Ok(crate::catalog::Pricing { catalog: Arc::new(catalog), providers })
+    }
+
+    async fn prices_changed(&self) -> Result<()> {
+        let stored = crate::catalog::stored::PriceStore::prices(&*self.store).await?;
+        *self.prices.lock().unwrap() = stored;
         Ok(())
     }
 

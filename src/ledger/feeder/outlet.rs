@@ -213,10 +213,7 @@ impl<'a> Outlet<'a> {
             position.to = *end;
             match consumer.take(std::slice::from_ref(line), &position).await {
                 Err(StoreError::Conflict(why)) => {
-                    let id = match line {
-                        Line::Record(record) => record.id,
-                        Line::Amend(amendment) => amendment.id,
-                    };
+                    let id = line.id();
                     // If it fails because the line was taken after all, the next pass asks for the position.
                     consumer.take(&[], &position).await?;
                     tracing::error!(exchange = %id, %why, taker = consumer.name(), "this line is refused for what it is; it is skipped");

@@ -10,7 +10,7 @@ use super::*;
 use crate::ledger::Line;
 use crate::ledger::journal::JournalSettings;
 use crate::ledger::journal::tests::record;
-use crate::ledger::query::{Cursor, Filter, Page, Position, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, Page, Position, Spender, Summary};
 use crate::ledger::record::{Amendment, Record};
 use crate::telemetry::task;
 use crate::unit::id::ExchangeId;
@@ -90,6 +90,7 @@ impl Rows {
             match line {
                 Line::Record(row) if self.records.contains_key(&row.id) => self.repeated += 1,
                 Line::Record(row) => drop(self.records.insert(row.id, row.clone())),
+                Line::Event(_) => {}
                 Line::Amend(amendment) => {
                     if let Some(row) = self.records.get_mut(&amendment.id) {
                         row.usage = Some(amendment.usage);
@@ -136,6 +137,9 @@ impl LedgerStore for Memory {
     }
     async fn summarize(&self, _: &Filter) -> Result<Summary, StoreError> {
         Ok(Summary::default())
+    }
+    async fn top(&self, _: &Filter, _: Group, _: usize) -> Result<Vec<Spender>, StoreError> {
+        Ok(Vec::new())
     }
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
         let mut rows = self.rows.lock().unwrap();

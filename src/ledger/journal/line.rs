@@ -9,6 +9,7 @@ use std::io::Write;
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
 use crate::unit::charge::Charge;
+use crate::unit::event::Event;
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,14 +19,26 @@ pub enum Line {
     Record(Record),
     /// Something that became known about an exchange afterwards.
     Amend(Amendment),
+    /// Something that happened to the gateway itself.
+    Event(Event),
 }
 
 impl Line {
+    /// The id of what the line is about.
+    pub fn id(&self) -> uuid::Uuid {
+        match self {
+            Self::Record(record) => record.id.0,
+            Self::Amend(amendment) => amendment.id.0,
+            Self::Event(event) => event.id,
+        }
+    }
+
     /// What it adds to counters of limits.
     pub fn charges(&self) -> &[Charge] {
         match self {
             Self::Record(record) => &record.charges,
             Self::Amend(amendment) => &amendment.charges,
+            Self::Event(_) => &[],
         }
     }
 }
@@ -35,6 +48,7 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
+const EVENT: u8 = b'e';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -50,6 +64,10 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
         Line::Amend(amendment) => {
             frame.extend_from_slice(&[AMENDMENT, b' ']);
             serde_json::to_writer(&mut *frame, amendment)
+        }
+        Line::Event(event) => {
+            frame.extend_from_slice(&[EVENT, b' ']);
+            serde_json::to_writer(&mut *frame, event)
         }
     }
     .map_err(JournalError::Encode)?;
@@ -75,6 +93,7 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     match payload {
         [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
         [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
+        [EVENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Event),
         _ => None,
     }
 }

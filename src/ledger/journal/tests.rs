@@ -34,6 +34,7 @@ pub(crate) fn record(path: &str) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 1_000,
@@ -207,7 +208,7 @@ fn two_journals_on_one_folder_leave_each_other_alone_until_one_dies() {
 fn path_of(line: Line) -> String {
     match line {
         Line::Record(record) => record.path,
-        Line::Amend(_) => String::new(),
+        Line::Amend(_) | Line::Event(_) => String::new(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! (`a_filter_reads_the_narrow_index_only`); whole rows are fetched for the page alone.
 
 mod find;
+mod reprice;
 mod row;
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use sqlx::sqlite::SqliteArguments;
 
 use super::{Store, failed};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, LedgerStore, Page, Position, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -94,6 +95,10 @@ impl LedgerStore for Store {
         find::summary(&self.readers, filter).await
     }
 
+    async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError> {
+        find::top(&self.readers, filter, group, limit).await
+    }
+
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
         let mut transaction = self.write().await?;
         let statement = "DELETE FROM exchange WHERE number IN (SELECT number FROM exchange INDEXED BY exchange_scan \
@@ -112,14 +117,14 @@ impl LedgerStore for Store {
 fn as_record(line: &Line) -> Option<&Record> {
     match line {
         Line::Record(record) => Some(record),
-        Line::Amend(_) => None,
+        Line::Amend(_) | Line::Event(_) => None,
     }
 }
 
 fn as_amendment(line: &Line) -> Option<&Amendment> {
     match line {
         Line::Amend(amendment) => Some(amendment),
-        Line::Record(_) => None,
+        Line::Record(_) | Line::Event(_) => None,
     }
 }
 

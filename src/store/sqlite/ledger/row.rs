@@ -16,10 +16,10 @@ use crate::ledger::{Outcome, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`bind`].
-const FACTS: [&str; 27] = [
+const FACTS: [&str; 28] = [
     "id",
     "started_at",
     "request_id",
@@ -47,6 +47,7 @@ const FACTS: [&str; 27] = [
     "attempts",
     "tags",
     "session",
+    "service_tier",
 ];
 
 /// What an amendment replaces, in the order of [`bind_usage`] and [`bind_cost`].
@@ -82,6 +83,11 @@ pub(super) fn amend_statement() -> String {
     format!("UPDATE exchange SET {} = ? WHERE id = ?", MEASURES.join(" = ?, "))
 }
 
+/// The statement that prices one row again, unless its cost is another than the one that the new one was worked out from.
+/// Cost, price, charges, the id, and the cost before, in this order.
+pub(super) const REPRICE: &str = "UPDATE exchange SET cost_nano_usd = ?, price_source = ?, price_name = ?, \
+     price_effective = ?, charges = ? WHERE id = ? AND cost_nano_usd IS ?";
+
 /// Binds one record to the next places of an insert.
 pub(super) fn bind<'q>(query: Statement<'q>, record: &Record) -> Result<Statement<'q>, StoreError> {
     let query = query
@@ -111,7 +117,8 @@ pub(super) fn bind<'q>(query: Statement<'q>, record: &Record) -> Result<Statemen
         .bind(signed(record.bytes_out))
         .bind(list(&record.attempts)?)
         .bind(list(&record.tags)?)
-        .bind(record.session.as_deref());
+        .bind(record.session.as_deref())
+        .bind(record.service_tier.map(ServiceTier::as_str));
     let query = bind_usage(query, record.usage.as_ref(), record.usage_source);
     Ok(bind_cost(query, record.cost, record.price.as_ref()).bind(list(&record.charges)?))
 }
@@ -196,6 +203,10 @@ pub(super) fn read(row: &SqliteRow) -> Result<Record, StoreError> {
         error: row.get("error")?,
         usage: row.usage()?,
         usage_source: row.get::<Option<String>>("usage_source")?.map(|text| word(SOURCES, &text)).transpose()?,
+        service_tier: row
+            .get::<Option<String>>("service_tier")?
+            .map(|text| word(ServiceTier::ALL, &text))
+            .transpose()?,
         cost: row.get::<Option<i64>>("cost_nano_usd")?.map(NanoUsd),
         price: row.price()?,
         duration_us: row.count("duration_us")?.unwrap_or(0),
@@ -312,6 +323,12 @@ impl Word for Outcome {
 impl Word for UsageSource {
     fn text(self) -> &'static str {
         source_text(self)
+    }
+}
+
+impl Word for ServiceTier {
+    fn text(self) -> &'static str {
+        self.as_str()
     }
 }
 

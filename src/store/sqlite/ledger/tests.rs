@@ -15,7 +15,7 @@ use crate::telemetry::task;
 use crate::unit::charge::Charge;
 use crate::unit::glob::Glob;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 async fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -47,6 +47,7 @@ fn record(started_at: i64) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 0,
@@ -157,6 +158,7 @@ prop_compose! {
             outcome: outcomes[outcome],
             reason, error, usage,
             usage_source: reported.map(|yes| if yes { UsageSource::Reported } else { UsageSource::Estimated }),
+            service_tier: reported.map(|yes| if yes { ServiceTier::Flex } else { ServiceTier::Standard }),
             cost: cost.map(NanoUsd),
             price: price.map(|(source, name, effective)| PriceRef { source: source.into(), name, effective }),
             duration_us, ttft_us, bytes_in, bytes_out, attempts,
