@@ -23,6 +23,8 @@ use crate::unit::secret::SecretRef;
 /// How limits are held, and who is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BudgetConfig {
+    /// Who owns the counters. Needs a restart.
+    pub authority: AuthorityConfig,
     /// How long a call waits for amounts that other calls and processes hold, before it is refused.
     pub wait_ms: u64,
     /// What happens to calls when whoever owns the counters cannot be reached and the leases of this process are used up.
@@ -45,6 +47,7 @@ pub struct BudgetConfig {
 impl Default for BudgetConfig {
     fn default() -> Self {
         Self {
+            authority: AuthorityConfig::default(),
             wait_ms: 1_000,
             when_away: WhenAway::default(),
             dead_node: DeadNode::default(),
@@ -55,6 +58,16 @@ impl Default for BudgetConfig {
             webhook_secret: None,
         }
     }
+}
+
+/// Who owns the counters of limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthorityConfig {
+    /// The database.
+    #[default]
+    Store,
+    /// Redis; the database keeps count along, so that Redis may lose everything.
+    Redis,
 }
 
 /// What happens to calls when the owner of the counters is away and no lease is left.
@@ -81,8 +94,11 @@ pub enum DeadNode {
 pub(super) fn budget(table: &mut Table<'_, '_>) -> BudgetConfig {
     const AWAY: &[(&str, WhenAway)] = &[("refuse", WhenAway::Refuse), ("admit", WhenAway::Admit)];
     const DEAD: &[(&str, DeadNode)] = &[("hold", DeadNode::Hold), ("release", DeadNode::Release)];
+    const AUTHORITIES: &[(&str, AuthorityConfig)] =
+        &[("store", AuthorityConfig::Store), ("redis", AuthorityConfig::Redis)];
     let default = BudgetConfig::default();
     BudgetConfig {
+        authority: table.text_or("authority", default.authority, |text| word(text, AUTHORITIES)),
         wait_ms: table.number("wait_ms", default.wait_ms),
         when_away: table.text_or("when_away", default.when_away, |text| word(text, AWAY)),
         dead_node: table.text_or("dead_node", default.dead_node, |text| word(text, DEAD)),

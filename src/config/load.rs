@@ -12,7 +12,7 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{shape, tree};
+use crate::config::{RedisSecrets, shape, tree};
 use crate::provider::config::{ProviderConfig, ProviderSettings};
 use crate::unit::secret::Secret;
 
@@ -33,6 +33,8 @@ pub struct Loaded {
     pub hash_key: Option<Secret>,
     /// Where events of limits are posted, if `budget.webhook_url` is set.
     pub webhook: Option<Webhook>,
+    /// What `redis` refers to, if it has addresses.
+    pub redis: Option<RedisSecrets>,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
 }
@@ -114,10 +116,10 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, hash_key, webhook } = resolve::resolve(&config, environment, &mut report);
+    let resolve::Resolved { providers, hash_key, webhook, redis } = resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
-    Ok(Loaded { config, providers, price_providers, hash_key, webhook, warnings })
+    Ok(Loaded { config, providers, price_providers, hash_key, webhook, redis, warnings })
 }
 
 fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
-pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode, WhenAway};
+pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};
 use crate::key::draft::KeyDefaults;
 use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
@@ -26,6 +27,7 @@ pub mod keys;
 pub mod load;
 mod pem;
 pub mod problem;
+mod redis;
 pub mod reload;
 mod resolve;
 mod routes;
@@ -58,6 +60,8 @@ pub struct Config {
     pub budget: BudgetConfig,
     /// What may be spent; besides the limits in the store.
     pub limits: Vec<Limit>,
+    /// How to reach Redis.
+    pub redis: RedisConfig,
     /// Who serves, by name. Names are 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// The provider for models that no route matches; none means that such models are refused with 404.
@@ -78,6 +82,7 @@ impl Default for Config {
             prices: PricesConfig::default(),
             budget: BudgetConfig::default(),
             limits: Vec::new(),
+            redis: RedisConfig::default(),
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),

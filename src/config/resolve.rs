@@ -15,7 +15,7 @@ use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{BudgetConfig, Config, pem, url};
+use crate::config::{BudgetConfig, Config, RedisConfig, RedisSecrets, pem, redis, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
@@ -35,6 +35,7 @@ pub(super) struct Resolved {
     pub(super) providers: Vec<ProviderSettings>,
     pub(super) hash_key: Option<Secret>,
     pub(super) webhook: Option<Webhook>,
+    pub(super) redis: Option<RedisSecrets>,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
@@ -45,12 +46,13 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
         resolver.hash_key(reference)
     });
     let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
+    let redis = Resolver { environment, report, lenient: false }.redis(&config.redis);
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, hash_key, webhook }
+    Resolved { providers, hash_key, webhook, redis }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -242,6 +244,17 @@ impl Resolver<'_> {
         }
         self.fault("keys.hash_key", "expected 64 hexadecimal digits; `openssl rand -hex 32` makes them");
         None
+    }
+
+    fn redis(&mut self, config: &RedisConfig) -> Option<RedisSecrets> {
+        let password = config.password.as_ref().and_then(|reference| self.secret("redis.password", reference));
+        let urls: Vec<Secret> =
+            config.urls.iter().filter_map(|reference| self.secret("redis.urls", reference)).collect();
+        if urls.iter().any(|url| !redis::is_url(url.expose())) {
+            self.fault("redis.urls", "expected redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// with TLS");
+            return None;
+        }
+        (!urls.is_empty()).then_some(RedisSecrets { urls, password })
     }
 
     fn secret(&mut self, path: &str, reference: &SecretRef) -> Option<Secret> {

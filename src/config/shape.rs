@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::budget::limit::Limit;
-use crate::config::budget;
 use crate::config::decode::Table;
-use crate::config::suggest;
 use crate::config::{
     AdminConfig, Config, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
     PricesConfig, ServerConfig, TlsConfig,
 };
+use crate::config::{budget, redis, suggest};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
@@ -36,6 +35,7 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         prices: table.section("prices", prices),
         budget: table.section("budget", budget::budget),
         limits: limits(table),
+        redis: table.section("redis", redis::redis),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),

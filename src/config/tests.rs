@@ -574,6 +574,7 @@ fn every_key_that_is_read_is_in_the_list() {
         "routes[].match",
         "budget",
         "budget.default_caps",
+        "redis",
         "keys.defaults",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
@@ -609,6 +610,12 @@ fn other_value(path: &str) -> &'static str {
         "keys.defaults.expires_in" => "90d",
         "keys.defaults.labels" => "{env: dev}",
         "keys.defaults.models" => "[gpt-*]",
+        "budget.authority" => "redis",
+        "redis.urls" => "['env:REDIS']",
+        "redis.mode" => "cluster",
+        "redis.sentinel_master" | "redis.username" | "redis.key_prefix" => "other",
+        "redis.password" => "env:HEX",
+        "redis.request_timeout_ms" | "redis.background_timeout_ms" => "77",
         "budget.when_away" => "admit",
         "budget.dead_node" => "release",
         "budget.dead_node_after_ms" => "20000",
@@ -641,6 +648,10 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
                 "server: {tls: {certificate: a, key: b}}".to_owned(),
                 "server: {tls: {certificate: a, key: c}}".to_owned(),
             ),
+            "budget.authority" => {
+                let urls = "redis: {urls: ['env:A']}\n";
+                (urls.to_owned(), format!("{urls}budget: {{authority: redis}}"))
+            }
             "default_provider" => (A.to_owned(), format!("{A}default_provider: a")),
             _ => (String::new(), with(path, value)),
         };
@@ -683,4 +694,16 @@ proptest! {
             prop_assert!(problem.line == 2 && problem.column >= 1, "{}", problem);
         }
     }
+}
+
+#[test]
+fn a_redis_that_cannot_be_reached_as_written_is_refused() {
+    refuses("budget: {authority: redis}", "1:10: budget.authority", "redis.urls");
+    refuses("redis: {urls: ['plain:redis://a'], mode: sentinel}", "1:36: redis.mode", "redis.sentinel_master");
+    refuses("redis: {urls: ['plain:redis://a', 'plain:redis://b']}", "1:9: redis.urls", "one address");
+    refuses("redis: {urls: ['plain:http://a']}", "1:9: redis.urls", "rediss://");
+    refuses("redis: {key_prefix: '{x}'}", "1:9: redis.key_prefix", "prefix of keys");
+    let loaded = load("redis: {urls: ['plain:rediss://:hidden@a:1']}\nbudget: {authority: redis}").unwrap();
+    assert_eq!(loaded.redis.as_ref().unwrap().urls.len(), 1);
+    assert!(!format!("{loaded:?}").contains("hidden"));
 }

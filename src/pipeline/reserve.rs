@@ -87,7 +87,8 @@ impl Exchange {
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
     fn ceilings(&self) -> Vec<Option<u64>> {
-        let Some(facts) = self.facts.as_ref().filter(|facts| facts.max_output_tokens.is_none() && facts.takes_ceiling())
+        let Some(facts) =
+            self.facts.as_ref().filter(|facts| facts.max_output_tokens.is_none() && facts.takes_ceiling())
         else {
             return vec![self.ceiling];
         };
@@ -138,7 +139,8 @@ fn cap_output(facts: &Facts, most: u64) -> Result<Option<u64>> {
         }
         Some(_) => Ok(None),
         None if choices > most => {
-            let text = format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
+            let text =
+                format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
             Err(Error::new(Kind::InvalidRequest, text).param("n"))
         }
         None => Ok(facts.takes_ceiling().then_some(most / choices)),
