@@ -16,6 +16,7 @@ mod page;
 pub mod parties;
 pub mod prices;
 pub mod providers;
+pub mod reconcile;
 pub mod record;
 pub mod requests;
 pub mod respond;
@@ -135,6 +136,7 @@ impl FromRequestParts<State> for State {
 }
 
 /// Every operation of the API with who may use it.
+#[allow(clippy::too_many_lines, reason = "it is a table: one row a door")]
 pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
     vec![
         (Access::READ, routes!(keys::list)),
@@ -193,6 +195,7 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(prices::diff)),
         (Access::LEDGER, routes!(prices::reprice)),
         (Access::OPERATE, routes!(prices::delete)),
+        (Access::LEDGER, routes!(reconcile::reconcile)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

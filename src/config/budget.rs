@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, contradicts, quantity};
+use crate::budget::WhenAway;
+use crate::budget::check::contradictions;
+use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, quantity};
 use crate::budget::limit::{Limit, Scope};
 use crate::config::decode::Table;
 use crate::config::problem::Report;
@@ -68,16 +70,6 @@ pub enum AuthorityConfig {
     Store,
     /// Redis; the database keeps count along, so that Redis may lose everything.
     Redis,
-}
-
-/// What happens to calls when the owner of the counters is away and no lease is left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenAway {
-    /// They are refused with 503.
-    #[default]
-    Refuse,
-    /// They pass uncounted by limits until it is back; what they used is told to it then, so a limit may be exceeded.
-    Admit,
 }
 
 /// What happens to the leases of a process that does not come back.
@@ -236,10 +228,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             );
         }
     }
-    for (index, (path, limit)) in limits.iter().enumerate() {
-        if let Some((earlier, _)) = limits.iter().take(index).find(|(_, earlier)| contradicts(limit, earlier)) {
-            let line = report.line(earlier);
-            report.error(path, format!("{earlier} in line {line} counts the same already; remove one of them"));
+    let place = |id: &str| limits.iter().find(|(_, limit)| *limit.id == *id).map(|(path, _)| *path);
+    for found in contradictions(&config.limits) {
+        if let (Some(first), Some(second)) = (place(&found.first), place(&found.second)) {
+            let line = report.line(first);
+            let text = format!("{first} in line {line} counts the same already; remove one of them, or switch one off");
+            report.error(second, text);
         }
     }
     let known = |model: &str| config.default_provider.is_some() || takes(config, model);

@@ -12,8 +12,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
-pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode, WhenAway};
+pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode};
 pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};
+use crate::kavach::config::KavachConfig;
 use crate::key::draft::KeyDefaults;
 use crate::provider::config::ProviderConfig;
 use crate::route::config::RouteConfig;
@@ -23,6 +24,7 @@ mod budget;
 mod check;
 mod decode;
 pub mod demo;
+mod kavach;
 pub mod keys;
 pub mod load;
 mod pem;
@@ -58,6 +60,8 @@ pub struct Config {
     pub prices: PricesConfig,
     /// How limits are held, and who is told.
     pub budget: BudgetConfig,
+    /// The gate, sessions and drift.
+    pub kavach: KavachConfig,
     /// What may be spent; besides the limits in the store.
     pub limits: Vec<Limit>,
     /// How to reach Redis.
@@ -81,6 +85,7 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             prices: PricesConfig::default(),
             budget: BudgetConfig::default(),
+            kavach: KavachConfig::default(),
             limits: Vec::new(),
             redis: RedisConfig::default(),
             providers: BTreeMap::new(),

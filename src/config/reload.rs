@@ -18,6 +18,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         // All of these are applied by a reload.
         ledger: _,
         prices: _,
+        kavach: _,
         limits: _,
         providers: _,
         default_provider: _,
@@ -71,6 +72,7 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ledger,
         prices,
         budget,
+        kavach,
         limits,
         redis,
         providers,
@@ -86,6 +88,7 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ("ledger", *ledger != old.ledger),
         ("prices", *prices != old.prices),
         ("budget", *budget != old.budget),
+        ("kavach", *kavach != old.kavach),
         ("limits", *limits != old.limits),
         ("redis", *redis != old.redis),
         ("default_provider", *default_provider != old.default_provider),

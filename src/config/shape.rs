@@ -14,7 +14,7 @@ use crate::config::{
     AdminConfig, Config, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
     PricesConfig, ServerConfig, TlsConfig,
 };
-use crate::config::{budget, redis, suggest};
+use crate::config::{budget, kavach, redis, suggest};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
@@ -34,6 +34,7 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
         budget: table.section("budget", budget::budget),
+        kavach: table.section("kavach", kavach::kavach),
         limits: limits(table),
         redis: table.section("redis", redis::redis),
         providers: table.named("providers", provider),

@@ -264,7 +264,7 @@ pub struct Facts {
 pub struct SessionFigures {
     /// Its id, as the caller named it or made for its key.
     pub id: Arc<str>,
-    /// Calls admitted before this one.
+    /// Calls before this one, refused ones included.
     pub requests: u64,
     /// Their input tokens.
     pub input_tokens: u64,

@@ -63,9 +63,9 @@ pub(super) fn context(
     facts: &Facts,
     fields: Fields,
     zone: &TimeZone,
-) -> Result<Context, cedar_policy::ContextCreationError> {
+) -> Result<Context, Box<cedar_policy::ContextCreationError>> {
     let pairs = fields.names().filter_map(|name| Some((name.to_owned(), field(facts, name, zone)?)));
-    Context::from_pairs(pairs)
+    Context::from_pairs(pairs).map_err(Box::new)
 }
 
 fn field(facts: &Facts, name: &str, zone: &TimeZone) -> Option<RestrictedExpression> {

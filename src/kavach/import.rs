@@ -123,11 +123,11 @@ impl Writer<'_> {
         let about = policy.description.as_deref();
         let all = if expressions.is_empty() { "true".to_owned() } else { expressions.join(" && ") };
         if permits {
-            self.write(&policy.name, about, ("permit", "action == Action::\"chat\""), &expressions, &[]);
+            self.write((&policy.name, about), ("permit", "action == Action::\"chat\""), &expressions, &[]);
             self.permits.push(format!("action == Action::\"chat\" && {all}"));
         } else {
             let before = self.permits.clone();
-            self.write(&policy.name, about, ("forbid", "action in Action::\"call\""), &expressions, &before);
+            self.write((&policy.name, about), ("forbid", "action in Action::\"call\""), &expressions, &before);
         }
     }
 
@@ -136,9 +136,9 @@ impl Writer<'_> {
         match condition::invariant(table) {
             Told::When(expression, note) => {
                 self.out.notes.extend(note.map(|note| format!("{name}: {note}")));
-                self.write(&name, None, ("forbid", "action in Action::\"call\""), &[expression], &[]);
+                self.write((&name, None), ("forbid", "action in Action::\"call\""), &[expression], &[]);
             }
-            Told::Always => self.write(&name, None, ("forbid", "action in Action::\"call\""), &[], &[]),
+            Told::Always => self.write((&name, None), ("forbid", "action in Action::\"call\""), &[], &[]),
             Told::Never(why) | Told::Not(why) => self.note(&name, &format!("left out: {why}")),
         }
     }
@@ -149,8 +149,7 @@ impl Writer<'_> {
 
     fn write(
         &mut self,
-        name: &str,
-        about: Option<&str>,
+        (name, about): (&str, Option<&str>),
         (effect, action): (&str, &str),
         when: &[String],
         unless: &[String],

@@ -7,11 +7,16 @@
 
 pub mod call;
 pub mod config;
+pub mod drift;
 pub mod gate;
 pub mod import;
+pub mod permit_token;
 pub mod policy;
+pub mod replay;
+pub mod report;
 pub mod rule;
 pub mod schema;
+pub mod session;
 pub mod slice;
 pub mod table;
 pub mod verdict;

@@ -138,6 +138,21 @@ impl PolicySet {
     }
 }
 
+/// A text of policies in the one form, comments kept: lines of at most 120 characters, two spaces a step. The lines
+/// `// begin` and `// end` stay where they are.
+///
+/// # Errors
+/// A sentence, when the text cannot be parsed.
+pub fn formatted(text: &str) -> Result<String, String> {
+    let trimmed = text.trim();
+    let framed = trimmed.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
+    let config = cedar_policy_formatter::Config { line_width: 120, indent_width: 2 };
+    let inner = cedar_policy_formatter::policies_str_to_pretty(framed.unwrap_or(trimmed), &config)
+        .map_err(|error| error.to_string())?;
+    let inner = inner.trim();
+    Ok(if framed.is_some() { format!("{BEGIN}\n{inner}\n{END}\n") } else { format!("{inner}\n") })
+}
+
 /// Reads a file, or every `*.cedar` of a folder, without looking at the content.
 ///
 /// # Errors
@@ -197,7 +212,7 @@ fn whole(file: &str, text: String) -> Problem {
 fn cut_off(source: &Source) -> Option<Problem> {
     let mut lines = source.text.lines().map(str::trim).filter(|line| !line.is_empty());
     let begun = lines.next() == Some(BEGIN);
-    let ended = lines.last() == Some(END) && source.text.ends_with('\n');
+    let ended = lines.next_back() == Some(END) && source.text.ends_with('\n');
     let text = format!("it begins with `{BEGIN}` but does not end with a line `{END}`: its end is missing");
     (begun && !ended).then(|| whole(&source.name, text))
 }
@@ -299,6 +314,12 @@ fn located(source: &Source, rule: Option<&Rule>, diagnostic: &dyn Diagnostic) ->
     let mut text = diagnostic.to_string();
     if let Some(rest) = text.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
         text = rest.1.to_owned();
+    }
+    // Every action has the same context, so which one the validator was at says nothing.
+    if let Some((before, rest)) = text.split_once(" for Action::\"")
+        && let Some((_, after)) = rest.split_once('"')
+    {
+        text = format!("{before}{after}");
     }
     at(source, offset, rule.map(|rule| rule.id.to_string()), format!("{text}{help}"))
 }

@@ -35,6 +35,13 @@ pub struct Rule {
     pub(super) offset: usize,
 }
 
+impl Rule {
+    /// Whether two policies are the same but for their looks, annotations included.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.canonical == other.canonical
+    }
+}
+
 /// What follows a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {

@@ -89,6 +89,18 @@ pub(super) struct Outcome {
     pub(super) failed: Vec<(usize, String)>,
 }
 
+impl Outcome {
+    /// Adds what others said. Cedar names policies in no order; the set's own is the same every time.
+    fn add(&mut self, other: Self) {
+        self.forbids.extend(other.forbids);
+        self.permits.extend(other.permits);
+        self.failed.extend(other.failed);
+        self.forbids.sort_unstable();
+        self.permits.sort_unstable();
+        self.failed.sort_unstable();
+    }
+}
+
 /// The policies that can concern one caller, action and target.
 #[derive(Debug)]
 pub(super) struct Slice {
@@ -118,9 +130,8 @@ impl Slice {
         let fields = fields.fold(Fields::default(), |all, rule| all.union(rule.fields));
         let mut slice = Self { cast, settled: Outcome::default(), forbids, permits, fields, applying };
         let request = slice.request(Context::empty());
-        let mut settled = Outcome::default();
-        slice.evaluate(set, authorizer, &request, fixed_forbids.as_ref(), &mut settled);
-        slice.evaluate(set, authorizer, &request, fixed_permits.as_ref(), &mut settled);
+        let mut settled = slice.evaluate(set, authorizer, &request, fixed_forbids.as_ref());
+        settled.add(slice.evaluate(set, authorizer, &request, fixed_permits.as_ref()));
         slice.settled = settled;
         slice
     }
@@ -139,11 +150,8 @@ impl Slice {
     pub(super) fn outcome(&self, set: &PolicySet, authorizer: &Authorizer, context: Context) -> Outcome {
         let mut outcome = self.settled.clone();
         let request = self.request(context);
-        self.evaluate(set, authorizer, &request, self.forbids.as_ref(), &mut outcome);
-        self.evaluate(set, authorizer, &request, self.permits.as_ref(), &mut outcome);
-        outcome.forbids.sort_unstable();
-        outcome.permits.sort_unstable();
-        outcome.failed.sort_unstable();
+        outcome.add(self.evaluate(set, authorizer, &request, self.forbids.as_ref()));
+        outcome.add(self.evaluate(set, authorizer, &request, self.permits.as_ref()));
         outcome
     }
 
@@ -161,9 +169,9 @@ impl Slice {
         authorizer: &Authorizer,
         request: &Request,
         policies: Option<&cedar_policy::PolicySet>,
-        outcome: &mut Outcome,
-    ) {
-        let Some(policies) = policies else { return };
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(policies) = policies else { return outcome };
         let response = authorizer.is_authorized(request, policies, &self.cast.entities);
         let number = |id: &cedar_policy::PolicyId| set.by_id.get(id).copied();
         let matched = response.diagnostics().reason().filter_map(number);
@@ -176,6 +184,7 @@ impl Slice {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
             outcome.failed.extend(number(error.policy_id()).map(|number| (number, error.inner().to_string())));
         }
+        outcome
     }
 }
 

@@ -21,6 +21,7 @@ mod failover;
 mod layers;
 mod lifecycle;
 mod models;
+mod money;
 mod passthrough;
 mod slow_readers;
 mod streaming;

@@ -163,7 +163,7 @@ fn cedar(policies: &[(bool, bool, String)], call: &Call, zone: &TimeZone) -> (Ce
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn slicing_never_changes_a_decision(policies in policies(), calls in prop::collection::vec(call(), 1..6)) {

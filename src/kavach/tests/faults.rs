@@ -21,6 +21,8 @@ fn the_schema_and_the_shipped_policies_are_sound() {
     schema::schema();
     let set = PolicySet::parse("conf/policy.cedar", SHIPPED).unwrap_or_else(|faults| panic!("{faults:#?}"));
     assert_eq!(set.warnings(), []);
+    let formatted = crate::kavach::policy::formatted(SHIPPED).unwrap();
+    assert!(formatted == SHIPPED, "{formatted}");
 }
 
 #[test]

@@ -17,9 +17,8 @@ pub(super) fn gate(mode: Mode, text: &str) -> Gate {
 }
 
 pub(super) fn call() -> Call {
-    let mut call = Call::default();
-    call.caller =
-        Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
+    let caller = Caller { key: "key_1".into(), name: "one".into(), team: Some("research".into()), ..Caller::default() };
+    let mut call = Call { caller, ..Call::default() };
     call.target = Target { provider: "openai".into(), model: "gpt-4.1-mini".into(), ..Target::default() };
     call.facts.requested_model = "gpt-4.1-mini".into();
     call.facts.time = Timestamp::parse("2026-11-21T09:30:00Z").unwrap();
@@ -164,5 +163,54 @@ fn the_family_of_a_model_is_what_people_call_it() {
         ("4", ""),
     ] {
         assert_eq!(Target { model: model.into(), ..Target::default() }.family(), family, "{model}");
+    }
+}
+
+/// A set of many policies of which five apply to `call`; with a context or without one.
+fn many(count: usize, condition: &str) -> PolicySet {
+    let mut text = String::new();
+    for number in 0..count {
+        let (effect, team) = (if number == 0 { "permit" } else { "forbid" }, if number < 5 { "research" } else { "t" });
+        let suffix = if number < 5 { String::new() } else { number.to_string() };
+        let condition = if number == 0 { String::new() } else { format!("when {{ {condition} }}") };
+        text += &format!(
+            "@id(\"p{number}\") {effect}(principal in Team::\"{team}{suffix}\", action, resource) {condition};\n"
+        );
+    }
+    PolicySet::parse("many", &text).unwrap_or_else(|faults| panic!("{:?}", faults.first()))
+}
+
+#[test]
+fn a_large_set_is_cut_to_the_policies_that_apply() {
+    let set = Arc::new(many(300, "context.max_output_tokens == 1"));
+    let gate = Gate::new(set, GateSettings { mode: Mode::Enforce, ..GateSettings::default() });
+    let ids: Vec<&str> = gate.applying(&call()).into_iter().map(|rule| &*rule.id).collect();
+    assert_eq!(ids, ["p0", "p1", "p2", "p3", "p4"]);
+    assert_eq!(gate.judge(&call()).effective(), Decision::Allow);
+}
+
+/// Prints medians: `cargo test --release --lib kavach::tests::gate::what_a_judgement_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "it prints times, which say something only in a release build"]
+fn what_a_judgement_costs() {
+    use crate::unit::clock::Tick;
+    for (count, condition) in [
+        (100, "context.max_output_tokens == 1"),
+        (10_000, "context.max_output_tokens == 1"),
+        (100, "resource.region == \"mars\""),
+        (10_000, "resource.region == \"mars\""),
+    ] {
+        let set = Arc::new(many(count, condition));
+        let gate = Gate::new(set, GateSettings { mode: Mode::Enforce, ..GateSettings::default() });
+        let call = call();
+        let mut times: Vec<u128> = (0..10_000)
+            .map(|_| {
+                let start = Tick::now();
+                assert_eq!(gate.judge(&call).effective(), Decision::Allow);
+                start.elapsed().as_nanos()
+            })
+            .collect();
+        times.sort_unstable();
+        println!("{count} policies, 5 apply, {condition}: median {} ns, p99 {} ns", times[5_000], times[9_900]);
     }
 }

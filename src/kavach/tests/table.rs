@@ -102,7 +102,7 @@ fn names_and_texts_of_any_kind_become_sound_policies() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_order_of_policies_is_kept(

@@ -208,7 +208,7 @@ fn two_journals_on_one_folder_leave_each_other_alone_until_one_dies() {
 fn path_of(line: Line) -> String {
     match line {
         Line::Record(record) => record.path,
-        Line::Amend(_) | Line::Event(_) => String::new(),
+        Line::Amend(_) | Line::Event(_) | Line::Charges(_) => String::new(),
     }
 }
 

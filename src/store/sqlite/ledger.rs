@@ -18,7 +18,7 @@ use sqlx::sqlite::SqliteArguments;
 
 use super::{Store, failed};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary, UsageSum};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -95,6 +95,10 @@ impl LedgerStore for Store {
         find::summary(&self.readers, filter).await
     }
 
+    async fn sums(&self, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+        find::usage_sums(&self.readers, filter, width).await
+    }
+
     async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError> {
         find::top(&self.readers, filter, group, limit).await
     }
@@ -117,14 +121,14 @@ impl LedgerStore for Store {
 fn as_record(line: &Line) -> Option<&Record> {
     match line {
         Line::Record(record) => Some(record),
-        Line::Amend(_) | Line::Event(_) => None,
+        Line::Amend(_) | Line::Event(_) | Line::Charges(_) => None,
     }
 }
 
 fn as_amendment(line: &Line) -> Option<&Amendment> {
     match line {
         Line::Amend(amendment) => Some(amendment),
-        Line::Record(_) | Line::Event(_) => None,
+        Line::Record(_) | Line::Event(_) | Line::Charges(_) => None,
     }
 }
 
