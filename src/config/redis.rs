@@ -104,7 +104,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         report.error("redis.mode", "sentinels are asked for a master by its name; set redis.sentinel_master");
     }
     if redis.mode == RedisModeConfig::Standalone && redis.urls.len() > 1 {
-        report.error("redis.urls", "a single server has one address; set redis.mode for sentinels or a cluster");
+        report.warn(
+            "redis.urls",
+            "a single server has one address, the first; set redis.mode for sentinels or a cluster",
+        );
     }
     let unused = [
         ("redis.sentinel_master", redis.sentinel_master.is_some()),

@@ -254,6 +254,7 @@ fn lists_and_tables_are_bounded() {
             "keys.defaults.labels" => format!("l{index}: x"),
             "keys.defaults.models" | "limits[].models" => format!("m{index}"),
             "limits" => format!("{{scope: team, subject: t{index}, unit: requests, window: day, amount: 1}}"),
+            "redis.urls" => format!("'plain:redis://r{index}'"),
             "limits[].warn_at_percent" => (index + 1).to_string(),
             path => panic!("{path} needs an item"),
         };
@@ -722,11 +723,10 @@ proptest! {
 
 #[test]
 fn a_redis_that_cannot_be_reached_as_written_is_refused() {
-    refuses("budget: {authority: redis}", "1:10: budget.authority", "redis.urls");
-    refuses("redis: {urls: ['plain:redis://a'], mode: sentinel}", "1:36: redis.mode", "redis.sentinel_master");
-    refuses("redis: {urls: ['plain:redis://a', 'plain:redis://b']}", "1:9: redis.urls", "one address");
-    refuses("redis: {urls: ['plain:http://a']}", "1:9: redis.urls", "rediss://");
-    refuses("redis: {key_prefix: '{x}'}", "1:9: redis.key_prefix", "prefix of keys");
+    refuses("budget: {authority: redis}", "1:21: budget.authority", "redis.urls");
+    refuses("redis: {urls: ['plain:redis://a'], mode: sentinel}", "1:42: redis.mode", "redis.sentinel_master");
+    refuses("redis: {urls: ['plain:http://a']}", "1:15: redis.urls", "rediss://");
+    refuses("redis: {key_prefix: '{x}'}", "1:21: redis.key_prefix", "prefix of keys");
     let loaded = load("redis: {urls: ['plain:rediss://:hidden@a:1']}\nbudget: {authority: redis}").unwrap();
     assert_eq!(loaded.redis.as_ref().unwrap().urls.len(), 1);
     assert!(!format!("{loaded:?}").contains("hidden"));
