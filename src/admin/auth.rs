@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request};
@@ -19,9 +19,11 @@ use pingora_limits::rate::Rate;
 
 use crate::admin::State;
 use crate::admin::respond::Refusal;
+use crate::admin::trail;
 use crate::error::{Error, Kind};
 use crate::key::admin::Role;
 use crate::key::token::{TokenHash, well_formed};
+use crate::ledger::Journal;
 use crate::unit::clock::Timestamp;
 
 /// How many wrong tokens an address may send in a minute.
@@ -160,7 +162,7 @@ impl Door {
             let error = Error::new(Kind::InvalidRequest, "This endpoint takes no query parameters.");
             return Refusal::from(error).into_response();
         }
-        run(request, next).await
+        run(self.state.journal, request, next).await
     }
 
     fn is_closed(&self) -> bool {
@@ -173,13 +175,13 @@ impl Door {
 }
 
 /// Runs the route, and logs who asked for what if it is a change.
-async fn run(request: Request, next: Next) -> Response {
+async fn run(journal: Option<Arc<Journal>>, request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let token = request.extensions().get::<Caller>().and_then(|caller| caller.token.clone());
-    let answer = next.run(request).await;
+    let answer = trail::follow(journal, request, next).await;
     let token = token.as_deref().unwrap_or("in-process");
     tracing::info!(token, %method, path, status = answer.status().as_u16(), "an administrator asked for a change");
     answer

@@ -5,7 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::time::Time;
+use crate::budget::authority::Standing;
+use crate::budget::limit::Limit;
 use crate::error::Result;
+use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
 
 /// The running gateway, as far as operators may steer and see it.
@@ -32,6 +35,31 @@ pub trait Control: Send + Sync {
     /// When the stored routes cannot be read or cannot be served; the old table stays.
     async fn routes_changed(&self) -> Result<()>;
 
+    /// What a new key is where the request does not say otherwise.
+    fn key_defaults(&self) -> KeyDefaults;
+
+    /// The limits of the configuration file, in its order. Those in the store are not among them.
+    fn config_limits(&self) -> Vec<Limit>;
+
+    /// Reads the stored limits again and puts them in force.
+    ///
+    /// # Errors
+    /// When they cannot be read; those in force stay.
+    async fn limits_changed(&self) -> Result<()>;
+
+    /// How the counters of a limit, or of all, stand at present; at most `most`, the most spent first. One round trip to
+    /// whoever owns them.
+    ///
+    /// # Errors
+    /// `Unavailable` when the owner cannot be reached.
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>>;
+
+    /// Takes back what is spent on a limit: of one subject, or of all. How many counters that were.
+    ///
+    /// # Errors
+    /// `Unavailable` when the owner of the counters cannot be reached.
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64>;
+
     /// Where a call would go, without making it.
     ///
     /// # Errors
@@ -46,6 +74,15 @@ pub trait Control: Send + Sync {
 
     /// Whether `/metrics` is served without a token (`admin.open_metrics`).
     fn open_metrics(&self) -> bool;
+}
+
+/// How a counter of a limit stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitState {
+    /// As its owner tells it.
+    pub standing: Standing,
+    /// What calls that run in this process have reserved of this process's lease.
+    pub reserved_here: i64,
 }
 
 /// What a reload did.
@@ -203,8 +240,17 @@ pub enum ReadyStatus {
     Ready,
     /// Calls are served, but a part is away; the parts say which.
     Degraded,
+    /// A part is away without which no call may be answered, so it takes none at present.
+    Refusing,
     /// It is stopping and takes no new calls.
     Draining,
+}
+
+impl ReadyStatus {
+    /// Whether calls are taken: what a load balancer wants to know.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded)
+    }
 }
 
 /// One part's state.

@@ -14,7 +14,8 @@ use crate::admin::respond::{self, Body, ErrorAnswer, Params, Refusal, Segment};
 use crate::admin::shape::{self, Labels};
 use crate::admin::time::Time;
 use crate::config::PrefixStyle;
-use crate::key::draft::NewKey;
+use crate::key::draft::{KeyDefaults, NewKey};
+use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyPage};
 use crate::key::token::TokenStyle;
 use crate::key::{Key, KeyState};
@@ -53,6 +54,10 @@ pub struct KeyView {
     pub revoked_at: Option<Time>,
     /// When its token was last replaced.
     pub rotated_at: Option<Time>,
+    /// The most input tokens of one request; null is no cap of its own.
+    pub max_input_tokens: Option<u64>,
+    /// The most output tokens of one request; null is no cap of its own.
+    pub max_output_tokens: Option<u64>,
 }
 
 /// What a key is good for.
@@ -110,6 +115,8 @@ impl From<&Key> for KeyView {
             expires_at: key.expires_at.map(Time),
             revoked_at: key.revoked_at.map(Time),
             rotated_at: key.rotated_at.map(Time),
+            max_input_tokens: key.caps.max_input_tokens,
+            max_output_tokens: key.caps.max_output_tokens,
         }
     }
 }
@@ -182,20 +189,32 @@ pub struct KeyCreate {
     #[serde(default)]
     #[schema(schema_with = shape::name_or_null)]
     user: Option<String>,
-    /// Free labels.
-    #[serde(default)]
-    labels: Labels,
-    /// Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.
-    #[serde(default)]
+    /// Free labels; left out, as the setting `keys.defaults.labels` says.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(value_type = Labels)]
+    labels: Option<Labels>,
+    /// Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all. Left out, as the setting
+    /// `keys.defaults.models` says.
+    #[serde(default, deserialize_with = "some")]
     #[schema(schema_with = shape::patterns)]
-    models: Vec<String>,
+    models: Option<Vec<String>>,
     /// Addresses or networks that it may be used from; empty allows all.
     #[serde(default)]
     #[schema(schema_with = shape::networks)]
     addresses: Vec<String>,
-    /// From when on it is refused; it must lie ahead (409).
-    #[serde(default)]
-    expires_at: Option<Time>,
+    /// From when on it is refused; it must lie ahead (409). Left out, as the setting `keys.defaults.expires_in` says; null is
+    /// never.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(value_type = Option<Time>)]
+    expires_at: Option<Option<Time>>,
+    /// The most input tokens of one request. Left out, as the setting `keys.defaults` says; null is no cap.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(schema_with = shape::cap)]
+    max_input_tokens: Option<Option<u64>>,
+    /// The most output tokens of one request. Left out, as the setting `keys.defaults` says; null is no cap.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(schema_with = shape::cap)]
+    max_output_tokens: Option<Option<u64>>,
     /// How its token begins; left out, as the setting `keys.prefix_style` says.
     #[serde(default)]
     #[schema(inline)]
@@ -242,6 +261,14 @@ pub struct KeyPatch {
     #[serde(default, deserialize_with = "some")]
     #[schema(nullable = false)]
     enabled: Option<bool>,
+    /// The most input tokens of one request.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(schema_with = shape::cap)]
+    max_input_tokens: Option<Option<u64>>,
+    /// The most output tokens of one request.
+    #[serde(default, deserialize_with = "some")]
+    #[schema(schema_with = shape::cap)]
+    max_output_tokens: Option<Option<u64>>,
 }
 
 /// Which key.
@@ -255,7 +282,7 @@ struct KeyPath {
 }
 
 /// Tells a field that is there from one that is left out, so that null can mean something.
-fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -278,20 +305,10 @@ pub async fn list(state: State, Params(query): Params<KeyQuery>) -> Result<Respo
 ))]
 pub async fn create(state: State, Body(body): Body<KeyCreate>) -> Result<Response, Refusal> {
     let now = Timestamp::now();
-    shape::check_patterns("models", &body.models)?;
-    shape::check_ahead(body.expires_at, now)?;
-    let draft = NewKey {
-        name: body.name,
-        org: body.org,
-        team: body.team,
-        user: body.user,
-        labels: body.labels.0,
-        models: body.models,
-        addresses: body.addresses,
-        disabled: false,
-        expires_at: body.expires_at.map(|at| at.0),
-    };
+    shape::check_patterns("models", body.models.as_deref().unwrap_or_default())?;
+    shape::check_ahead(body.expires_at.flatten(), now)?;
     let style = style(body.style.unwrap_or(state.prefix_style));
+    let draft = body.draft(state.control.key_defaults(), now);
     let (key, minted) = draft.check(now)?.mint(style, &state.hash_key, now)?;
     state.keys.insert(&key).await.map_err(crate::error::Error::from)?;
     let answer = KeyWithToken { key: KeyView::from(&key), token: minted.token.expose().to_owned() };
@@ -447,6 +464,29 @@ fn style_of(hint: &str) -> TokenStyle {
     longest_first.into_iter().find(|style| hint.starts_with(style.prefix())).unwrap_or(TokenStyle::Marg)
 }
 
+impl KeyCreate {
+    /// The key that is asked for, with the operator's defaults where the request says nothing.
+    fn draft(self, defaults: KeyDefaults, now: Timestamp) -> NewKey {
+        let KeyDefaults { caps, expires_in, labels, models } = defaults;
+        let expiry = self.expires_at.map(|at| at.map(|at| at.0));
+        NewKey {
+            name: self.name,
+            org: self.org,
+            team: self.team,
+            user: self.user,
+            labels: self.labels.map_or(labels, |labels| labels.0),
+            models: self.models.unwrap_or_else(|| models.iter().map(|pattern| pattern.as_str().to_owned()).collect()),
+            addresses: self.addresses,
+            disabled: false,
+            expires_at: expiry.unwrap_or_else(|| expires_in.map(|span| now.plus(span))),
+            caps: RequestCaps {
+                max_input_tokens: self.max_input_tokens.unwrap_or(caps.max_input_tokens),
+                max_output_tokens: self.max_output_tokens.unwrap_or(caps.max_output_tokens),
+            },
+        }
+    }
+}
+
 impl KeyPatch {
     fn apply(self, key: &mut Key, now: Timestamp) -> Result<(), Refusal> {
         if self.enabled.is_some_and(|enabled| enabled != key.enabled) {
@@ -463,6 +503,8 @@ impl KeyPatch {
         draft.models = self.models.unwrap_or(draft.models);
         draft.addresses = self.addresses.unwrap_or(draft.addresses);
         draft.expires_at = self.expires_at.map_or(draft.expires_at, |at| at.map(|at| at.0));
+        draft.caps.max_input_tokens = self.max_input_tokens.unwrap_or(draft.caps.max_input_tokens);
+        draft.caps.max_output_tokens = self.max_output_tokens.unwrap_or(draft.caps.max_output_tokens);
         draft.check(since)?.apply(key);
         Ok(())
     }

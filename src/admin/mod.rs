@@ -8,9 +8,12 @@
 pub mod auth;
 pub mod control;
 pub mod keys;
+pub mod limits;
 mod live;
 pub mod openapi;
+pub mod orgs;
 mod page;
+pub mod parties;
 pub mod providers;
 pub mod record;
 pub mod requests;
@@ -18,9 +21,13 @@ pub mod respond;
 pub mod routes;
 pub mod service;
 mod shape;
+pub mod spend;
 pub mod system;
+pub mod teams;
 pub mod time;
 pub mod tokens;
+mod trail;
+pub mod users;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,13 +43,17 @@ use utoipa_axum::routes;
 
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
+use crate::budget::store::LimitStore;
 use crate::config::PrefixStyle;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
+use crate::ledger::Journal;
 use crate::ledger::query::LedgerStore;
 use crate::route::store::RouteStore;
+use crate::store::Backend;
 use crate::unit::clock::Timestamp;
 
 /// What the admin side works with. Cheap to clone.
@@ -58,8 +69,14 @@ pub struct State {
     pub tokens: Arc<dyn AdminTokenStore>,
     /// Stored routes.
     pub routes: Arc<dyn RouteStore>,
+    /// Stored limits.
+    pub limits: Arc<dyn LimitStore>,
+    /// Orgs, teams and users in the store.
+    pub parties: Arc<dyn PartyStore>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
+    /// Where changes are written down; `None` only in tests of what is not about that.
+    pub journal: Option<Arc<Journal>>,
     /// The running gateway.
     pub control: Arc<dyn Control>,
     /// How new tokens begin when the request does not say.
@@ -74,17 +91,17 @@ pub struct State {
 
 impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
-    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
-    where
-        S: KeyStore + AdminTokenStore + RouteStore + LedgerStore + 'static,
-    {
+    pub fn new(store: Arc<dyn Backend>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self {
         Self {
             keys: store.clone(),
             ring,
             hash_key,
             tokens: store.clone(),
             routes: store.clone(),
+            limits: store.clone(),
+            parties: store.clone(),
             ledger: store,
+            journal: None,
             control,
             prefix_style: PrefixStyle::default(),
             started_at: Timestamp::now(),
@@ -125,6 +142,36 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(routes::show)),
         (Access::OPERATE, routes!(routes::replace)),
         (Access::OPERATE, routes!(routes::delete)),
+        (Access::READ, routes!(limits::list)),
+        (Access::OPERATE, routes!(limits::create)),
+        (Access::READ, routes!(limits::states)),
+        (Access::READ, routes!(limits::show)),
+        (Access::OPERATE, routes!(limits::patch)),
+        (Access::OPERATE, routes!(limits::delete)),
+        (Access::READ, routes!(limits::state)),
+        (Access::OPERATE, routes!(limits::reset)),
+        (Access::READ, routes!(orgs::list)),
+        (Access::OPERATE, routes!(orgs::create)),
+        (Access::READ, routes!(orgs::show)),
+        (Access::OPERATE, routes!(orgs::patch)),
+        (Access::OPERATE, routes!(orgs::delete)),
+        (Access::OPERATE, routes!(orgs::enable)),
+        (Access::OPERATE, routes!(orgs::disable)),
+        (Access::READ, routes!(teams::list)),
+        (Access::OPERATE, routes!(teams::create)),
+        (Access::READ, routes!(teams::show)),
+        (Access::OPERATE, routes!(teams::patch)),
+        (Access::OPERATE, routes!(teams::delete)),
+        (Access::OPERATE, routes!(teams::enable)),
+        (Access::OPERATE, routes!(teams::disable)),
+        (Access::READ, routes!(users::list)),
+        (Access::OPERATE, routes!(users::create)),
+        (Access::READ, routes!(users::show)),
+        (Access::OPERATE, routes!(users::patch)),
+        (Access::OPERATE, routes!(users::delete)),
+        (Access::OPERATE, routes!(users::enable)),
+        (Access::OPERATE, routes!(users::disable)),
+        (Access::LEDGER, routes!(spend::list)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

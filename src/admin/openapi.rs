@@ -28,6 +28,8 @@ pub fn document() -> Value {
         schemas.remove("RouteMatch");
         schemas.remove("SplitConfig");
         schemas.insert("RouteConfig".to_owned(), crate::admin::routes::route_schema());
+        schemas.insert("LimitCreate".to_owned(), crate::admin::limits::create_schema());
+        schemas.insert("LimitPatch".to_owned(), crate::admin::limits::patch_schema());
     }
     document
 }
@@ -43,7 +45,7 @@ fn frame() -> OpenApi {
                 .title("Marg admin API")
                 .version(VERSION)
                 .description(Some(
-                    "Keys, the request log, routes, providers and administrators of one gateway. \
+                    "Keys, organisations, teams, users, limits, the request log, routes, providers and administrators of one gateway. \
                      The scopes of an operation are the roles that may use it.",
                 ))
                 .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))

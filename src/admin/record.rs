@@ -7,7 +7,7 @@ use crate::admin::time::Time;
 use crate::ledger::query::{Filter, StatusFilter};
 use crate::ledger::{Attempt, Outcome, Record};
 use crate::unit::money::PriceRef;
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// One exchange. What is not known is null.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,6 +57,8 @@ pub struct RequestView {
     pub usage: Option<Usage>,
     /// Who counted.
     pub usage_source: Option<UsageSource>,
+    /// In which tier the provider served it; null if it did not say.
+    pub service_tier: Option<ServiceTier>,
     /// What it cost in nano-dollars; null if the model has no price.
     pub cost_nano_usd: Option<i64>,
     /// The same in dollars, with nine decimals.
@@ -101,6 +103,7 @@ impl From<Record> for RequestView {
             error: record.error,
             usage: record.usage,
             usage_source: record.usage_source,
+            service_tier: record.service_tier,
             cost_nano_usd: record.cost.map(crate::unit::money::NanoUsd::nanos),
             cost_usd: record.cost.map(|cost| cost.to_string()),
             price: record.price,

@@ -370,7 +370,7 @@ impl PieceQuery {
 }
 
 impl RecordQuery {
-    fn check(self) -> Result<Filter, Refusal> {
+    pub(super) fn check(self) -> Result<Filter, Refusal> {
         let words = [("org", &self.org), ("team", &self.team), ("user", &self.user)];
         words.into_iter().try_for_each(|(field, word)| shape::check_word(field, word.as_deref()))?;
         if self.key_id.as_deref().is_some_and(|id| !respond::is_id("key", id)) {

@@ -129,7 +129,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
             let error = Error::new(Kind::InvalidRequest, "The body must be JSON; send content-type: application/json.");
             return Err(Refusal { error, status: StatusCode::UNSUPPORTED_MEDIA_TYPE });
         }
-        let body = read_body(request).await?;
+        let body = collect(request.into_body()).await?;
         let mut reader = serde_json::Deserializer::from_slice(&body);
         let value = object(&mut reader).and_then(|value| reader.end().map(|()| value));
         value.map(Self).map_err(|error| {
@@ -139,8 +139,12 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
     }
 }
 
-async fn read_body(request: Request) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(request.into_body(), BODY_LIMIT_BYTES).collect();
+/// Reads a body whole.
+///
+/// # Errors
+/// When it is larger than [`BODY_LIMIT_BYTES`], breaks off, or takes longer than [`BODY_TIMEOUT`].
+pub async fn collect(body: axum::body::Body) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, BODY_LIMIT_BYTES).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

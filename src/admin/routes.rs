@@ -172,7 +172,7 @@ pub async fn explain(state: State, Params(query): Params<ExplainQuery>) -> Resul
         None => None,
     };
     let team_of_key = || key.as_ref().and_then(|key| key.principal.team.as_deref()).map(str::to_owned);
-    let key_allows = key.as_ref().map(|key| key.allows_model(&query.model));
+    let key_allows = key.as_ref().map(|key| state.ring.allows_model(key, &query.model));
     let question = Question { team: query.team.or_else(team_of_key), model: query.model };
     Ok(respond::ok(&ExplainAnswer { key_allows, explanation: state.control.explain(&question)? }))
 }

@@ -14,7 +14,10 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::admin::respond::Refusal;
 use crate::admin::time::Time;
 use crate::error::{Error, StoreError};
-use crate::key::draft::{MAX_ADDRESSES, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS};
+use crate::key::draft::{
+    MAX_ADDRESSES, MAX_CAP_TOKENS, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS,
+};
+use crate::key::party_draft::MAX_DESCRIPTION_CHARS;
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -92,6 +95,23 @@ pub fn patterns() -> ArrayBuilder {
         .description(Some(
             "Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.",
         ))
+}
+
+/// What something is for.
+pub fn description() -> Object {
+    let mut schema = text(0, MAX_DESCRIPTION_CHARS, Some(r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"));
+    schema.description = Some("What it is for; at most 1,024 characters, line ends included.".to_owned());
+    schema
+}
+
+/// A cap on the tokens of one request, or null for none.
+pub fn cap() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
+        .minimum(Some(1))
+        .maximum(Some(MAX_CAP_TOKENS))
+        .description(Some("Tokens; null is no cap."))
+        .build()
 }
 
 /// A list of addresses and networks.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::State;
-use crate::admin::control::{Readiness, ReadyStatus, ReloadProblem, ReloadReport};
+use crate::admin::control::{Readiness, ReloadProblem, ReloadReport};
 use crate::admin::respond;
 use crate::admin::time::Time;
 use crate::error::Kind;
@@ -142,13 +142,10 @@ pub async fn health() -> Response {
 /// Whether the gateway can take calls, part by part.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "system", responses(
     (status = 200, description = "It takes calls; `degraded` says that a part is away.", body = Readiness),
-    (status = 503, description = "It is stopping and takes no new calls.", body = Readiness),
+    (status = 503, description = "It takes no new calls: `draining` when it is stopping, `refusing` while they could not be recorded.", body = Readiness),
 ))]
 pub async fn ready(state: State) -> Response {
     let readiness = state.control.readiness();
-    let status = match readiness.status {
-        ReadyStatus::Ready | ReadyStatus::Degraded => StatusCode::OK,
-        ReadyStatus::Draining => StatusCode::SERVICE_UNAVAILABLE,
-    };
+    let status = if readiness.status.serves() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }

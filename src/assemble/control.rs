@@ -5,15 +5,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, PartStatus, ProviderStatus, Question, Readiness,
-    ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+    Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus, Question,
+    Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{live, load};
+use crate::assemble::{limits, live, load};
+use crate::budget::limit::Limit;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
+use crate::key::draft::KeyDefaults;
 use crate::pipeline::Live;
 use crate::pipeline::answer::Answer;
 use crate::provider::Provider;
@@ -94,6 +96,28 @@ impl Control for Core {
         self.take_routes().await
     }
 
+    fn key_defaults(&self) -> KeyDefaults {
+        self.loaded.load().config.keys.defaults.clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.loaded.load().config.limits.clone()
+    }
+
+    async fn limits_changed(&self) -> Result<()> {
+        self.take_limits().await
+    }
+
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
+        let authority = self.authority()?;
+        let standings = limits::states(&*authority, limit, most).await?;
+        Ok(standings.into_iter().map(|standing| LimitState { reserved_here: 0, standing }).collect())
+    }
+
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
+        limits::reset(&*self.authority()?, limit, subject).await
+    }
+
     fn explain(&self, question: &Question) -> Result<Explanation> {
         let live = self.gateway.live.load();
         let found = live.table.explain(Some(&question.model), question.team.as_deref()).ok_or_else(|| {
@@ -127,6 +151,7 @@ impl Control for Core {
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
+        let records = journal.is_ok();
         let parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
@@ -142,10 +167,14 @@ impl Control for Core {
                 ),
             },
         ];
-        let status = match (self.gateway.is_draining(), parts.iter().all(|part| part.ok)) {
-            (true, _) => ReadyStatus::Draining,
-            (false, true) => ReadyStatus::Ready,
-            (false, false) => ReadyStatus::Degraded,
+        let status = if self.gateway.is_draining() {
+            ReadyStatus::Draining
+        } else if !records {
+            ReadyStatus::Refusing
+        } else if parts.iter().all(|part| part.ok) {
+            ReadyStatus::Ready
+        } else {
+            ReadyStatus::Degraded
         };
         Readiness { status, parts }
     }
@@ -200,6 +229,7 @@ impl Core {
         self.feeder.configure(feeder_settings(&loaded.config));
         self.gateway.live.store(Arc::new(live));
         self.loaded.store(Arc::new(loaded));
+        self.apply_limits();
         self.reloaded.notify_one();
         Ok(report)
     }
@@ -274,10 +304,8 @@ impl StatePages for Core {
             "/version" => Some(Answer::json(200, format!("{{\"version\":\"{VERSION}\"}}"))),
             "/ready" => {
                 let readiness = self.readiness();
-                // Degraded still serves, so a load balancer must not take it out; a journal that takes nothing does not.
-                let serves = readiness.status != ReadyStatus::Draining && self.gateway.journal.ready().is_ok();
                 let body = serde_json::to_vec(&readiness).unwrap_or_default();
-                Some(Answer::json(if serves { 200 } else { 503 }, body))
+                Some(Answer::json(if readiness.status.serves() { 200 } else { 503 }, body))
             }
             _ => None,
         }

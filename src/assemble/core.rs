@@ -12,17 +12,17 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
 use crate::assemble::{Source, banner, discovery, live, signals};
+use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::key::ring::Ring;
-use crate::key::store::KeyStore;
-use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings};
+use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
 use crate::route::store::{RouteStore, StoredRoute};
-use crate::store::Store;
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
@@ -45,6 +45,8 @@ pub struct Core {
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
     pub(super) stored: ArcSwap<Vec<StoredRoute>>,
+    /// The stored limits in force.
+    pub(super) stored_limits: ArcSwap<Vec<Limit>>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -77,8 +79,9 @@ impl Core {
             .build()
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
-        let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
+        let house = runtime.block_on(house::open(&loaded))?;
         let (ring, stored) = runtime.block_on(read_store(&house))?;
+        let limits = runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
         let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         // Decoding the built-in list takes memory; a process that never asks it does without.
         let listed = |provider: &crate::provider::config::ProviderSettings| {
@@ -89,7 +92,8 @@ impl Core {
             live.catalog.warm();
         }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
-        let feeder = Feeder::new(journal.clone(), house.store.clone(), feeder_settings(&loaded.config));
+        let feeder =
+            Feeder::new(journal.clone(), Takers::ledger_only(house.store.clone()), feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
         let gateway = Arc::new(Gateway::new(live, ring.clone(), journal, counter));
@@ -104,6 +108,7 @@ impl Core {
             first: loaded.config.clone(),
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
+            stored_limits: ArcSwap::from_pointee(limits),
             house,
             ring,
             feeder: handle,
@@ -128,14 +133,17 @@ impl Core {
 
     /// What the admin side works with.
     pub fn admin_state(self: &Arc<Self>) -> admin::State {
-        let store: Arc<Store> = self.house.store.clone();
+        let store = self.house.store.clone();
         admin::State {
             keys: store.clone(),
             ring: self.ring.clone(),
             hash_key: self.house.hash_key.clone(),
             tokens: store.clone(),
             routes: store.clone(),
+            limits: store.clone(),
+            parties: store.clone(),
             ledger: store,
+            journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
             prefix_style: self.loaded.load().config.keys.prefix_style,
             started_at: self.started_at,
@@ -196,12 +204,17 @@ impl Core {
 async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>)> {
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     ring.refresh(&*house.store).await.context("cannot read the keys")?;
+    ring.parties().refresh(&*house.store).await.context("cannot read the organisations, teams and users")?;
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
     let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
     Ok((ring, stored))
 }
 
-fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
+/// Opens the journal in the data folder.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
     Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
 }
 
@@ -232,12 +245,17 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
         if generation == known {
             continue;
         }
-        if core.ring.refresh(&*core.house.store).await.is_err() {
+        if core.ring.refresh(&*core.house.store).await.is_err()
+            || core.ring.parties().refresh(&*core.house.store).await.is_err()
+        {
             continue;
         }
         METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
         if let Err(error) = core.take_routes().await {
             tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+        }
+        if core.take_limits().await.is_err() {
+            continue;
         }
         known = generation;
     }

@@ -7,9 +7,10 @@
 
 mod banner;
 mod control;
-mod core;
+pub mod core;
 mod discovery;
 pub mod house;
+pub mod limits;
 mod live;
 mod servers;
 mod signals;

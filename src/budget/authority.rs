@@ -22,14 +22,14 @@ pub struct Want {
     /// For a paced window, how it flows; then nothing is leased for long and charges are ignored: what is granted is spent, and
     /// what is released flows back.
     pub pace: Option<Pace>,
-    /// Nothing below this is of any use.
+    /// Nothing below this is of any use. With 0, and a wish of 0, the answer only tells how things stand.
     pub need: i64,
     /// What would be welcome; at least `need`. The authority gives less the nearer the cap is, down to `need`.
     pub wish: i64,
 }
 
 /// A paced window: `cap` flows in evenly over `period`, and at most `burst` is there at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pace {
     /// The most at once.
     pub burst: i64,
@@ -96,7 +96,9 @@ pub trait Authority: Send + Sync {
     /// heartbeats of other owners recall what they do not use.
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError>;
 
-    /// Gives unused parts of leases back. An amount beyond the lease counts as the lease.
+    /// Gives unused parts of leases back. An amount beyond the lease counts as the lease. Sent at most once: an implementation
+    /// does not repeat it on its own when it does not know whether it took effect, because a part given back twice would be
+    /// taken from what is in use. (An acquire that took effect twice only leases more than is known, which is found later.)
     async fn release(&self, owner: &str, parts: &[(CounterId, i64)]) -> Result<(), StoreError>;
 
     /// Says that the owner lives; at least every few seconds while it holds leases.
@@ -115,6 +117,6 @@ pub trait Authority: Send + Sync {
     async fn adjust(&self, counter: &CounterId, delta: i64) -> Result<(), StoreError>;
 
     /// Forgets counters whose window has been over for a day, and leases on counters of what runs at present (`Now`) whose owners
-    /// have been silent for `silent`.
+    /// have been silent for at least `silent`; an acquire is a sign of life like a heartbeat.
     async fn tidy(&self, silent: Duration) -> Result<(), StoreError>;
 }

@@ -104,7 +104,8 @@ pub enum Action {
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
-    /// `lim_` and 26 characters for a stored one, `config-` and its number for one of the configuration file; never changes.
+    /// `lim_` and 26 characters for a stored one; `config-` and 16 hexadecimal digits, made of what it counts, for one of the
+    /// configuration file, so that neither its place nor its amount moves its counters. Never changes.
     pub id: Arc<str>,
     /// A name for people; at most 128 characters.
     pub name: String,

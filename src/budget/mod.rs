@@ -5,5 +5,10 @@
 //! authority by its charges, which travel through the journal, so exactly once.
 
 pub mod authority;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod counter;
+pub mod draft;
 pub mod limit;
+pub mod memory;
 pub mod store;

@@ -7,6 +7,27 @@ use crate::catalog::prices::Cost;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::Usage;
 
+/// What an exchange may consume besides text, for an upper bound of its cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Media {
+    /// The input holds audio.
+    pub input_audio: bool,
+    /// The input holds images.
+    pub input_image: bool,
+    /// Audio was asked for.
+    pub output_audio: bool,
+    /// Images were asked for.
+    pub output_image: bool,
+    /// The request asks for a cache that lives one hour.
+    pub cache_1h: bool,
+}
+
+impl Media {
+    /// Everything: for a request that is not understood.
+    pub const ANY: Self =
+        Self { input_audio: true, input_image: true, output_audio: true, output_image: true, cache_1h: true };
+}
+
 /// Token counts in the fixed order of the classes: input, cache read, cache write 5 min, cache write 1 h, input audio, input
 /// image; output, reasoning, output audio, output image.
 pub(super) const CLASSES: usize = 10;
@@ -67,11 +88,63 @@ impl Card {
         Some(Cost { amount, price: self.price.clone() })
     }
 
+    /// The most that so many tokens may cost, whichever classes they turn out to be of; `None` beyond the range of
+    /// [`NanoUsd`]. Holds for every smaller usage too, although rates may fall where the input grows.
+    pub(super) fn most(&self, input: u64, output: u64, media: Media) -> Option<NanoUsd> {
+        let mut most: u128 = 0;
+        let mut steps = self.tiers.iter().filter(|tier| tier.above < input).peekable();
+        let mut rates = &self.base;
+        loop {
+            let reach = steps.peek().map_or(input, |tier| tier.above);
+            let (input_rate, output_rate) = dearest(rates, media);
+            let amount = (u128::from(reach) * input_rate).checked_add(u128::from(output) * output_rate)?;
+            most = most.max(amount);
+            match steps.next() {
+                Some(tier) => rates = &tier.rates,
+                None => break,
+            }
+        }
+        let nanos = most.div_ceil(1_000_000).checked_add(u128::from(self.per_request_nanos))?;
+        i64::try_from(nanos).ok().map(NanoUsd)
+    }
+
+    /// The same price with every rate and fee multiplied by a whole number of millionths, to the nearest.
+    pub(super) fn scaled(&self, millionths: u64) -> Self {
+        let scale = |rate: u64| {
+            let scaled = (u128::from(rate) * u128::from(millionths) + 500_000) / 1_000_000;
+            u64::try_from(scaled).unwrap_or(u64::MAX)
+        };
+        let tiers = self.tiers.iter().map(|tier| Tier { above: tier.above, rates: tier.rates.map(scale) });
+        Self {
+            base: self.base.map(scale),
+            tiers: tiers.collect(),
+            per_request_nanos: scale(self.per_request_nanos),
+            price: self.price.clone(),
+        }
+    }
+
     /// Whether nothing in it costs anything.
     pub(super) fn is_free(&self) -> bool {
         let free = |rates: &Rates| rates.iter().all(|rate| *rate == 0);
         self.per_request_nanos == 0 && free(&self.base) && self.tiers.iter().all(|tier| free(&tier.rates))
     }
+}
+
+/// The dearest rate of input and of output among the classes that may occur.
+fn dearest(rates: &Rates, media: Media) -> (u128, u128) {
+    let [input, read, write_5m, write_1h, in_audio, in_image, output, reasoning, audio, image] = rates.map(u128::from);
+    let only = |may: bool, rate: u128| if may { rate } else { 0 };
+    let of_input = [
+        input,
+        read,
+        // Some providers write to a cache without being asked; only the hour must be asked for.
+        write_5m,
+        only(media.cache_1h, write_1h),
+        only(media.input_audio, in_audio),
+        only(media.input_image, in_image),
+    ];
+    let of_output = [output, reasoning, only(media.output_audio, audio), only(media.output_image, image)];
+    (of_input.into_iter().max().unwrap_or(0), of_output.into_iter().max().unwrap_or(0))
 }
 
 /// A price in dollars as whole billionths, to the nearest; `None` if it is negative, not a number or above the limit.

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use genai_prices::{Calculator, PriceRequest, Usage as ListUsage, UsageKey};
 
 use crate::catalog::card::{CLASSES, Card, Rates, Tier, nanos};
-use crate::catalog::prices::ModelCard;
+use crate::catalog::prices::{ModelCard, PriceQuery};
 use crate::unit::clock::Timestamp;
 use crate::unit::money::PriceRef;
+use crate::unit::usage::ServiceTier;
 
 /// The name and version of the list, as prices name their source.
 pub(super) const SOURCE: &str = "genai-prices 0.2.1";
@@ -61,12 +62,14 @@ pub(super) fn models(price_provider: &str) -> Vec<ModelCard> {
 }
 
 /// The card of a model at a time, and for how long it holds (at most until the end of the day). `None` if the list does not
-/// have the model, or has it without a price in tokens or requests.
+/// have the model, or has it without a price in tokens or requests. A model without rates of its own for a tier has its ordinary
+/// rates there.
 ///
 /// Cost: some hundred walks of the list, about a millisecond.
-pub(super) fn resolve(price_provider: &str, model: &str, at: Timestamp) -> (Option<Card>, Span) {
+pub(super) fn resolve(price_provider: &str, query: &PriceQuery<'_>) -> (Option<Card>, Span) {
+    let PriceQuery { model, at, tier, .. } = *query;
     let day = Span::day(at);
-    let probe = Probe { calculator: Calculator::bundled(), price_provider, model, at };
+    let probe = Probe { calculator: Calculator::bundled(), price_provider, model, at, tier };
     let Some(name) = probe.name() else { return (None, day) };
     let span = probe.span(day);
     let card = probe.card(name.clone()).filter(|card| !card.is_free() || is_known_free(&name));
@@ -86,6 +89,7 @@ struct Probe<'a> {
     price_provider: &'a str,
     model: &'a str,
     at: Timestamp,
+    tier: ServiceTier,
 }
 
 impl Probe<'_> {
@@ -99,6 +103,11 @@ impl Probe<'_> {
         let micros = u64::try_from(self.at.micros()).unwrap_or_default();
         let time: SystemTime = UNIX_EPOCH + Duration::from_micros(micros);
         let request = PriceRequest::new(self.model, usage).with_provider_id(self.price_provider).with_timestamp(time);
+        let request = match self.tier {
+            ServiceTier::Standard => request,
+            ServiceTier::Batch => request.with_price_context("processing", "batch"),
+            ServiceTier::Flex | ServiceTier::Priority => request.with_price_context("service_tier", self.tier.as_str()),
+        };
         self.calculator.calculate(&request)
     }
 

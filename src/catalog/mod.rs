@@ -12,4 +12,5 @@ mod simulated;
 pub mod tokens;
 mod yaml;
 
+pub use card::Media;
 pub use prices::{Catalog, Cost, ModelCard, PriceQuery};

@@ -21,7 +21,7 @@ const FILE_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 const ROWS_LIMIT: usize = 10_000;
 
 /// The dearest price that is believed, in dollars per million tokens.
-const RATE_LIMIT_USD: f64 = 100_000.0;
+pub(super) const RATE_LIMIT_USD: f64 = 100_000.0;
 
 /// The dearest price of one request that is believed, in dollars.
 const REQUEST_LIMIT_USD: f64 = 10_000.0;

@@ -1,7 +1,8 @@
 //! What an exchange cost.
 //!
-//! Three sources, in this order: the operator's overlay file, the small prices of the simulated provider, and the list built
-//! into the `genai-prices` crate. A model that none of them has costs `None`, never zero. Nothing is guessed: a provider
+//! Sources, in this order: prices stored by operators, the overlay file, the small prices of the simulated provider, the list
+//! built into the `genai-prices` crate, and a default price if the operator set one. A model that none of them has costs
+//! `None`, never zero. Nothing is guessed: a provider
 //! without an id in the list gets prices from the overlay only, whatever its models are called. A price once found is kept
 //! (at most 4,096 of them), so that `cost` takes about 100 ns.
 
@@ -13,17 +14,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use genai_prices::Calculator;
 
-use crate::catalog::card::Card;
+use crate::catalog::card::{CLASSES, Card, Media, nanos};
 use crate::catalog::list::{self, Span};
-use crate::catalog::overlay::Overlay;
+use crate::catalog::overlay::{Overlay, RATE_LIMIT_USD};
 use crate::catalog::simulated;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::Usage;
+use crate::unit::usage::{ServiceTier, Usage};
 
 /// Every price that this process knows. Share it behind an `Arc`; a new overlay file makes a new catalog.
 pub struct Catalog {
+    stored: Overlay,
     overlay: Overlay,
+    default: Option<Card>,
     hasher: RandomState,
     shards: [RwLock<HashMap<u64, Known>>; SHARDS],
 }
@@ -51,6 +54,8 @@ pub struct PriceQuery<'a> {
     pub model: &'a str,
     /// When the exchange began.
     pub at: Timestamp,
+    /// In which tier it was served, or asked to be.
+    pub tier: ServiceTier,
 }
 
 /// What an exchange cost, and by which price.
@@ -78,6 +83,7 @@ struct Known {
     provider_name: Box<str>,
     price_provider: Option<Box<str>>,
     model: Box<str>,
+    tier: ServiceTier,
     /// The latest find first.
     spans: Vec<(Span, Option<Arc<Card>>)>,
 }
@@ -88,12 +94,14 @@ impl Known {
             provider_name: query.provider_name.into(),
             price_provider: query.price_provider.map(Into::into),
             model: query.model.into(),
+            tier: query.tier,
             spans: Vec::new(),
         }
     }
 
     fn is_about(&self, query: &PriceQuery<'_>) -> bool {
         *self.model == *query.model
+            && self.tier == query.tier
             && *self.provider_name == *query.provider_name
             && self.price_provider.as_deref() == query.price_provider
     }
@@ -107,7 +115,20 @@ impl Catalog {
     /// Every fault of the file, each as `path:line:column: sentence`; a missing file is a fault.
     pub fn load(overlay: Option<&Path>) -> Result<Self, Vec<String>> {
         let overlay = overlay.map(Overlay::load).transpose()?.unwrap_or_default();
-        Ok(Self { overlay, hasher: RandomState::new(), shards: Default::default() })
+        let stored = Overlay::default();
+        Ok(Self { stored, overlay, default: None, hasher: RandomState::new(), shards: Default::default() })
+    }
+
+    /// The same catalog with a price for models that nothing else prices, in dollars per million tokens of input and output of
+    /// every class. An absurd price (below 0, not a number, above 100,000) is not taken; the configuration refuses it before.
+    pub fn with_default(mut self, input_usd: f64, output_usd: f64) -> Self {
+        let rates = nanos(input_usd, RATE_LIMIT_USD).zip(nanos(output_usd, RATE_LIMIT_USD));
+        self.default = rates.map(|(input, output)| {
+            let base: [u64; CLASSES] = std::array::from_fn(|class| if class < 6 { input } else { output });
+            let price = PriceRef { source: "prices.default".into(), name: "*/*".to_owned(), effective: None };
+            Card { base, tiers: Vec::new(), per_request_nanos: 0, price }
+        });
+        self
     }
 
     /// Decodes the built-in list on a thread of its own and returns at once. Call it at start if a provider has an id in the
@@ -131,6 +152,22 @@ impl Catalog {
         self.card(query)?.cost(usage)
     }
 
+    /// The most that an exchange can cost, if it consumes at most so many tokens: what admission reserves. `None` if its model
+    /// has no price, or if the amount is beyond the range of [`NanoUsd`].
+    ///
+    /// It takes the dearest rates of input (plain, cache reads and writes, and of `media` what may occur) and of output, at the
+    /// dearest size of input within the bound, in the tier of the query or the standard one, whichever is dearer, since a provider
+    /// may serve another tier than was asked for; plus the price of the request. A provider that serves *another model* than it
+    /// was asked for (`openrouter/auto`) may cost more. Cost: as [`Catalog::cost`].
+    pub fn most(&self, query: &PriceQuery<'_>, input_tokens: u64, output_tokens: u64, media: Media) -> Option<NanoUsd> {
+        let asked = self.card(query)?.most(input_tokens, output_tokens, media)?;
+        if query.tier == ServiceTier::Standard {
+            return Some(asked);
+        }
+        let standard = PriceQuery { tier: ServiceTier::Standard, ..*query };
+        Some(asked.max(self.card(&standard)?.most(input_tokens, output_tokens, media)?))
+    }
+
     /// The models that the list has of a provider, in the list's order; empty for a provider that it does not have.
     pub fn models(&self, price_provider: &str) -> Vec<ModelCard> {
         if price_provider == simulated::PROVIDER { simulated::models() } else { list::models(price_provider) }
@@ -140,7 +177,7 @@ impl Catalog {
         if query.model.len() > MODEL_LIMIT_BYTES {
             return None;
         }
-        let hash = self.hasher.hash_one((query.provider_name, query.price_provider, query.model));
+        let hash = self.hasher.hash_one((query.provider_name, query.price_provider, query.model, query.tier));
         let shard = self.shards.get(hash as usize % SHARDS)?;
         {
             let known = shard.read().unwrap_or_else(PoisonError::into_inner);
@@ -169,13 +206,18 @@ impl Catalog {
     /// Asks the sources in turn. Rows of the overlay begin at midnight UTC, so no answer holds beyond its day.
     fn resolve(&self, query: &PriceQuery<'_>) -> (Option<Card>, Span) {
         let day = Span::day(query.at);
-        if let Some(card) = self.overlay.find(query) {
+        if let Some(card) = self.stored.find(query).or_else(|| self.overlay.find(query)) {
             return (Some(card.clone()), day);
         }
+        let (found, span) = Self::listed(query, day);
+        (found.or_else(|| self.default.clone()), span)
+    }
+
+    fn listed(query: &PriceQuery<'_>, day: Span) -> (Option<Card>, Span) {
         match query.price_provider {
             Some(simulated::PROVIDER) => (simulated::card(query.model), day),
             None if query.provider_name == simulated::PROVIDER => (simulated::card(query.model), day),
-            Some(provider) => list::resolve(provider, query.model, query.at),
+            Some(provider) => list::resolve(provider, query),
             None => (None, day),
         }
     }

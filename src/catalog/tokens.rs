@@ -28,6 +28,13 @@ pub fn count(model: &str, text: &str) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
+/// Whether a model's own words are known, so that counts are exact: OpenAI's models, by their names.
+pub fn is_known(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let prefixes = ["gpt-", "chatgpt-", "o1", "o3", "o4", "text-embedding-", "computer-use", "codex"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("gpt-oss")
+}
+
 fn encoding(model: &str) -> &'static CoreBPE {
     if is_of_the_age_of_gpt_4(model) {
         tiktoken_rs::cl100k_base_singleton()

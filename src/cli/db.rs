@@ -8,7 +8,6 @@ use crate::cli::Common;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
-use crate::store::Store;
 
 /// What to do with the database.
 #[derive(Debug, Subcommand)]
@@ -24,10 +23,8 @@ pub async fn run(command: Db, common: &Common) -> Result {
         return Err(Failure::usage("A running instance brings its own database up to date; leave --server out."));
     }
     let loaded = local::configuration(&common.config)?;
-    // The steps first, to tell them; then all that a start makes, of which a database alone would be a part.
-    let database = loaded.config.data_dir.join("marg.db");
-    let applied = Store::migrate(&database).await?;
-    let opened = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| local::failure(&error))?;
+    let opened = house::open(&loaded).await.map_err(|error| local::failure(&error))?;
+    let applied = opened.applied;
     opened.store.close().await;
     if common.output != Format::Table {
         let steps: Vec<_> = applied.iter().map(|step| json!({ "version": step.version, "name": step.name })).collect();

@@ -7,13 +7,16 @@ use async_trait::async_trait;
 
 use crate::admin::State;
 use crate::admin::control::{
-    Control, Explanation, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteView,
+    Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
+    RouteView,
 };
-use crate::assemble::house;
+use crate::assemble::{core, house};
+use crate::budget::limit::Limit;
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
 use crate::error::{Error, Kind};
+use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::route::config::RouteConfig;
 
@@ -43,9 +46,13 @@ pub fn misconfigured(path: &Path, problems: &[Problem]) -> Failure {
 /// When the configuration does not load, or the store cannot be opened.
 pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
-    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
+    let house = house::open(&loaded).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(Nobody));
+    let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
+    let nobody =
+        Nobody { key_defaults: loaded.config.keys.defaults.clone(), config_limits: loaded.config.limits.clone() };
+    let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
+    state.journal = Some(Arc::new(journal));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }
@@ -56,7 +63,10 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 }
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
-struct Nobody;
+struct Nobody {
+    key_defaults: KeyDefaults,
+    config_limits: Vec<Limit>,
+}
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
 
@@ -80,6 +90,27 @@ impl Control for Nobody {
     }
 
     async fn routes_changed(&self) -> crate::error::Result<()> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.key_defaults.clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.config_limits.clone()
+    }
+
+    /// A running gateway notices by itself.
+    async fn limits_changed(&self) -> crate::error::Result<()> {
+        Ok(())
+    }
+
+    async fn limit_states(&self, _: Option<&str>, _: usize) -> crate::error::Result<Vec<LimitState>> {
+        Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
         Err(Error::new(Kind::Unavailable, ABSENT))
     }
 

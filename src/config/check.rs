@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use crate::config::decode::join;
 use crate::config::demo::SIMULATED;
 use crate::config::problem::Report;
-use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, routes, suggest, url};
+use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, budget, routes, suggest, url};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, UrlRef};
 use crate::provider::preset::{BaseUrl, TABLE};
 
@@ -44,6 +44,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         }
     }
     routes::check(config, report);
+    budget::check(config, report);
 }
 
 /// How a provider's credentials are sent.

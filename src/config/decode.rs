@@ -132,7 +132,19 @@ impl<'n> Table<'_, 'n> {
         (found.map(|(_, node)| node), place)
     }
 
-    fn fault(&mut self, node: &Node, place: &Place, text: impl Into<String>) {
+    /// Notes a fault at one of this table's keys, or at the table if the key is left out, unless there is one already.
+    pub(super) fn fault(&mut self, name: &str, text: impl Into<String>) {
+        let found = self.entries.iter().find(|(known, _)| known.text == name).map(|(name, node)| (name.mark, *node));
+        let (mark, path) = match found {
+            Some((mark, node)) => (if node.is_null() { mark } else { node.mark }, join(&self.at.path, name)),
+            None => (self.at.mark, self.at.path.clone()),
+        };
+        if !self.broken && !self.decoder.report.has_error(&path) {
+            self.decoder.report.error_at(mark, &path, text);
+        }
+    }
+
+    fn wrong(&mut self, node: &Node, place: &Place, text: impl Into<String>) {
         let mark = if node.is_null() { place.mark } else { node.mark };
         self.decoder.report.error_at(mark, &place.path, text);
     }
@@ -149,6 +161,11 @@ impl<'n> Table<'_, 'n> {
     /// Like `number`, for a key that must be given.
     pub(super) fn required_number<T: TryFrom<u64>>(&mut self, name: &'static str) -> Option<T> {
         self.require(name);
+        self.bare_number(name)
+    }
+
+    /// Like `number`, for a key without a default.
+    pub(super) fn optional_number<T: TryFrom<u64>>(&mut self, name: &'static str) -> Option<T> {
         self.bare_number(name)
     }
 
@@ -175,7 +192,7 @@ impl<'n> Table<'_, 'n> {
             }
             _ => format!("expected a number, found {}; {wanted}", node.kind()),
         };
-        self.fault(node, &place, fault);
+        self.wrong(node, &place, fault);
         None
     }
 
@@ -198,7 +215,7 @@ impl<'n> Table<'_, 'n> {
                 Some(false)
             }
             _ => {
-                self.fault(node, place, format!("expected true or false, found {}", node.kind()));
+                self.wrong(node, place, format!("expected true or false, found {}", node.kind()));
                 None
             }
         }
@@ -345,7 +362,7 @@ impl<'n> Table<'_, 'n> {
     fn items(&mut self, node: Option<&'n Node>, place: &Place) -> Vec<(&'n Node, Place)> {
         let Some(node) = node.filter(|node| !node.is_null()) else { return Vec::new() };
         let Value::List(items) = &node.value else {
-            self.fault(node, place, format!("expected a list, found {}; write [item] or - item", node.kind()));
+            self.wrong(node, place, format!("expected a list, found {}; write [item] or - item", node.kind()));
             return Vec::new();
         };
         self.bound(node, place, items.len());
@@ -361,7 +378,7 @@ impl<'n> Table<'_, 'n> {
         if let Some(Bounds::Items(most)) = keys::key(&place.pattern).map(|key| key.bounds)
             && count > most
         {
-            self.fault(node, place, format!("there are {count} items; the most is {most}"));
+            self.wrong(node, place, format!("there are {count} items; the most is {most}"));
         }
     }
 
@@ -376,7 +393,7 @@ impl<'n> Table<'_, 'n> {
         match parsed {
             Ok(value) => Some(value),
             Err(text) => {
-                self.fault(node, place, text);
+                self.wrong(node, place, text);
                 None
             }
         }

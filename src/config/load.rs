@@ -25,10 +25,25 @@ pub struct Loaded {
     pub config: Config,
     /// The providers, sorted by name, disabled ones included.
     pub providers: Vec<ProviderSettings>,
+    /// The address of `database.url`, if it is set.
+    pub database_url: Option<Secret>,
+    /// The address of `database.listen_url`, if it is set.
+    pub listen_url: Option<Secret>,
     /// The secret of `keys.hash_key`, if it is set: 64 hexadecimal digits.
     pub hash_key: Option<Secret>,
+    /// Where events of limits are posted, if `budget.webhook_url` is set.
+    pub webhook: Option<Webhook>,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
+}
+
+/// Where events of limits are posted, looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    /// `http://` or `https://`, host, port, path and query. Many such URLs hold a token, so none is shown.
+    pub url: Secret,
+    /// What posts are signed with.
+    pub secret: Option<Secret>,
 }
 
 /// Reads and checks a file of at most [`MAX_FILE_BYTES`], and looks up what it refers to. Relative paths in it are taken
@@ -43,7 +58,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     load_text(&text, &origin, &|name| std::env::var_os(name))
 }
 
-/// Like [`load`], for work on the store alone: the whole file is checked, but of its references only `keys.hash_key` is looked
+/// Like [`load`], for work on the store alone: the whole file is checked, but of its references only the database's and `keys.hash_key` are looked
 /// up, so that whoever makes a key needs none of the providers' secrets. `Loaded::providers` is empty.
 ///
 /// # Errors
@@ -52,6 +67,8 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let (text, origin) = text_of(path)?;
     let (mut config, report) = read(&text, &origin);
     config.providers.clear();
+    config.budget.webhook_url = None;
+    config.budget.webhook_secret = None;
     complete(config, report, &|name| std::env::var_os(name))
 }
 
@@ -95,9 +112,10 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, hash_key } = resolve::resolve(&config, environment, &mut report);
+    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook } =
+        resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
-    Ok(Loaded { config, providers, hash_key, warnings })
+    Ok(Loaded { config, providers, database_url, listen_url, hash_key, webhook, warnings })
 }
 
 /// The configuration of a text, as far as it can be understood, and what is wrong with it.

@@ -11,10 +11,14 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::provider::config::ProviderConfig;
+use crate::budget::limit::Limit;
+pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+use crate::key::draft::KeyDefaults;
+use crate::provider::config::{ProviderConfig, UrlRef};
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+mod budget;
 mod check;
 mod decode;
 pub mod demo;
@@ -38,6 +42,8 @@ mod tests;
 pub struct Config {
     /// The folder that Marg owns: database, journal, hash key, tokens. Created with mode 0700.
     pub data_dir: PathBuf,
+    /// Where keys, routes, limits and the request log are kept.
+    pub database: DatabaseConfig,
     /// The data plane.
     pub server: ServerConfig,
     /// The admin side.
@@ -50,6 +56,10 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// Prices.
     pub prices: PricesConfig,
+    /// How limits are held, and who is told.
+    pub budget: BudgetConfig,
+    /// What may be spent; besides the limits in the store.
+    pub limits: Vec<Limit>,
     /// Who serves, by name. Names are 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// The provider for models that no route matches; none means that such models are refused with 404.
@@ -62,15 +72,48 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("./data"),
+            database: DatabaseConfig::default(),
             server: ServerConfig::default(),
             admin: AdminConfig::default(),
             log: LogConfig::default(),
             keys: KeysConfig::default(),
             ledger: LedgerConfig::default(),
             prices: PricesConfig::default(),
+            budget: BudgetConfig::default(),
+            limits: Vec::new(),
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),
+        }
+    }
+}
+
+/// Where keys, routes, limits and the request log are kept, and how it is reached. Every key needs a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatabaseConfig {
+    /// `sqlite:PATH` or `postgres://…`, or a reference to it; left out, `marg.db` in the data folder.
+    pub url: Option<UrlRef>,
+    /// Where to hear of other processes' writes, when `url` leads through a pooler.
+    pub listen_url: Option<UrlRef>,
+    /// `url` leads to a pooler in transaction mode, such as PgBouncer.
+    pub pooler: bool,
+    /// The most connections of this process.
+    pub connections: u32,
+    /// How long a call waits for a connection before the database counts as away.
+    pub connect_timeout_ms: u64,
+    /// How long a call may take in all.
+    pub call_timeout_ms: u64,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            listen_url: None,
+            pooler: false,
+            connections: 8,
+            connect_timeout_ms: 2_000,
+            call_timeout_ms: 10_000,
         }
     }
 }
@@ -209,6 +252,8 @@ pub struct KeysConfig {
     /// The secret that token hashes are keyed with: 64 hexadecimal digits. Left out, it is made once and kept in
     /// `data_dir/hash.key`. Needs a restart; another value makes every stored key unknown.
     pub hash_key: Option<SecretRef>,
+    /// What a new key is where nobody says otherwise.
+    pub defaults: KeyDefaults,
 }
 
 /// How a new token begins; existing ones keep working whatever is set.

@@ -105,6 +105,11 @@ impl Report {
         self.broken
     }
 
+    /// Whether there is a fault of that key or beneath it so far.
+    pub(super) fn has_error(&self, path: &str) -> bool {
+        self.errors.iter().any(|problem| is_within(&problem.path, path))
+    }
+
     /// Ends the decoder's part: its faults from here on hide those that follow from them.
     pub(super) fn seal(&mut self) {
         self.sealed = self.errors.len();
@@ -127,9 +132,7 @@ impl Report {
 
     /// Whether the decoder found a fault at that key or beneath it, so that its value is not what was meant.
     pub(super) fn is_faulty(&self, path: &str) -> bool {
-        self.errors.iter().take(self.sealed).any(|problem| {
-            problem.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        self.errors.iter().take(self.sealed).any(|problem| is_within(&problem.path, path))
     }
 
     /// The warnings if there is no fault, else the faults; both in order of position.
@@ -161,6 +164,11 @@ impl Report {
     fn problem(&self, mark: Mark, path: &str, text: String) -> Problem {
         Problem { origin: self.origin.clone(), line: mark.line, column: mark.column, path: path.to_owned(), text }
     }
+}
+
+/// Whether a key is that one or beneath it.
+fn is_within(key: &str, path: &str) -> bool {
+    key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn push(problems: &mut Vec<Problem>, problem: Problem) {

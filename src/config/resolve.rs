@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
+use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{Config, pem, url};
+use crate::config::{BudgetConfig, Config, pem, url};
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
 use crate::provider::preset::BaseUrl;
@@ -31,22 +33,32 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// What was looked up.
 pub(super) struct Resolved {
     pub(super) providers: Vec<ProviderSettings>,
+    pub(super) database_url: Option<Secret>,
+    pub(super) listen_url: Option<Secret>,
     pub(super) hash_key: Option<Secret>,
+    pub(super) webhook: Option<Webhook>,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
 pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mut Report) -> Resolved {
     files(config, report);
+    let mut database = |path, reference: &Option<UrlRef>| {
+        let mut resolver = Resolver { environment, report: &mut *report, lenient: false };
+        reference.as_ref().and_then(|reference| resolver.database(path, reference))
+    };
+    let database_url = database("database.url", &config.database.url);
+    let listen_url = database("database.listen_url", &config.database.listen_url);
     let hash_key = config.keys.hash_key.as_ref().and_then(|reference| {
         let mut resolver = Resolver { environment, report, lenient: false };
         resolver.hash_key(reference)
     });
+    let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, hash_key }
+    Resolved { providers, database_url, listen_url, hash_key, webhook }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -122,6 +134,7 @@ impl Resolver<'_> {
             ca_file,
             price_provider,
             stream_usage,
+            output_ceiling,
         } = config;
         let path = join("providers", name);
         let row = preset.map(|preset| preset.row());
@@ -158,6 +171,7 @@ impl Resolver<'_> {
             ca_file: ca_file.clone(),
             price_provider: price_provider.clone().or(row.and_then(|row| row.price_provider).map(str::to_owned)),
             stream_usage: stream_usage.unwrap_or(row.is_none_or(|row| row.stream_usage)),
+            output_ceiling: output_ceiling.or(row.map(|row| row.ceiling)).unwrap_or(CeilingField::MaxTokens),
         })
     }
 
@@ -196,6 +210,23 @@ impl Resolver<'_> {
         }
     }
 
+    fn database(&mut self, path: &str, url: &UrlRef) -> Option<Secret> {
+        let secret = match url {
+            UrlRef::Bare(text) => Secret::new(text.as_str()),
+            UrlRef::Ref(reference) => self.secret(path, reference)?,
+        };
+        let known =
+            ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| secret.expose().starts_with(scheme));
+        if !known {
+            self.fault(
+                path,
+                "what it refers to is no address of a database; write sqlite:PATH or postgres://USER@HOST/NAME",
+            );
+            return None;
+        }
+        Some(secret)
+    }
+
     fn url(&mut self, path: &str, url: &UrlRef) -> Option<String> {
         match url {
             UrlRef::Bare(text) => url::normalise(text).ok(),
@@ -208,6 +239,22 @@ impl Resolver<'_> {
                         None
                     }
                 }
+            }
+        }
+    }
+
+    fn webhook(&mut self, config: &BudgetConfig) -> Option<Webhook> {
+        const URL: &str = "budget.webhook_url";
+        let secret = config.webhook_secret.as_ref().map(|reference| self.secret("budget.webhook_secret", reference));
+        let url = match config.webhook_url.as_ref()? {
+            UrlRef::Bare(text) => Secret::new(text.as_str()),
+            UrlRef::Ref(reference) => self.secret(URL, reference)?,
+        };
+        match url::with_query(url.expose()) {
+            Ok(url) => Some(Webhook { url: Secret::new(url), secret: secret.flatten() }),
+            Err(text) => {
+                self.fault(URL, text);
+                None
             }
         }
     }

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::budget::limit::Limit;
+use crate::config::budget;
 use crate::config::decode::Table;
-use crate::config::suggest;
 use crate::config::{
-    AdminConfig, Config, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle, PricesConfig,
-    ServerConfig, TlsConfig,
+    AdminConfig, Config, DatabaseConfig, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
+    PricesConfig, ServerConfig, TlsConfig,
 };
+use crate::config::{suggest, url};
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
 use crate::route::config::{RouteConfig, RouteMatch, SplitConfig, TargetConfig};
@@ -25,15 +28,36 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
     let default = Config::default();
     Config {
         data_dir: table.text_or("data_dir", default.data_dir, path),
+        database: table.section("database", database),
         server: table.section("server", server),
         admin: table.section("admin", admin),
         log: table.section("log", log),
         keys: table.section("keys", keys),
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
+        budget: table.section("budget", budget::budget),
+        limits: limits(table),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),
+    }
+}
+
+fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
+    let mut limits = table.tables("limits", budget::limit);
+    budget::name_limits(&mut limits);
+    limits
+}
+
+fn database(table: &mut Table<'_, '_>) -> DatabaseConfig {
+    let default = DatabaseConfig::default();
+    DatabaseConfig {
+        url: table.text("url", url::database),
+        listen_url: table.text("listen_url", url::database),
+        pooler: table.flag("pooler", default.pooler),
+        connections: table.number("connections", default.connections),
+        connect_timeout_ms: table.number("connect_timeout_ms", default.connect_timeout_ms),
+        call_timeout_ms: table.number("call_timeout_ms", default.call_timeout_ms),
     }
 }
 
@@ -99,6 +123,7 @@ fn keys(table: &mut Table<'_, '_>) -> KeysConfig {
     KeysConfig {
         prefix_style: table.text_or("prefix_style", default.prefix_style, |text| word(text, STYLES)),
         hash_key: table.text("hash_key", SecretRef::parse),
+        defaults: table.section("defaults", budget::key_defaults),
     }
 }
 
@@ -126,6 +151,8 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ("x-goog-api-key", Auth::XGoogApiKey),
         ("none", Auth::None),
     ];
+    const CEILINGS: &[(&str, CeilingField)] =
+        &[("max_tokens", CeilingField::MaxTokens), ("max_completion_tokens", CeilingField::MaxCompletionTokens)];
     const VERSIONS: &[(&str, HttpVersion)] = &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)];
     let default = ProviderConfig::default();
     ProviderConfig {
@@ -143,6 +170,7 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         ca_file: table.text("ca_file", path),
         price_provider: table.text("price_provider", |text| Ok(text.to_owned())),
         stream_usage: table.optional_flag("stream_usage"),
+        output_ceiling: table.text("output_ceiling", |text| word(text, CEILINGS)),
     }
 }
 
@@ -165,7 +193,7 @@ fn split(table: &mut Table<'_, '_>) -> Option<SplitConfig> {
     Some(SplitConfig { to: to?, weight: weight? })
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
         suggest::unknown_word(text, &words)

@@ -13,7 +13,7 @@ use crate::dialect::operation::Operation;
 use crate::dialect::sse::Splitter;
 use crate::dialect::value::Value;
 use crate::error::Error;
-use crate::unit::usage::Usage;
+use crate::unit::usage::{ServiceTier, Usage};
 
 pub use crate::dialect::findings::StreamError;
 
@@ -105,6 +105,11 @@ impl AnswerReader {
     /// The provider's id of the answer; at most 256 bytes.
     pub fn response_id(&self) -> Option<&str> {
         self.findings.id.as_deref()
+    }
+
+    /// The tier that the provider said it served the exchange in; the last word wins. `None` if it said nothing.
+    pub fn service_tier(&self) -> Option<ServiceTier> {
+        self.findings.service_tier
     }
 
     /// Whether something that the model wrote has passed: text, reasoning, a tool call, audio. Of an answer that is not a

@@ -11,7 +11,7 @@ use crate::dialect::openai::cut;
 use crate::dialect::operation::Operation;
 use crate::dialect::usage;
 use crate::dialect::value::Value;
-use crate::unit::usage::Usage;
+use crate::unit::usage::{ServiceTier, Usage};
 
 const NAME_LIMIT_BYTES: usize = 256;
 const MESSAGE_LIMIT_BYTES: usize = 512;
@@ -45,6 +45,7 @@ pub(super) struct Findings {
     pub(super) finish_reason: Option<String>,
     pub(super) first_token: bool,
     pub(super) error: Option<StreamError>,
+    pub(super) service_tier: Option<ServiceTier>,
     parsed: u32,
 }
 
@@ -73,6 +74,7 @@ impl Findings {
             finish_reason: None,
             first_token: false,
             error: None,
+            service_tier: None,
             parsed: 0,
         }
     }
@@ -139,6 +141,7 @@ impl Findings {
         keep(&mut self.model, parts.model);
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
+        self.read_tier(parts);
         if self.speaks_responses()
             && let Some(response) = parts.response
         {
@@ -157,6 +160,7 @@ impl Findings {
     fn read_response(&mut self, response: &Parts<'_>) {
         keep(&mut self.model, response.model);
         keep(&mut self.id, response.id);
+        self.read_tier(response);
         let word = response.status.and_then(Value::string).unwrap_or_default();
         if !matches!(&*word, "" | "in_progress" | "queued") {
             let reason = response.incomplete_details.and_then(|details| details.present("reason"));
@@ -165,6 +169,14 @@ impl Findings {
         if let Some(error) = response.error {
             self.keep_error(error);
         }
+    }
+
+    /// The last word counts: a stream of OpenAI begins with the tier that was asked for (`auto`) and ends with the one that
+    /// served. Anthropic names it inside `usage`.
+    fn read_tier(&mut self, parts: &Parts<'_>) {
+        let inside = || parts.usage.and_then(|usage| usage.present("service_tier"));
+        let word = parts.service_tier.or_else(inside).and_then(Value::string);
+        self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
     }
 
     fn keep_error(&mut self, error: Value<'_>) {
@@ -199,6 +211,8 @@ impl Findings {
             self.usage = usage::read(self.operation, value).or(self.usage);
         }
         keep(&mut self.model, last_member(tail, b"\"model\""));
+        let word = last_member(tail, b"\"service_tier\"").and_then(Value::string);
+        self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
         keep(&mut self.finish_reason, last_member(tail, b"\"finish_reason\""));
     }
 }
@@ -249,6 +263,7 @@ struct Parts<'a> {
     error: Option<Value<'a>>,
     usage: Option<Value<'a>>,
     groq: Option<Value<'a>>,
+    service_tier: Option<Value<'a>>,
 }
 
 impl<'a> Parts<'a> {
@@ -266,6 +281,7 @@ impl<'a> Parts<'a> {
                 "error" => &mut parts.error,
                 "usage" => &mut parts.usage,
                 "x_groq" => &mut parts.groq,
+                "service_tier" => &mut parts.service_tier,
                 _ => continue,
             };
             *slot = Some(value).filter(|value| !value.is_null());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use crate::dialect::Changes;
 use crate::dialect::answer::AnswerReader;
 use crate::dialect::openai::understand;
 use crate::dialect::operation::Operation;
@@ -50,17 +51,17 @@ fn bodies_change_only_where_documented() {
         for operation in [Operation::Chat, Operation::Passthrough] {
             let facts = understand(operation, None, &input).unwrap();
             let named = facts.model.clone().unwrap();
-            let same = facts.body_for(&input, &named, false);
+            let same = facts.body_for(&input, &Changes { model: Some(&named), ..Changes::default() });
             assert_eq!(same.as_ptr(), input.as_ptr(), "{name}: nothing to change, nothing copied");
             if operation == Operation::Chat {
-                let changed = facts.body_for(&input, "target/model", true);
+                let changed = facts.body_for(&input, &asking("target/model"));
                 assert_eq!(String::from_utf8_lossy(&changed), String::from_utf8_lossy(&output), "{name}");
                 // What comes out says the same except for the splices, and asks for nothing twice.
                 let again = understand(operation, None, &changed).unwrap();
                 assert_eq!(again.wants_usage, facts.stream, "{name}");
-                assert_eq!(again.body_for(&changed, "target/model", true).as_ptr(), changed.as_ptr(), "{name}");
+                assert_eq!(again.body_for(&changed, &asking("target/model")).as_ptr(), changed.as_ptr(), "{name}");
             } else {
-                let unasked = facts.body_for(&input, &named, true);
+                let unasked = facts.body_for(&input, &asking(&named));
                 assert_eq!(unasked.as_ptr(), input.as_ptr(), "{name}: only chats and completions are asked for usage");
             }
         }
@@ -71,7 +72,8 @@ fn bodies_change_only_where_documented() {
 fn a_model_is_written_so_that_it_reads_back() {
     let body = Bytes::from_static(br#"{"model":"a","messages":[{}]}"#);
     let facts = understand(Operation::Chat, None, &body).unwrap();
-    let changed = facts.body_for(&body, "b\"\\\u{e9}\r\n\",\"n\":128,\"x\":\"", false);
+    let changed =
+        facts.body_for(&body, &Changes { model: Some("b\"\\\u{e9}\r\n\",\"n\":128,\"x\":\""), ..Changes::default() });
     let again = understand(Operation::Chat, None, &changed).unwrap();
     assert_eq!(again.model.as_deref(), Some("b\"\\\u{e9}\",\"n\":128,\"x\":\""));
     assert_eq!(again.choices, 1);
@@ -168,7 +170,7 @@ fn speed() {
         report(&format!("understand, {what} ({} bytes)", body.len()), understood);
         let facts = understand(Operation::Chat, None, &body).unwrap();
         let spliced = fastest(20, 50, || {
-            std::hint::black_box(facts.body_for(&body, "other", true));
+            std::hint::black_box(facts.body_for(&body, &asking("other")));
         });
         report("  body_for with both splices", spliced);
     }
@@ -186,4 +188,9 @@ fn speed() {
         report(&format!("SSE chunk of {} bytes, hide_usage {hide}", chunk.len()), relay(1_000) / 1_000);
         report("  a stream of one chunk", relay(1));
     }
+}
+
+/// Another model, and usage asked for.
+fn asking(model: &str) -> Changes<'_> {
+    Changes { model: Some(model), ask_usage: true, ceiling: None }
 }

@@ -1,7 +1,7 @@
 //! Wire languages: what callers and providers say, understood without being rewritten.
 //!
 //! Pure: bytes in, bytes out; no I/O, no clock, no task. Today there is one language, OpenAI's. A request is validated
-//! and understood in one pass (`openai::understand`), forwarded byte for byte except for two documented splices
+//! and understood in one pass (`openai::understand`), forwarded byte for byte except for three documented splices
 //! (`Facts::body_for`), and its answer is relayed unchanged while tokens, model and end are read off it (`AnswerReader`).
 //! Nothing is re-serialised between two sides of the same language. Every buffer has a written bound; input that no one
 //! checked never panics, recurses or takes more than linear time.
@@ -28,4 +28,5 @@ pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
 pub use error::{error_body, upstream_error_body};
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};
+pub use splice::{CeilingField, Changes};
 pub use text::{delivered_text, request_text};

@@ -15,7 +15,7 @@ use crate::dialect::json::{self, Fault, JsonError};
 use crate::dialect::multipart;
 use crate::dialect::operation::Operation;
 use crate::dialect::shape::{Field, Seen, Shape};
-use crate::dialect::splice::{Splice, StreamOptions};
+use crate::dialect::splice::{CeilingField, Changes, Json, Splice, StreamOptions};
 use crate::dialect::value::Value;
 use crate::error::{Error, Kind};
 
@@ -65,22 +65,39 @@ pub struct Facts {
     /// Bytes of text that the model will read: strings as they are written, without media and links. An estimate, for
     /// sizing; `text::request_text` is what is counted.
     pub input_text_bytes: u64,
+    /// An upper bound of the tokens that the model reads, images left out: no token of text is shorter than a byte; audio and
+    /// files by what the dearest reading of them takes.
+    pub input_tokens_most: u64,
+    /// How many images the model sees.
+    pub images: u64,
+    /// Reasoning is asked for by name.
+    pub reasoning: bool,
+    /// The tier of service asked for, at most 32 bytes.
+    pub service_tier: Option<String>,
     splice: Splice,
 }
 
 impl Facts {
     /// The body for one target: the same bytes (by reference count) if nothing changes, else a copy in which
-    /// - the value of `model`, if the body names one, is replaced by `model` when that is another one, and
-    /// - if `ask_usage`, a chat or completions stream whose caller did not ask for usage gets
+    /// - the value of `model`, if the body names one, is replaced when another one is asked for,
+    /// - if usage is to be asked for, a chat or completions stream whose caller did not ask for it gets
     ///   `"stream_options":{"include_usage":true}`: as a new first member, in place of a `null`, or as `include_usage`
-    ///   inside the options that are there.
+    ///   inside the options that are there, and
+    /// - a ceiling on output tokens stands as a new first member, or in place of a `null` of its name.
     ///
     /// Every other byte stays. `body` is the body that these facts were read from. Control characters in `model` are
     /// dropped, so it can add neither a part to a form nor a line to a head.
-    pub fn body_for(&self, body: &Bytes, model: &str, ask_usage: bool) -> Bytes {
+    pub fn body_for(&self, body: &Bytes, changes: &Changes<'_>) -> Bytes {
         let streams = matches!(self.operation, Operation::Chat | Operation::Completions) && self.stream;
-        let rename = self.model.as_deref().is_some_and(|named| named != model).then_some(model);
-        self.splice.apply(body, rename, ask_usage && streams && !self.wants_usage)
+        let model = changes.model.filter(|model| self.model.as_deref().is_some_and(|named| named != *model));
+        let ask_usage = changes.ask_usage && streams && !self.wants_usage;
+        self.splice.apply(body, &Changes { model, ask_usage, ceiling: changes.ceiling })
+    }
+
+    /// Whether a ceiling on output tokens can be put into the body.
+    pub fn takes_ceiling(&self) -> bool {
+        matches!(self.operation, Operation::Chat | Operation::Completions | Operation::Responses)
+            && matches!(self.splice, Splice::Json(_))
     }
 
     fn empty(operation: Operation) -> Self {
@@ -95,6 +112,10 @@ impl Facts {
             end_user: None,
             modalities: Modalities::default(),
             input_text_bytes: 0,
+            input_tokens_most: 0,
+            images: 0,
+            reasoning: false,
+            service_tier: None,
             splice: Splice::Nothing,
         }
     }
@@ -153,6 +174,9 @@ fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts,
     facts.choices = form.choices.unwrap_or(1).clamp(1, CHOICES_LIMIT);
     facts.end_user = form.end_user.map(|user| cut(&user, END_USER_LIMIT_BYTES).to_owned());
     facts.input_text_bytes = form.text_bytes;
+    // Audio is about ten tokens a second, and a second takes at least five kilobytes.
+    facts.input_tokens_most = form.text_bytes + (body.len() as u64) / 256;
+    facts.images = u64::from(form.files && operation == Operation::Images);
     facts.modalities.audio_input = form.files && operation == Operation::Audio;
     facts.modalities.image_input = form.files && operation == Operation::Images;
     facts.modalities.image_output = operation == Operation::Images;
@@ -185,7 +209,17 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
         end_user: reading.end_user(),
         modalities: reading.modalities(),
         input_text_bytes: shape.text_bytes,
-        splice: Splice::Json { inside, model: shape.seen(Field::Model).map(|seen| seen.span.clone()), stream_options },
+        input_tokens_most: reading.input_tokens_most(),
+        images: reading.images(),
+        reasoning: reading.reasoning(),
+        service_tier: reading.service_tier(),
+        splice: Splice::Json(Json {
+            inside,
+            empty: body.get(inside..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"}")),
+            model: shape.seen(Field::Model).map(|seen| seen.span.clone()),
+            stream_options,
+            null_ceilings: reading.null_ceilings(),
+        }),
     };
     Ok(facts)
 }
@@ -276,6 +310,38 @@ impl Reading<'_> {
         ];
         // Providers differ in which one they obey if several stand there, so the largest bounds them all.
         Ok(counts.into_iter().flatten().max())
+    }
+
+    /// Ceilings that are written but `null`, which counts as not written.
+    fn null_ceilings(&self) -> Vec<(CeilingField, std::ops::Range<usize>)> {
+        let fields = [
+            (Field::MaxTokens, CeilingField::MaxTokens),
+            (Field::MaxCompletionTokens, CeilingField::MaxCompletionTokens),
+            (Field::MaxOutputTokens, CeilingField::MaxOutputTokens),
+        ];
+        let null = |field| self.shape.seen(field).filter(|seen| seen.kind == json::Type::Null);
+        fields.into_iter().filter_map(|(field, name)| Some((name, null(field)?.span.clone()))).collect()
+    }
+
+    /// Everything but media is text of which no token is shorter than a byte.
+    fn input_tokens_most(&self) -> u64 {
+        let media = self.shape.media;
+        let text = (self.body.len() as u64).saturating_sub(media.bytes);
+        // Audio is about ten tokens a second, and a second takes at least five kilobytes; a file is text at four bytes a token.
+        text + media.file_bytes / 4 + media.bytes / 256
+    }
+
+    fn images(&self) -> u64 {
+        let modalities = self.shape.modalities;
+        if modalities.image_input || modalities.video_input { self.shape.media.items } else { 0 }
+    }
+
+    fn reasoning(&self) -> bool {
+        [Field::ReasoningEffort, Field::Reasoning, Field::Thinking].into_iter().any(|field| self.seen(field).is_some())
+    }
+
+    fn service_tier(&self) -> Option<String> {
+        self.value(Field::ServiceTier)?.string().map(|tier| cut(&tier, 32).to_owned())
     }
 
     fn choices(&self) -> Result<u64, Error> {

@@ -28,10 +28,14 @@ pub(super) enum Field {
     User,
     SafetyIdentifier,
     Modalities,
+    ReasoningEffort,
+    Reasoning,
+    Thinking,
+    ServiceTier,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 16] = [
+const FIELDS: [(Field, &str); 20] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -48,6 +52,10 @@ const FIELDS: [(Field, &str); 16] = [
     (Field::User, "user"),
     (Field::SafetyIdentifier, "safety_identifier"),
     (Field::Modalities, "modalities"),
+    (Field::ReasoningEffort, "reasoning_effort"),
+    (Field::Reasoning, "reasoning"),
+    (Field::Thinking, "thinking"),
+    (Field::ServiceTier, "service_tier"),
 ];
 
 impl Field {
@@ -81,7 +89,17 @@ pub(super) struct Shape<'a> {
     /// Where the top-level object begins, behind its brace.
     pub(super) object: Option<usize>,
     pub(super) text_bytes: u64,
+    pub(super) media: Media,
     pub(super) modalities: Modalities,
+}
+
+/// Media and links in what a model reads: how many there are, and how many bytes of the body they take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Media {
+    pub(super) items: u64,
+    pub(super) bytes: u64,
+    /// The bytes of those that are files.
+    pub(super) file_bytes: u64,
 }
 
 impl<'a> Shape<'a> {
@@ -93,6 +111,7 @@ impl<'a> Shape<'a> {
             reads_text: false,
             object: None,
             text_bytes: 0,
+            media: Media::default(),
             modalities: Modalities::default(),
         }
     }
@@ -140,7 +159,15 @@ impl<'a> Shape<'a> {
         let key = key.and_then(|key| self.document.get(key.start..key.end)).unwrap_or_default();
         match key {
             // Media and links are not text; their tokens are not a matter of bytes.
-            b"url" | b"image_url" | b"data" | b"file_data" | b"b64_json" | b"id" | b"file_id" => return,
+            b"url" | b"image_url" | b"data" | b"file_data" | b"b64_json" => {
+                self.media.items += 1;
+                self.media.bytes += span.len() as u64;
+                if key == b"file_data" {
+                    self.media.file_bytes += span.len() as u64;
+                }
+                return;
+            }
+            b"id" | b"file_id" => return,
             b"type" => {
                 let kind = self.document.get(span.start + 1..span.end.saturating_sub(1)).unwrap_or_default();
                 self.modality(kind);

@@ -12,10 +12,59 @@ use crate::dialect::value::escape_into;
 pub(super) enum Splice {
     /// Nowhere.
     Nothing,
-    /// A JSON object: behind its brace, at the value of `model`, at `stream_options`.
-    Json { inside: usize, model: Option<Range<usize>>, stream_options: StreamOptions },
+    /// A JSON object.
+    Json(Json),
     /// A form: at the content of its part `model`.
     Form { model: Range<usize> },
+}
+
+/// Where a JSON object can be changed.
+#[derive(Clone, Debug)]
+pub(super) struct Json {
+    /// Behind its brace.
+    pub(super) inside: usize,
+    /// It has no member.
+    pub(super) empty: bool,
+    /// At the value of `model`.
+    pub(super) model: Option<Range<usize>>,
+    /// At `stream_options`.
+    pub(super) stream_options: StreamOptions,
+    /// At fields of an output ceiling that are `null`.
+    pub(super) null_ceilings: Vec<(CeilingField, Range<usize>)>,
+}
+
+/// The field that bounds the output tokens of one answer; vendors differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CeilingField {
+    /// `max_tokens`: chat at most vendors, and completions everywhere.
+    MaxTokens,
+    /// `max_completion_tokens`: chat at OpenAI and those that followed; it covers reasoning.
+    /// Source: <https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_completion_tokens>
+    MaxCompletionTokens,
+    /// `max_output_tokens`: responses.
+    MaxOutputTokens,
+}
+
+impl CeilingField {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MaxOutputTokens => "max_output_tokens",
+        }
+    }
+}
+
+/// What a target is told otherwise than the caller said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes<'a> {
+    /// Another model.
+    pub model: Option<&'a str>,
+    /// Usage is asked for on a stream whose caller did not ask.
+    pub ask_usage: bool,
+    /// A ceiling on output tokens, where the caller named none.
+    pub ceiling: Option<(CeilingField, u64)>,
 }
 
 /// What the body says of `stream_options`.
@@ -40,23 +89,36 @@ struct Change {
 }
 
 impl Splice {
-    /// The body with another model, or asking for usage, or both; the same bytes if neither.
-    pub(super) fn apply(&self, body: &Bytes, rename: Option<&str>, ask_usage: bool) -> Bytes {
-        let mut changes: [Option<Change>; 2] = [None, None];
+    /// The body with those changes; the same bytes if there are none.
+    pub(super) fn apply(&self, body: &Bytes, changes: &Changes<'_>) -> Bytes {
+        let mut all: [Option<Change>; 3] = [None, None, None];
         match self {
             Self::Nothing => {}
             Self::Form { model } => {
-                let plain = rename.map(without_controls);
-                changes[0] = plain.map(|name| Change { span: model.clone(), text: Cow::Owned(name.into_bytes()) });
+                let plain = changes.model.map(without_controls);
+                all[0] = plain.map(|name| Change { span: model.clone(), text: Cow::Owned(name.into_bytes()) });
             }
-            Self::Json { inside, model, stream_options } => {
-                let quoted = rename.map(quoted);
-                changes[0] = quoted.zip(model.clone()).map(|(name, span)| Change { span, text: Cow::Owned(name) });
-                changes[1] = stream_options.asking(*inside).filter(|_| ask_usage);
+            Self::Json(json) => {
+                let quoted = changes.model.map(quoted);
+                all[0] = quoted.zip(json.model.clone()).map(|(name, span)| Change { span, text: Cow::Owned(name) });
+                all[1] = json.stream_options.asking(json.inside).filter(|_| changes.ask_usage);
+                all[2] = changes.ceiling.map(|(field, tokens)| json.bounding(field, tokens));
             }
         }
-        changes.sort_by_key(|change| change.as_ref().map_or(usize::MAX, |change| change.span.start));
-        replace(body, changes.into_iter().flatten())
+        all.sort_by_key(|change| change.as_ref().map_or(usize::MAX, |change| change.span.start));
+        replace(body, all.into_iter().flatten())
+    }
+}
+
+impl Json {
+    /// The change that puts a ceiling on the output: in the place of a `null` of that name, else as a new first member.
+    fn bounding(&self, field: CeilingField, tokens: u64) -> Change {
+        if let Some((_, span)) = self.null_ceilings.iter().find(|(other, _)| *other == field) {
+            return Change { span: span.clone(), text: Cow::Owned(tokens.to_string().into_bytes()) };
+        }
+        let comma = if self.empty { "" } else { "," };
+        let text = format!("\"{}\":{tokens}{comma}", field.name());
+        Change { span: self.inside..self.inside, text: Cow::Owned(text.into_bytes()) }
     }
 }
 

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::party::RequestCaps;
 use super::token::{self, HashKey, Minted, TokenStyle};
 use super::{Key, Principal};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +28,8 @@ pub const MAX_LABEL_NAME_CHARS: usize = 64;
 pub const MAX_LABEL_VALUE_CHARS: usize = 256;
 /// The most model patterns of a key.
 pub const MAX_MODELS: usize = 64;
+/// The largest cap on the tokens of one request; more than any model takes.
+pub const MAX_CAP_TOKENS: u64 = 1_000_000_000;
 /// The most networks of a key.
 pub const MAX_ADDRESSES: usize = 64;
 
@@ -50,9 +54,24 @@ pub struct NewKey {
     pub disabled: bool,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// Caps on its single requests; each at least 1 and at most [`MAX_CAP_TOKENS`].
+    pub caps: RequestCaps,
 }
 
-/// The same, checked. Only [`NewKey::check`] makes one.
+/// What a new key is where nobody said otherwise; an operator's setting.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyDefaults {
+    /// Caps on its single requests.
+    pub caps: RequestCaps,
+    /// How long it works; `None` is for ever.
+    pub expires_in: Option<Duration>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The models that it may ask for; empty allows all.
+    pub models: Vec<Glob>,
+}
+
+/// A [`NewKey`], checked. Only [`NewKey::check`] makes one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyFields {
     name: String,
@@ -62,6 +81,7 @@ pub struct KeyFields {
     addresses: Vec<IpNet>,
     enabled: bool,
     expires_at: Option<Timestamp>,
+    caps: RequestCaps,
 }
 
 impl NewKey {
@@ -78,6 +98,7 @@ impl NewKey {
             addresses: key.addresses.iter().map(ToString::to_string).collect(),
             disabled: !key.enabled,
             expires_at: key.expires_at,
+            caps: key.caps,
         }
     }
 
@@ -86,13 +107,14 @@ impl NewKey {
     /// # Errors
     /// `invalid_request` with the name of the first field at fault.
     pub fn check(self, now: Timestamp) -> Result<KeyFields> {
-        let Self { name, org, team, user, labels, models, addresses, disabled, expires_at } = self;
+        let Self { name, org, team, user, labels, models, addresses, disabled, expires_at, caps } = self;
         check_text("name", &name)?;
         let principal = Principal { org: part("org", org)?, team: part("team", team)?, user: part("user", user)? };
         check_labels(&labels)?;
         if expires_at.is_some_and(|end| end <= now) {
             return Err(refuse("expires_at", "An expiry lies in the future."));
         }
+        check_caps(caps)?;
         Ok(KeyFields {
             name,
             principal,
@@ -101,6 +123,7 @@ impl NewKey {
             addresses: parse_addresses(&addresses)?,
             enabled: !disabled,
             expires_at,
+            caps,
         })
     }
 }
@@ -126,13 +149,14 @@ impl KeyFields {
             expires_at: self.expires_at,
             revoked_at: None,
             rotated_at: None,
+            caps: self.caps,
         };
         Ok((key, minted))
     }
 
     /// Puts the fields into an existing key; its id, token and history stay.
     pub fn apply(self, key: &mut Key) {
-        let Self { name, principal, labels, models, addresses, enabled, expires_at } = self;
+        let Self { name, principal, labels, models, addresses, enabled, expires_at, caps } = self;
         key.name = name;
         key.principal = principal;
         key.labels = labels;
@@ -140,6 +164,7 @@ impl KeyFields {
         key.addresses = addresses;
         key.enabled = enabled;
         key.expires_at = expires_at;
+        key.caps = caps;
     }
 }
 
@@ -162,11 +187,11 @@ impl Key {
     }
 }
 
-fn refuse(field: &'static str, text: impl Into<String>) -> Error {
+pub(super) fn refuse(field: &'static str, text: impl Into<String>) -> Error {
     Error::new(Kind::InvalidRequest, text.into()).param(field)
 }
 
-fn check_text(field: &'static str, text: &str) -> Result<()> {
+pub(super) fn check_text(field: &'static str, text: &str) -> Result<()> {
     if text.trim().is_empty() || text.chars().count() > MAX_NAME_CHARS || text.chars().any(char::is_control) {
         return Err(refuse(
             field,
@@ -176,15 +201,15 @@ fn check_text(field: &'static str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn part(field: &'static str, text: Option<String>) -> Result<Option<Arc<str>>> {
+pub(super) fn part(field: &'static str, text: Option<String>) -> Result<Option<Arc<str>>> {
     let Some(text) = text else { return Ok(None) };
     check_text(field, &text)?;
     Ok(Some(text.into()))
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     if labels.len() > MAX_LABELS {
-        return Err(refuse("labels", format!("A key has at most {MAX_LABELS} labels.")));
+        return Err(refuse("labels", format!("There are at most {MAX_LABELS} labels.")));
     }
     let good = |name: &str, value: &str| {
         !name.trim().is_empty()
@@ -204,12 +229,25 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     ))
 }
 
-fn parse_models(patterns: &[String]) -> Result<Vec<Glob>> {
+pub(super) fn parse_models(patterns: &[String]) -> Result<Vec<Glob>> {
     if patterns.len() > MAX_MODELS {
-        return Err(refuse("models", format!("A key has at most {MAX_MODELS} model patterns.")));
+        return Err(refuse("models", format!("There are at most {MAX_MODELS} model patterns.")));
     }
     let parse = |pattern: &String| Glob::new(pattern).map_err(|sentence| refuse("models", format!("{sentence}.")));
     patterns.iter().map(parse).collect()
+}
+
+/// Checks caps on single requests.
+///
+/// # Errors
+/// `invalid_request` with the name of the cap that is 0 or beyond [`MAX_CAP_TOKENS`].
+pub fn check_caps(caps: RequestCaps) -> Result<()> {
+    for (field, cap) in [("max_input_tokens", caps.max_input_tokens), ("max_output_tokens", caps.max_output_tokens)] {
+        if cap.is_some_and(|cap| !(1..=MAX_CAP_TOKENS).contains(&cap)) {
+            return Err(refuse(field, format!("`{field}` is 1 to {MAX_CAP_TOKENS} tokens; null is no cap.")));
+        }
+    }
+    Ok(())
 }
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<IpNet>> {

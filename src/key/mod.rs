@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod draft;
+pub mod parties;
 pub mod party;
+pub mod party_draft;
 pub mod ring;
 pub mod store;
 pub mod token;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::key::party::{PartyKind, RequestCaps};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -54,6 +57,9 @@ pub struct Key {
     /// When its token was last replaced.
     #[serde(default)]
     pub rotated_at: Option<Timestamp>,
+    /// Caps on its single requests.
+    #[serde(default)]
+    pub caps: RequestCaps,
 }
 
 /// Who a key acts for. Every part is optional; names are at most 128 characters without control characters.
@@ -66,6 +72,17 @@ pub struct Principal {
     pub team: Option<Arc<str>>,
     /// The person or service.
     pub user: Option<Arc<str>>,
+}
+
+impl Principal {
+    /// The name of that part of it.
+    pub fn party(&self, kind: PartyKind) -> Option<&Arc<str>> {
+        match kind {
+            PartyKind::Org => self.org.as_ref(),
+            PartyKind::Team => self.team.as_ref(),
+            PartyKind::User => self.user.as_ref(),
+        }
+    }
 }
 
 /// What a key is good for at a point in time.

@@ -26,6 +26,9 @@ pub enum PartyKind {
 }
 
 impl PartyKind {
+    /// All of them, the widest first.
+    pub const ALL: [Self; 3] = [Self::Org, Self::Team, Self::User];
+
     /// The word for it, as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,6 +38,9 @@ impl PartyKind {
         }
     }
 }
+
+/// The most orgs, teams and users together; all are held in memory.
+pub const MAX_PARTIES: usize = 100_000;
 
 /// Caps on single requests. Where several parties and the key have one, the smallest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -47,6 +53,23 @@ pub struct RequestCaps {
     /// names no ceiling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u64>,
+}
+
+impl RequestCaps {
+    /// No caps at all.
+    pub const NONE: Self = Self { max_input_tokens: None, max_output_tokens: None };
+
+    /// The smaller of both, cap by cap.
+    pub fn smallest(self, other: Self) -> Self {
+        let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            max_input_tokens: least(self.max_input_tokens, other.max_input_tokens),
+            max_output_tokens: least(self.max_output_tokens, other.max_output_tokens),
+        }
+    }
 }
 
 /// An org, a team or a user.
@@ -94,7 +117,7 @@ pub trait PartyStore: Send + Sync {
     /// The party of that name.
     async fn get(&self, kind: PartyKind, name: &str) -> Result<Option<Party>, StoreError>;
 
-    /// Stores a new party. [`StoreError::Conflict`] when its name is there already.
+    /// Stores a new party. [`StoreError::Conflict`] when its name is there already, or there are [`MAX_PARTIES`].
     async fn insert(&self, party: &Party) -> Result<(), StoreError>;
 
     /// Replaces a stored party. [`StoreError::NotFound`] when there is none of that name.

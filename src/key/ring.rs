@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::parties::Parties;
+use super::party::{PartyKind, RequestCaps};
 use super::store::KeyStore;
 use super::token::{HashKey, TokenHash, well_formed};
 use super::{Key, KeyState};
@@ -37,6 +39,9 @@ pub enum Refusal {
     /// The key is switched off.
     #[error("the key is disabled")]
     Disabled,
+    /// An org, team or user that the key acts for is switched off.
+    #[error("the {} of the key is disabled", .0.as_str())]
+    Party(PartyKind),
     /// The key may not be used from there.
     #[error("the key may not be used from this address")]
     Address,
@@ -47,6 +52,7 @@ type Shard = HashMap<TokenHash, Arc<Key>, BuildHasherDefault<Prefix>>;
 /// All keys. Share it with an `Arc`.
 pub struct Ring {
     hash_key: HashKey,
+    parties: Parties,
     shards: Box<[ArcSwap<Shard>]>,
     keys: AtomicUsize,
     writer: Mutex<Writer>,
@@ -65,14 +71,14 @@ impl Ring {
     /// An empty ring for tokens hashed with that key.
     pub fn new(hash_key: HashKey) -> Self {
         let shards = (0..=u8::MAX).map(|_| ArcSwap::from_pointee(Shard::default())).collect();
-        Self { hash_key, shards, keys: AtomicUsize::new(0), writer: Mutex::default() }
+        Self { hash_key, parties: Parties::default(), shards, keys: AtomicUsize::new(0), writer: Mutex::default() }
     }
 
     /// Finds the key of a token and whether it may be used from there at that time.
     ///
     /// # Errors
-    /// The first of: malformed, unknown, revoked, disabled, expired, address. Costs one hash and one look-up without lock,
-    /// allocation or I/O.
+    /// The first of: malformed, unknown, revoked, disabled, expired, a party that is switched off, address. Costs one hash and
+    /// up to four look-ups without lock, allocation or I/O.
     pub fn admit(&self, token: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Arc<Key>, Refusal> {
         if !well_formed(token) {
             return Err(Refusal::Malformed);
@@ -84,9 +90,27 @@ impl Ring {
             KeyState::Revoked => Err(Refusal::Revoked),
             KeyState::Disabled => Err(Refusal::Disabled),
             KeyState::Expired => Err(Refusal::Expired),
-            KeyState::Active if !key.allows_address(address) => Err(Refusal::Address),
-            KeyState::Active => Ok(key),
+            KeyState::Active => match self.parties.refuses(&key.principal) {
+                Some(kind) => Err(Refusal::Party(kind)),
+                None if !key.allows_address(address) => Err(Refusal::Address),
+                None => Ok(key),
+            },
         }
+    }
+
+    /// Those whom keys act for.
+    pub fn parties(&self) -> &Parties {
+        &self.parties
+    }
+
+    /// Whether a key may ask for that model: by its own list and those of its org, team and user.
+    pub fn allows_model(&self, key: &Key, model: &str) -> bool {
+        key.allows_model(model) && self.parties.allows_model(&key.principal, model)
+    }
+
+    /// The caps on a single request of a key: the smallest of its own and those of its org, team and user.
+    pub fn caps(&self, key: &Key) -> RequestCaps {
+        self.parties.caps(&key.principal, key.caps)
     }
 
     /// Replaces all keys. A reader sees each single key as before or as after, never without one that is in both.

@@ -69,6 +69,19 @@ pub trait KeyStore: Send + Sync {
     /// A piece of the keys that match, newest first.
     async fn list(&self, filter: &KeyFilter, page: &KeyPage) -> Result<KeyList, StoreError>;
 
+    /// How many keys match. Unless the store can count, this reads them page by page.
+    async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
+        let (mut count, mut page) = (0_u64, KeyPage { after: None, limit: 1_000 });
+        loop {
+            let found = self.list(filter, &page).await?;
+            count += found.keys.len() as u64;
+            match found.next {
+                Some(next) => page.after = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
     /// All keys, in no particular order, for the ring.
     async fn all(&self) -> Result<Vec<Key>, StoreError>;
 

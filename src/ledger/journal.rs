@@ -16,13 +16,14 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
 pub use line::{Line, MAX_LINE_BYTES};
-pub(super) use segment::{Piece, Segment};
+pub(super) use segment::{Piece, Segment, owner as owner_of};
 
 use crate::error::{Error, Kind};
 use crate::unit::clock::Timestamp;
@@ -86,8 +87,10 @@ pub struct Journal {
     rotation: Mutex<u32>,
     /// Bytes in files.
     held: AtomicU64,
-    /// Bytes not yet in the database; signed, because the parts of a sum may arrive out of order.
-    backlog: AtomicI64,
+    /// Bytes that have ever come in: appended, or taken over.
+    arrived: AtomicU64,
+    /// Bytes of these that the database has; signed, because the parts of a sum may arrive out of order.
+    fed: AtomicI64,
     torn_writes: AtomicU64,
     /// The last line was not taken by the operating system.
     failing: AtomicBool,
@@ -95,8 +98,10 @@ pub struct Journal {
     folder_is_dirty: AtomicBool,
     /// When the backlog was last seen empty.
     caught_up_at: AtomicI64,
-    /// The feeder sleeps and wants to be woken by the next line.
-    reader_sleeps: AtomicBool,
+    /// Somebody waits for the next line.
+    readers_sleep: AtomicBool,
+    /// Not everybody has what the active segment holds: its file stays behind.
+    kept: AtomicBool,
     bell: Notify,
 }
 
@@ -139,12 +144,14 @@ impl Journal {
             finished: Mutex::default(),
             rotation: Mutex::new(sequence),
             held: AtomicU64::new(0),
-            backlog: AtomicI64::new(0),
+            arrived: AtomicU64::new(0),
+            fed: AtomicI64::new(0),
             torn_writes: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             folder_is_dirty: AtomicBool::new(true),
             caught_up_at: AtomicI64::new(started_at.micros()),
-            reader_sleeps: AtomicBool::new(false),
+            readers_sleep: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             bell: Notify::new(),
         };
         journal.adopt()?;
@@ -155,6 +162,11 @@ impl Journal {
     pub fn configure(&self, settings: JournalSettings) {
         self.segment_bytes.store(settings.segment_bytes.min(settings.max_bytes / 2), Ordering::Relaxed);
         self.max_bytes.store(settings.max_bytes, Ordering::Relaxed);
+    }
+
+    /// Who writes this journal: the name that its segments begin with, unique for ever. One life of one process.
+    pub fn owner(&self) -> String {
+        segment::owner_name(self.started_at, self.nonce)
     }
 
     /// Appends a line. When it has returned, the line is with the operating system and survives the death of the process. Costs
@@ -209,7 +221,7 @@ impl Journal {
                 (taken, active.written() >= active.rotate_at.load(Ordering::Relaxed))
             };
             self.held.fetch_add(taken, Ordering::Relaxed);
-            self.backlog.fetch_add(taken.cast_signed(), Ordering::SeqCst);
+            self.arrived.fetch_add(taken, Ordering::SeqCst);
             if segment_is_full {
                 self.rotate();
             }
@@ -222,10 +234,10 @@ impl Journal {
         Err(JournalError::Disk(io::ErrorKind::WriteZero.into()))
     }
 
-    /// Wakes the feeder if it sleeps.
+    /// Wakes the readers that sleep.
     fn ring(&self) {
-        if self.reader_sleeps.load(Ordering::SeqCst) && self.reader_sleeps.swap(false, Ordering::SeqCst) {
-            self.bell.notify_one();
+        if self.readers_sleep.load(Ordering::SeqCst) && self.readers_sleep.swap(false, Ordering::SeqCst) {
+            self.bell.notify_waiters();
         }
     }
 
@@ -263,14 +275,7 @@ impl Journal {
         for segment in self.queue() {
             first = first.and(segment.sync());
         }
-        if self.folder_is_dirty.swap(false, Ordering::AcqRel) {
-            let done = File::open(&self.folder).and_then(|folder| folder.sync_all());
-            if done.is_err() {
-                self.folder_is_dirty.store(true, Ordering::Release);
-            }
-            first = first.and(done);
-        }
-        first
+        first.and(self.sync_folder())
     }
 
     /// Whether there is anything that [`Journal::sync`] would force to the disk.
@@ -280,7 +285,8 @@ impl Journal {
 
     /// Bytes that are not in the database yet.
     pub fn backlog_bytes(&self) -> u64 {
-        u64::try_from(self.backlog.load(Ordering::SeqCst)).unwrap_or(0)
+        let arrived = self.arrived.load(Ordering::SeqCst).cast_signed();
+        u64::try_from(arrived.saturating_sub(self.fed.load(Ordering::SeqCst))).unwrap_or(0)
     }
 
     /// Bytes in the files of this process, fed ones included; what `max_bytes` bounds.
@@ -310,14 +316,16 @@ impl Journal {
         let mut adopted = 0;
         for name in names {
             let Some(segment) = Segment::adopt(&self.folder, &name)? else { continue };
-            self.held.fetch_add(segment.written(), Ordering::Relaxed);
-            self.backlog.fetch_add(segment.written().cast_signed(), Ordering::SeqCst);
+            let bytes = segment.written();
+            self.held.fetch_add(bytes, Ordering::Relaxed);
             if let Some(start) = name.split('-').next().and_then(|start| start.parse().ok()) {
                 self.caught_up_at.fetch_min(start, Ordering::Relaxed);
             }
             self.finished().push_front(Arc::new(segment));
+            self.arrived.fetch_add(bytes, Ordering::SeqCst);
             adopted += 1;
         }
+        self.ring();
         Ok(adopted)
     }
 
@@ -328,15 +336,9 @@ impl Journal {
         finished.iter().cloned().chain([active]).collect()
     }
 
-    /// Whether the file of a segment is there, whoever owns it.
-    pub(super) fn exists(&self, name: &str) -> bool {
-        // Names come from the database; one with a path in it is none of ours.
-        !name.contains('/') && self.folder.join(name).exists()
-    }
-
     /// Records that the database holds a segment up to that byte.
     pub(super) fn set_fed(&self, segment: &Segment, byte: u64) {
-        self.backlog.fetch_sub(segment.set_fed(byte), Ordering::SeqCst);
+        self.fed.fetch_add(segment.set_fed(byte), Ordering::SeqCst);
     }
 
     /// Records that nothing waited at that time.
@@ -344,25 +346,83 @@ impl Journal {
         self.caught_up_at.store(at.micros(), Ordering::Relaxed);
     }
 
-    /// Deletes a finished segment that is wholly in the database.
+    /// Empties a finished segment that everybody has, and gives its file the name of one that is gone. The file goes with
+    /// [`Journal::bury`], once nobody keeps a position of it: until then it says whose positions are of no use any more.
     pub(super) fn retire(&self, segment: &Arc<Segment>) -> io::Result<()> {
-        segment.delete()?;
-        self.finished().retain(|other| !Arc::ptr_eq(other, segment));
-        self.held.fetch_sub(segment.written(), Ordering::Relaxed);
+        let mut finished = self.finished();
+        let before = finished.len();
+        segment.retire()?;
+        finished.retain(|other| !Arc::ptr_eq(other, segment));
+        if finished.len() < before {
+            self.held.fetch_sub(segment.written(), Ordering::Relaxed);
+        }
         self.folder_is_dirty.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Returns when there is something to feed; at once if there is.
-    pub(super) async fn wait(&self) {
+    /// The names of the segments that are gone and not buried.
+    pub(super) fn gone(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            names.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_suffix(segment::GONE))
+                    .map(|name| name.to_owned() + segment::SUFFIX),
+            );
+        }
+        Ok(names)
+    }
+
+    /// Removes what is left of a segment that is gone.
+    pub(super) fn bury(&self, name: &str) -> io::Result<()> {
+        segment::bury(&self.folder, name)
+    }
+
+    /// Forces the folder to the disk if it has changed, so that a loss of power cannot bring back a file that is gone.
+    pub(super) fn sync_folder(&self) -> io::Result<()> {
+        if !self.folder_is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let done = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        if done.is_err() {
+            self.folder_is_dirty.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    /// How many bytes have ever come in; grows only.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::SeqCst)
+    }
+
+    /// Returns when more has come in than that; at once if it has.
+    pub(super) async fn wait_beyond(&self, arrived: u64) {
         loop {
-            let bell = self.bell.notified();
-            self.reader_sleeps.store(true, Ordering::SeqCst);
-            if self.backlog_bytes() > 0 {
+            let mut bell = pin!(self.bell.notified());
+            bell.as_mut().enable();
+            self.readers_sleep.store(true, Ordering::SeqCst);
+            if self.arrived() > arrived {
                 return;
             }
             bell.await;
         }
+    }
+
+    /// Whether the folder holds a segment of that owner other than this one, whichever process has it.
+    pub(super) fn has_other_segments(&self, owner: &str, than: &str) -> io::Result<bool> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            if name.to_str().is_some_and(|name| name != than && segment::owner(name) == Some(owner)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the file of the active segment must outlive this process although the database has all of it.
+    pub(super) fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Release);
     }
 
     fn finished(&self) -> MutexGuard<'_, VecDeque<Arc<Segment>>> {
@@ -372,11 +432,12 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Leaves no file behind that holds nothing new. What is not fed stays for the next start.
+    /// Leaves no line behind that everybody has. What is not fed stays for the next start.
     fn drop(&mut self) {
         let active = self.active.get_mut().unwrap_or_else(PoisonError::into_inner);
         if active.fed() == active.written()
-            && let Err(cause) = active.delete()
+            && !*self.kept.get_mut()
+            && let Err(cause) = if active.written() == 0 { active.delete() } else { active.retire() }
         {
             tracing::warn!(%cause, "the last journal segment cannot be deleted; the next start does it");
         }

@@ -10,7 +10,7 @@ pub mod query;
 pub mod record;
 
 pub use consumer::Consumer;
-pub use feeder::{Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState};
+pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};
 pub use journal::{Journal, JournalError, JournalSettings, Line};
 pub use query::LedgerStore;
 pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

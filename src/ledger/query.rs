@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::journal::Line;
 use super::record::{Outcome, Record};
@@ -164,6 +164,35 @@ pub struct Summary {
     pub cost: NanoUsd,
 }
 
+/// What records are grouped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    /// The key's id.
+    Key,
+    /// The key's organisation.
+    Org,
+    /// The key's team.
+    Team,
+    /// The key's user.
+    User,
+    /// The model served, or else the model requested.
+    Model,
+    /// The provider whose answer went to the caller.
+    Provider,
+    /// The tags that the caller sent; a record with several counts for each, one without any for none.
+    Tag,
+}
+
+/// What one group of records used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spender {
+    /// What the records of the group have in common; `None` for those without it.
+    pub name: Option<String>,
+    /// The sums over them.
+    pub sums: Summary,
+}
+
 /// How far one segment of the journal has come: the step that a batch takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -211,6 +240,10 @@ pub trait LedgerStore: Send + Sync {
 
     /// Sums over all that match. Reads every matching row.
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError>;
+
+    /// Sums by group over all that match, the dearest first, then those with the most records, then by name; at most `limit`
+    /// groups (order, cursor and limit of the filter do not matter). Reads every matching row.
+    async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError>;
 
     /// Prepares room for records to come, and drops what is as a whole older than `before`, where the backend keeps records in
     /// pieces that can be dropped. What is left of the older records is for [`LedgerStore::delete_before`]. Called every few

@@ -8,7 +8,7 @@ use crate::unit::charge::Charge;
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -139,6 +139,9 @@ pub struct Record {
     /// Who counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_source: Option<UsageSource>,
+    /// In which tier the provider served it, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<ServiceTier>,
     /// What it cost; `None` if the model has no price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<NanoUsd>,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dialect::{CeilingField, Operation};
 use crate::error::{Error, Kind};
 use crate::ledger::{Attempt, AttemptEnd};
 use crate::pipeline::exchange::{Exchange, clip};
@@ -26,6 +27,17 @@ pub struct Step {
     pub provider: Arc<Provider>,
     /// For which model; empty if the request names none.
     pub model: String,
+}
+
+impl Step {
+    /// The field that bounds the output of an operation at this target.
+    pub fn ceiling_field(&self, operation: Operation) -> CeilingField {
+        match operation {
+            Operation::Responses => CeilingField::MaxOutputTokens,
+            Operation::Completions => CeilingField::MaxTokens,
+            _ => self.provider.settings.output_ceiling,
+        }
+    }
 }
 
 /// The attempt being made or about to be made.

@@ -19,7 +19,7 @@ use crate::provider::Provider;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// The most answers that wait to be counted.
 const QUEUE: usize = 256;
@@ -48,6 +48,8 @@ pub struct Uncounted {
     pub model: String,
     /// When.
     pub at: Timestamp,
+    /// In which tier it was served.
+    pub tier: ServiceTier,
     /// The prices that hold.
     pub catalog: Arc<Catalog>,
 }
@@ -102,6 +104,7 @@ fn work(jobs: &Receiver<Uncounted>, journal: &Journal) {
             price_provider: job.provider.settings.price_provider.as_deref(),
             model: &job.model,
             at: job.at,
+            tier: job.tier,
         };
         let cost = job.catalog.cost(&query, &usage);
         let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));

@@ -36,6 +36,8 @@ pub struct Exchange {
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
     pub outgoing: Bytes,
+    /// The ceiling on output tokens that providers are told because the caller named none.
+    pub ceiling: Option<u64>,
     /// The targets, once planned.
     pub plan: Vec<Step>,
     /// Which step of the plan is next or current.
@@ -90,6 +92,7 @@ impl Exchange {
             facts: None,
             body: Bytes::new(),
             outgoing: Bytes::new(),
+            ceiling: None,
             plan: Vec::new(),
             at: 0,
             current: None,
@@ -172,6 +175,7 @@ pub(crate) fn blank(id: ExchangeId) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 0,

@@ -42,6 +42,10 @@ fn explain(refusal: Refusal) -> Error {
         Refusal::Revoked => (Kind::InvalidApiKey, "This API key has been revoked."),
         Refusal::Expired => (Kind::InvalidApiKey, "This API key has expired."),
         Refusal::Disabled => (Kind::InvalidApiKey, "This API key is disabled at present."),
+        Refusal::Party(kind) => {
+            let text = format!("The {} that this API key acts for is disabled at present.", kind.as_str());
+            return Error::new(Kind::InvalidApiKey, text);
+        }
         Refusal::Address => (Kind::PermissionDenied, "This API key may not be used from your address."),
     };
     Error::new(kind, text)

@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod count;
 pub mod exchange;
 pub mod identify;
+pub mod label;
 pub mod local;
 pub mod relay;
 pub mod settle;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::dialect::{self, AnswerReader, Operation};
+use crate::dialect::{self, AnswerReader, Changes, Operation};
 use crate::error::{Error, Kind};
 use crate::ledger::{AttemptEnd, Outcome};
 use crate::pipeline::attempt::micros;
@@ -69,8 +69,9 @@ impl Exchange {
     pub fn encode(&self) -> Bytes {
         match (&self.facts, &self.current) {
             (Some(facts), Some(current)) => {
-                let model = if current.step.model.is_empty() { None } else { Some(current.step.model.as_str()) };
-                facts.body_for(&self.body, model.or(facts.model.as_deref()).unwrap_or_default(), self.asks_for_usage())
+                let model = Some(current.step.model.as_str()).filter(|model| !model.is_empty());
+                let ceiling = self.ceiling.map(|tokens| (current.step.ceiling_field(facts.operation), tokens));
+                facts.body_for(&self.body, &Changes { model, ask_usage: self.asks_for_usage(), ceiling })
             }
             _ => self.body.clone(),
         }

@@ -66,6 +66,7 @@ impl Exchange {
             }
         }
         self.record.usage = reader.usage();
+        self.record.service_tier = reader.service_tier();
         if self.record.usage.is_some() {
             self.record.usage_source = Some(UsageSource::Reported);
             return None;
@@ -88,6 +89,7 @@ impl Exchange {
             provider: current.step.provider.clone(),
             model: current.step.model.clone(),
             at: self.record.started_at,
+            tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
         })
     }
@@ -115,6 +117,7 @@ impl Exchange {
                 price_provider: settings.price_provider.as_deref(),
                 model,
                 at: self.record.started_at,
+                tier: self.record.service_tier.unwrap_or_default(),
             };
             self.live.catalog.cost(&query, usage)
         };

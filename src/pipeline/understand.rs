@@ -43,7 +43,7 @@ impl Exchange {
         self.record.stream = facts.stream;
         self.record.model_requested.clone_from(&facts.model);
         if let (Some(key), Some(model)) = (&self.key, &facts.model)
-            && !key.allows_model(model)
+            && !self.gateway.ring.allows_model(key, model)
         {
             let text = format!("This API key may not use the model `{model}`.");
             return Err(Error::new(Kind::PermissionDenied, text).param("model"));
@@ -124,11 +124,15 @@ impl Gateway {
         let knows =
             |provider: &Provider, model: &str| known.get(&*provider.name).is_some_and(|models| models.contains(model));
         let server = |model: &&str| first_server(&live, key, model, named.binary_search(model).is_ok(), knows);
-        names.iter().filter_map(|name| Some(((*name).to_owned(), server(name)?))).collect()
+        let allowed = names.iter().filter(|name| self.ring.allows_model(key, name));
+        allowed.filter_map(|name| Some(((*name).to_owned(), server(name)?))).collect()
     }
 
     /// The provider that would serve a model first for a key, if the key can reach it and the provider is known to have it.
     pub fn reach(&self, key: &Key, model: &str) -> Option<Arc<str>> {
+        if !self.ring.allows_model(key, model) {
+            return None;
+        }
         let live = self.live.load();
         let named = live.table.literal_models(key.principal.team.as_deref()).binary_search(&model).is_ok();
         first_server(&live, key, model, named, |provider, model| known_models(&live, provider).contains(model))
@@ -153,9 +157,6 @@ fn first_server(
     named: bool,
     knows: impl Fn(&Provider, &str) -> bool,
 ) -> Option<Arc<str>> {
-    if !key.allows_model(model) {
-        return None;
-    }
     let plan = live.table.plan(Some(model), key.principal.team.as_deref(), 0)?;
     plan.targets.iter().find_map(|target| {
         let provider = live.providers.get(&target.provider)?;

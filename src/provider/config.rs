@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::dialect::CeilingField;
 use crate::provider::preset::Preset;
 use crate::unit::glob::Glob;
 use crate::unit::secret::{Secret, SecretRef};
@@ -42,6 +43,9 @@ pub struct ProviderConfig {
     /// Whether `stream_options.include_usage` may be added to a streamed request, so that the provider reports what it
     /// used; left out, as the preset says, and yes without a preset.
     pub stream_usage: Option<bool>,
+    /// The field of a chat request that bounds its output, where Marg must set one; left out, as the preset says, and
+    /// `max_tokens` without a preset.
+    pub output_ceiling: Option<CeilingField>,
 }
 
 impl Default for ProviderConfig {
@@ -61,6 +65,7 @@ impl Default for ProviderConfig {
             ca_file: None,
             price_provider: None,
             stream_usage: None,
+            output_ceiling: None,
         }
     }
 }
@@ -99,6 +104,8 @@ pub struct ProviderSettings {
     pub price_provider: Option<String>,
     /// Whether `stream_options.include_usage` may be added to a streamed request.
     pub stream_usage: bool,
+    /// The field of a chat request that bounds its output, where Marg must set one.
+    pub output_ceiling: CeilingField,
 }
 
 /// Which HTTP version to speak to a provider.

@@ -4,6 +4,7 @@
 //! provider without a row needs nothing but a `base_url`. Providers of other wires are not here. `docs/configuration.md`
 //! lists the same rows; a test compares them.
 
+use crate::dialect::CeilingField;
 use crate::provider::config::Auth;
 
 /// A row of the table, by its name in the configuration.
@@ -29,6 +30,8 @@ pub struct Row {
     /// Whether `stream_options.include_usage` is added to a streamed request, so that the usage is reported. Not where
     /// the field is refused, nor where the usage comes without being asked for.
     pub stream_usage: bool,
+    /// The field of a chat request that bounds its output, where Marg must set one.
+    pub ceiling: CeilingField,
     /// The vendor page that says so.
     pub source: &'static str,
 }
@@ -51,6 +54,7 @@ const COMMON: Row = Row {
     key_variable: None,
     price_provider: None,
     stream_usage: true,
+    ceiling: CeilingField::MaxTokens,
     source: "",
 };
 
@@ -61,6 +65,7 @@ pub const TABLE: &[Row] = &[
         base_url: BaseUrl::Known("https://api.openai.com/v1"),
         key_variable: Some("OPENAI_API_KEY"),
         price_provider: Some("openai"),
+        ceiling: CeilingField::MaxCompletionTokens,
         source: "https://platform.openai.com/docs/api-reference",
         ..COMMON
     },
@@ -79,6 +84,7 @@ pub const TABLE: &[Row] = &[
         base_url: BaseUrl::Known("https://api.groq.com/openai/v1"),
         key_variable: Some("GROQ_API_KEY"),
         price_provider: Some("groq"),
+        ceiling: CeilingField::MaxCompletionTokens,
         source: "https://console.groq.com/docs/openai",
         ..COMMON
     },
@@ -89,6 +95,7 @@ pub const TABLE: &[Row] = &[
         price_provider: Some("cerebras"),
         // Streams with the field have been answered with 422.
         stream_usage: false,
+        ceiling: CeilingField::MaxCompletionTokens,
         source: "https://inference-docs.cerebras.ai/resources/openai",
         ..COMMON
     },
@@ -138,6 +145,7 @@ pub const TABLE: &[Row] = &[
         base_url: BaseUrl::Known("https://api.x.ai/v1"),
         key_variable: Some("XAI_API_KEY"),
         price_provider: Some("x-ai"),
+        ceiling: CeilingField::MaxCompletionTokens,
         source: "https://docs.x.ai/api",
         ..COMMON
     },

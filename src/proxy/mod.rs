@@ -101,6 +101,7 @@ impl Front {
         exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
         body::refuse_smuggling(session)?;
         exchange.identify(&request.headers)?;
+        exchange.label(&request.headers)?;
         exchange.locate(method, path)?;
         if let Some(answer) = exchange.local_answer()? {
             return Ok(Some(answer));

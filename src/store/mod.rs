@@ -18,8 +18,10 @@ use async_trait::async_trait;
 
 pub use sqlite::Store;
 
+use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
 use crate::ledger::LedgerStore;
 use crate::route::store::RouteStore;
@@ -27,7 +29,7 @@ use crate::unit::secret::Secret;
 
 /// An open store, whatever it is made of. `Arc<dyn Backend>` becomes an `Arc` of each of the traits by itself.
 #[async_trait]
-pub trait Backend: KeyStore + AdminTokenStore + RouteStore + LedgerStore {
+pub trait Backend: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + LedgerStore {
     /// What it is, in one word: `sqlite`, `postgres`.
     fn name(&self) -> &'static str;
 

@@ -8,8 +8,10 @@
 
 mod keys;
 mod ledger;
+mod limits;
 mod listen;
 mod migrate;
+mod parties;
 mod partitions;
 mod routes;
 mod tokens;

@@ -12,10 +12,10 @@ use crate::ledger::{Amendment, Outcome, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`values`].
-const FACTS: [&str; 27] = [
+const FACTS: [&str; 28] = [
     "id",
     "started_at",
     "request_id",
@@ -43,6 +43,7 @@ const FACTS: [&str; 27] = [
     "attempts",
     "tags",
     "session",
+    "service_tier",
 ];
 
 /// What an amendment replaces, in the order of [`measures`].
@@ -121,6 +122,7 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
         list(&record.attempts)?,
         list(&record.tags)?,
         Value::maybe(record.session.as_deref()),
+        Value::maybe(record.service_tier.map(ServiceTier::as_str)),
     ];
     values.extend(usage(record.usage.as_ref(), record.usage_source));
     values.extend(cost(record.cost, record.price.as_ref()));
@@ -218,6 +220,7 @@ pub(super) fn read(row: &impl Row) -> Result<Record, StoreError> {
         error: row.text("error")?,
         usage: read_usage(row)?,
         usage_source: row.text("usage_source")?.map(|text| word(SOURCES, &text)).transpose()?,
+        service_tier: row.text("service_tier")?.map(|text| word(ServiceTier::ALL, &text)).transpose()?,
         cost: row.integer("cost_nano_usd")?.map(NanoUsd),
         price: read_price(row)?,
         duration_us: row.count("duration_us")?.unwrap_or(0),
@@ -308,6 +311,12 @@ impl Word for Outcome {
 impl Word for UsageSource {
     fn text(self) -> &'static str {
         source_text(self)
+    }
+}
+
+impl Word for ServiceTier {
+    fn text(self) -> &'static str {
+        self.as_str()
     }
 }
 

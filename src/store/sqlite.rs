@@ -8,7 +8,9 @@
 
 mod keys;
 mod ledger;
+mod limits;
 mod migrate;
+mod parties;
 mod routes;
 mod tokens;
 
@@ -30,8 +32,10 @@ use sqlx::{Row as _, Sqlite, Transaction};
 
 use super::value::{Row, Value};
 use super::{Address, Applied, Backend, Opened};
+use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
+use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
 use crate::ledger::LedgerStore;
 use crate::route::store::RouteStore;
@@ -114,6 +118,16 @@ impl Store {
 
     /// The stored routes.
     pub fn routes(&self) -> &dyn RouteStore {
+        self
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &dyn LimitStore {
+        self
+    }
+
+    /// The orgs, teams and users.
+    pub fn parties(&self) -> &dyn PartyStore {
         self
     }
 

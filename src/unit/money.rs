@@ -27,6 +27,26 @@ impl NanoUsd {
         self.0.checked_add(other.0).map(Self)
     }
 
+    /// Parses dollars written as decimal digits, such as `12.50` or `0.000000001`, exactly.
+    ///
+    /// # Errors
+    /// A sentence that says what to write: for a sign, an exponent, separators, more than nine decimals, or more than the
+    /// type holds.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            let shown: String = text.chars().filter(|symbol| !symbol.is_control()).take(32).collect();
+            format!("{shown:?} is not an amount of dollars; write digits and at most nine decimals, such as 12.50")
+        };
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        if !digits(whole) || !digits(decimals) || decimals.len() > 9 {
+            return Err(wrong());
+        }
+        let whole: i64 = whole.parse().map_err(|_| wrong())?;
+        let decimals: i64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
+        whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(decimals)).map(Self).ok_or_else(wrong)
+    }
+
     /// Dollars as a float rounded up to the next nano-dollar; `None` if it is not finite, negative or out of range.
     pub fn from_usd_ceil(usd: f64) -> Option<Self> {
         let nanos = usd * 1e9;
@@ -66,6 +86,19 @@ mod tests {
     fn an_amount_prints_with_nine_decimals() {
         assert_eq!(NanoUsd(1_250_000).to_string(), "0.001250000");
         assert_eq!(NanoUsd(-1).to_string(), "-0.000000001");
+    }
+
+    #[test]
+    fn dollars_are_read_digit_by_digit() {
+        for text in
+            ["", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", "1.0000000001", "NaN", "inf", "9223372037", " 1", "1_0"]
+        {
+            assert!(NanoUsd::parse(text).is_err(), "{text:?}");
+        }
+        for (text, nanos) in [("0", 0), ("12.50", 12_500_000_000), ("0.1", 100_000_000), ("0.000000001", 1)] {
+            assert_eq!(NanoUsd::parse(text), Ok(NanoUsd(nanos)), "{text:?}");
+        }
+        assert_eq!(NanoUsd::parse("9223372036.854775807"), Ok(NanoUsd(i64::MAX)));
     }
 
     #[test]

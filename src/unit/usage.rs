@@ -48,6 +48,54 @@ impl Usage {
     }
 }
 
+/// How urgently a provider served an exchange; prices differ by it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceTier {
+    /// The ordinary way.
+    #[default]
+    Standard,
+    /// Later, in a batch.
+    Batch,
+    /// When there is room.
+    Flex,
+    /// Before others.
+    Priority,
+}
+
+impl ServiceTier {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Standard, Self::Batch, Self::Flex, Self::Priority];
+
+    /// The tier that a provider's word means; [`ServiceTier::Standard`] for a word that names no other.
+    ///
+    /// *Sources*: OpenAI's `service_tier` (`auto`, `default`, `flex`, `scale`, `priority`, and `fast` for the same),
+    /// <https://platform.openai.com/docs/api-reference/chat/object>; Anthropic's `usage.service_tier` (`standard`,
+    /// `priority`, `batch`), <https://docs.claude.com/en/api/service-tiers>; Groq's (`on_demand`, `flex`, `auto`),
+    /// <https://console.groq.com/docs/service-tiers>. OpenAI's `scale` is paid for by the month, so its tokens count as
+    /// ordinary ones.
+    pub fn of_word(word: &str) -> Self {
+        match word {
+            "batch" => Self::Batch,
+            "flex" => Self::Flex,
+            "priority" | "fast" => Self::Priority,
+            _ => Self::Standard,
+        }
+    }
+
+    /// The word for it, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Batch => "batch",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+        }
+    }
+}
+
 /// Who counted the tokens of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -78,7 +78,7 @@ async fn bodies_that_cannot_be_understood_are_refused_with_the_field_at_fault() 
         ("invalid UTF-8 in a key", with(b"{\"model\":\"m\",\"\xc3\x28\":1,", b"}"), None),
         ("a surrogate in UTF-8", with(b"{\"model\":\"m\",\"x\":\"\xed\xa0\x80\",", b"}"), None),
         ("a NUL", with(b"{\"model\":\"m\",\"x\":\"\0\",", b"}"), None),
-        ("the model twice", with(b"{\"model\":\"m\",\"model\":\"n\",", b"}"), None),
+        ("the model twice", with(b"{\"model\":\"m\",\"model\":\"n\",", b"}"), Some("model")),
         ("the model twice in disguise", with(b"{\"model\":\"m\",\"mod\\u0065l\":\"n\",", b"}"), None),
         ("100,000 arrays deep", deep.into_bytes(), None),
         ("100,000 objects deep", deep_objects.into_bytes(), None),

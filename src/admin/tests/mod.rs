@@ -3,6 +3,8 @@
 mod document;
 mod input;
 mod keys;
+mod limits;
+mod parties;
 mod requests;
 mod roles;
 mod routes;
@@ -24,8 +26,12 @@ use tower::ServiceExt;
 use crate::admin::auth::Peer;
 use crate::admin::control::*;
 use crate::admin::{State, router};
+use crate::budget::authority::Standing;
+use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
 use crate::error::{Error, Kind, Result};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
+use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::key::token::HashKey;
 use crate::ledger::journal::Line;
@@ -166,6 +172,11 @@ pub struct Fake {
     pub reload: Mutex<ReloadReport>,
     pub ready: Mutex<ReadyStatus>,
     pub changes: Mutex<u32>,
+    pub key_defaults: Mutex<KeyDefaults>,
+    pub config_limits: Mutex<Vec<Limit>>,
+    pub limits: Mutex<Vec<Limit>>,
+    pub standings: Mutex<Option<Vec<Standing>>>,
+    pub resets: Mutex<Vec<(String, Option<String>)>>,
 }
 
 impl Fake {
@@ -177,6 +188,11 @@ impl Fake {
             reload: Mutex::new(ReloadReport { applied: true, ..ReloadReport::default() }),
             ready: Mutex::new(ReadyStatus::Ready),
             changes: Mutex::new(0),
+            key_defaults: Mutex::default(),
+            config_limits: Mutex::default(),
+            limits: Mutex::default(),
+            standings: Mutex::new(Some(Vec::new())),
+            resets: Mutex::default(),
         }
     }
 }
@@ -224,6 +240,31 @@ impl Control for Fake {
             return Err(Error::new(Kind::Internal, "The table cannot be built."));
         }
         Ok(())
+    }
+
+    fn key_defaults(&self) -> KeyDefaults {
+        self.key_defaults.lock().unwrap().clone()
+    }
+
+    fn config_limits(&self) -> Vec<Limit> {
+        self.config_limits.lock().unwrap().clone()
+    }
+
+    async fn limits_changed(&self) -> Result<()> {
+        *self.limits.lock().unwrap() = LimitStore::list(&*self.store).await?;
+        Ok(())
+    }
+
+    async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
+        let standings = self.standings.lock().unwrap().clone();
+        let standings = standings.ok_or_else(|| Error::new(Kind::Unavailable, "The owner of the counters is away."))?;
+        let meant = standings.into_iter().filter(|one| limit.is_none_or(|limit| *one.counter.limit == *limit));
+        Ok(meant.take(most).map(|standing| LimitState { standing, reserved_here: 7 }).collect())
+    }
+
+    async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
+        self.resets.lock().unwrap().push((limit.to_owned(), subject.map(str::to_owned)));
+        Ok(1)
     }
 
     fn explain(&self, question: &Question) -> Result<Explanation> {

@@ -25,8 +25,10 @@ async fn a_reload_with_errors_names_each_of_them() {
 async fn a_draining_gateway_is_not_ready_but_alive() {
     let house = House::new().await;
     let open = |path: &'static str| house.send(request(None, Method::GET, path, None));
-    *house.control.ready.lock().unwrap() = ReadyStatus::Draining;
-    assert_eq!((open("/ready").await.status.as_u16(), open("/health").await.status.as_u16()), (503, 200));
+    for status in [ReadyStatus::Draining, ReadyStatus::Refusing] {
+        *house.control.ready.lock().unwrap() = status;
+        assert_eq!((open("/ready").await.status.as_u16(), open("/health").await.status.as_u16()), (503, 200));
+    }
     *house.control.ready.lock().unwrap() = ReadyStatus::Degraded;
     let ready = open("/ready").await;
     assert_eq!((ready.status.as_u16(), ready.json()["status"].as_str()), (200, Some("degraded")));

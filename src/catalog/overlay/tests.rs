@@ -1,6 +1,6 @@
 use super::*;
 use crate::unit::money::NanoUsd;
-use crate::unit::usage::Usage;
+use crate::unit::usage::{ServiceTier, Usage};
 
 fn faults(text: &str) -> Vec<String> {
     Overlay::parse("p.yaml", text).err().unwrap_or_default()
@@ -76,7 +76,8 @@ fn two_rows_for_the_same_thing_are_refused() {
 fn find(text: &str, provider: &str, model: &str, day: &str) -> Option<String> {
     let overlay = Overlay::parse("p.yaml", text).unwrap();
     let at = Timestamp::parse(&format!("{day}T00:00:00Z")).unwrap();
-    let query = PriceQuery { provider_name: provider, price_provider: Some("listed"), model, at };
+    let query =
+        PriceQuery { provider_name: provider, price_provider: Some("listed"), model, at, tier: ServiceTier::Standard };
     overlay.find(&query).map(|card| format!("{} {}", card.price.name, card.per_request_nanos / 1_000_000_000))
 }
 
@@ -114,7 +115,13 @@ fn a_class_that_is_left_out_costs_what_its_kind_costs() {
     };
     let usd = |entries: &str| {
         let overlay = Overlay::parse("p.yaml", &rates(entries)).unwrap();
-        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at: Timestamp(0) };
+        let query = PriceQuery {
+            provider_name: "p",
+            price_provider: None,
+            model: "m",
+            at: Timestamp(0),
+            tier: ServiceTier::Standard,
+        };
         overlay.find(&query).unwrap().cost(&all).unwrap().amount
     };
     assert_eq!(usd("input: 1, output: 10"), NanoUsd(46_000_000_000));

@@ -19,7 +19,13 @@ fn catalog(overlay: &str) -> Catalog {
 }
 
 fn query<'a>(provider: &'a str, model: &'a str, time: &str) -> PriceQuery<'a> {
-    PriceQuery { provider_name: "mine", price_provider: Some(provider), model, at: at(time) }
+    PriceQuery {
+        provider_name: "mine",
+        price_provider: Some(provider),
+        model,
+        at: at(time),
+        tier: ServiceTier::Standard,
+    }
 }
 
 #[track_caller]
@@ -46,7 +52,13 @@ fn an_unknown_model_has_no_price() {
 #[test]
 fn a_provider_outside_the_list_has_no_price_whatever_its_models_are_called() {
     let catalog = Catalog::load(None).unwrap();
-    let query = PriceQuery { provider_name: "my-vllm", price_provider: None, model: "gpt-4o", at: at(DAY) };
+    let query = PriceQuery {
+        provider_name: "my-vllm",
+        price_provider: None,
+        model: "gpt-4o",
+        at: at(DAY),
+        tier: ServiceTier::Standard,
+    };
     assert_eq!(catalog.cost(&query, &Usage { input: 1, ..Usage::default() }), None);
 }
 
@@ -153,7 +165,13 @@ fn dated_and_prefixed_names_find_the_same_price() {
 fn the_simulated_provider_has_prices_by_name_and_by_price_provider() {
     let catalog = Catalog::load(None).unwrap();
     let usage = Usage { input: 1_000, output: 1_000, ..Usage::default() };
-    let by_name = PriceQuery { provider_name: "simulated", price_provider: None, model: "sim-small", at: at(DAY) };
+    let by_name = PriceQuery {
+        provider_name: "simulated",
+        price_provider: None,
+        model: "sim-small",
+        at: at(DAY),
+        tier: ServiceTier::Standard,
+    };
     assert_eq!(catalog.cost(&by_name, &usage).unwrap().amount, NanoUsd(500_000));
     let cost = catalog.cost(&query("simulated", "sim-error-503", DAY), &usage).unwrap();
     assert_eq!((cost.amount, cost.price.name.as_str()), (NanoUsd(500_000), "simulated/sim-small"));
@@ -176,7 +194,13 @@ fn list_says(provider: &str, model: &str, time: Timestamp, usage: &Usage) -> f64
 
 #[track_caller]
 fn check_against_list(catalog: &Catalog, provider: &str, model: &str, time: Timestamp, usage: &Usage) {
-    let query = PriceQuery { provider_name: "mine", price_provider: Some(provider), model, at: time };
+    let query = PriceQuery {
+        provider_name: "mine",
+        price_provider: Some(provider),
+        model,
+        at: time,
+        tier: ServiceTier::Standard,
+    };
     let expected = list_says(provider, model, time, usage) * 1e9;
     let Some(cost) = catalog.cost(&query, usage) else {
         assert_eq!(expected, 0.0, "{provider} {model} has a price in the list and none here");
@@ -220,6 +244,97 @@ fn a_card_costs_what_the_list_says_for_every_model() {
         }
     }
     assert!(checked > 500, "{checked}");
+}
+
+#[test]
+fn no_usage_within_the_bounds_costs_more_than_the_most() {
+    let catalog = Catalog::load(None).unwrap();
+    let mut seed = 7_u64;
+    let mut random = |limit: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % limit.max(1)
+    };
+    let mut checked = 0;
+    for provider in Calculator::bundled().providers() {
+        for model in provider.models() {
+            let tier = ServiceTier::ALL[random(4) as usize];
+            let at = at("2026-10-10T00:00:00Z").plus(Duration::from_secs(random(100 * 86_400)));
+            let provider = Some(provider.id());
+            let query = PriceQuery { provider_name: "mine", price_provider: provider, model: model.id(), at, tier };
+            for _ in 0..16 {
+                let (input, output) = (random(600_000), random(100_000));
+                let may = |may: bool, count: u64| if may { count } else { 0 };
+                let media = Media {
+                    input_audio: random(2) == 0,
+                    input_image: random(2) == 0,
+                    output_audio: random(2) == 0,
+                    output_image: random(2) == 0,
+                    cache_1h: random(2) == 0,
+                };
+                let part = random(input + 1);
+                let (first, second) = (random(part + 1), random(input - part + 1));
+                let thought = random(output + 1);
+                let usage = match random(4) {
+                    0 => Usage { input: part, cache_read: input - part, output, ..Usage::default() },
+                    1 => Usage {
+                        cache_write_5m: part,
+                        cache_write_1h: may(media.cache_1h, input - part),
+                        reasoning: output,
+                        ..Usage::default()
+                    },
+                    2 => Usage {
+                        input: first,
+                        input_audio: may(media.input_audio, part - first),
+                        input_image: may(media.input_image, second),
+                        output: thought,
+                        output_audio: may(media.output_audio, output - thought),
+                        ..Usage::default()
+                    },
+                    _ => Usage { input: 1, output_image: may(media.output_image, output), ..Usage::default() },
+                };
+                let most = catalog.most(&query, input.max(1), output, media);
+                for served in [tier, ServiceTier::Standard] {
+                    let cost = catalog.cost(&PriceQuery { tier: served, ..query }, &usage);
+                    assert!(
+                        cost.as_ref().map(|cost| cost.amount) <= most,
+                        "{query:?} {usage:?} {media:?} {cost:?} {most:?}"
+                    );
+                    checked += usize::from(cost.is_some());
+                }
+            }
+        }
+    }
+    assert!(checked > 50_000, "{checked}");
+}
+
+#[test]
+fn a_tier_of_service_has_its_own_price_and_never_lowers_the_bound() {
+    let catalog = Catalog::load(None).unwrap();
+    let usage = Usage { input: 1_000_000, output: 100_000, ..Usage::default() };
+    // gpt-5: 1.25 and 10 a million; flex and batch half of it; priority twice.
+    for (tier, nanos) in [
+        (ServiceTier::Standard, 2_250_000_000),
+        (ServiceTier::Flex, 1_125_000_000),
+        (ServiceTier::Batch, 1_125_000_000),
+        (ServiceTier::Priority, 4_500_000_000),
+    ] {
+        let query = PriceQuery { tier, ..query("openai", "gpt-5", DAY) };
+        assert_eq!(catalog.cost(&query, &usage).unwrap().amount, NanoUsd(nanos), "{tier:?}");
+        let most = catalog.most(&query, 1_000_000, 100_000, Media::default());
+        assert_eq!(most, Some(NanoUsd(nanos.max(2_250_000_000))), "{tier:?}");
+    }
+}
+
+#[test]
+fn a_default_price_stands_in_only_where_there_is_no_other() {
+    let catalog = Catalog::load(None).unwrap().with_default(1.0, 4.0);
+    let usage = Usage { input: 1_000, cache_read: 1_000, output: 1_000, ..Usage::default() };
+    let cost = catalog.cost(&query("openai", "no-such-model", DAY), &usage).unwrap();
+    assert_eq!((cost.amount, &*cost.price.source), (NanoUsd(6_000_000), "prices.default"));
+    let known = catalog.cost(&query("openai", "gpt-4o", DAY), &usage).unwrap();
+    assert_eq!(&*known.price.source, list::SOURCE);
+    let absurd = Catalog::load(None).unwrap().with_default(-1.0, f64::NAN);
+    assert_eq!(absurd.cost(&query("openai", "no-such-model", DAY), &usage), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::super::keys::{Bounds, KEYS};
 use super::super::problem::Report;
 use super::super::tree::{self, Node, Value};
 use super::super::{Config, load};
+use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, ProviderConfig, UrlRef};
 use crate::provider::preset::{BaseUrl, Preset, TABLE};
 use crate::unit::secret::SecretRef;
@@ -74,6 +75,7 @@ fn the_annotated_example_holds_every_key_once_switched_on() {
         ca_file: Some("/etc/marg/tls/company-ca.pem".into()),
         price_provider: Some("openai".to_owned()),
         stream_usage: Some(true),
+        output_ceiling: Some(CeilingField::MaxTokens),
         ..ProviderConfig::default()
     };
     assert_eq!(config.providers["openai"], shown, "every other key shows its default");

@@ -4,6 +4,7 @@ use super::*;
 use crate::dialect::operation::Operation;
 use crate::dialect::sse;
 use crate::error::Kind;
+use crate::unit::usage::ServiceTier;
 
 const ROLE: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}],\"usage\":null}\n\n";
 const WORD: &str = "data: {\"id\":\"c-1\",\"model\":\"m-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\u{e9}\"},\"finish_reason\":null}],\"usage\":null}\n\n";
@@ -305,4 +306,27 @@ proptest! {
         prop_assert_eq!(at_once.first_token_seen(), in_pieces.first_token_seen());
         prop_assert_eq!(in_pieces.delivered(), (Bytes::from(whole.clone()), whole.len() as u64));
     }
+}
+
+#[test]
+fn the_service_tier_is_the_last_that_the_provider_named() {
+    let read = |event_stream, bytes: &'static str| {
+        let mut reader = AnswerReader::new(Operation::Chat, event_stream, false);
+        reader.push(Bytes::from_static(bytes.as_bytes()), true);
+        reader.service_tier()
+    };
+    assert_eq!(read(false, r#"{"id":"a","model":"m","choices":[]}"#), None);
+    assert_eq!(read(false, r#"{"id":"a","service_tier":null}"#), None);
+    assert_eq!(read(false, r#"{"id":"a","service_tier":"default"}"#), Some(ServiceTier::Standard));
+    assert_eq!(read(false, r#"{"id":"a","service_tier":"priority"}"#), Some(ServiceTier::Priority));
+    assert_eq!(
+        read(false, r#"{"id":"a","usage":{"input_tokens":1,"output_tokens":1,"service_tier":"batch"}}"#),
+        Some(ServiceTier::Batch)
+    );
+    let stream = concat!(
+        "data: {\"id\":\"a\",\"model\":\"m\",\"service_tier\":\"auto\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n",
+        "data: {\"id\":\"a\",\"service_tier\":\"flex\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n",
+        "data: [DONE]\n\n"
+    );
+    assert_eq!(read(true, stream), Some(ServiceTier::Flex));
 }

@@ -64,6 +64,10 @@ impl std::error::Error for JsonError {}
 
 impl From<JsonError> for Error {
     fn from(fault: JsonError) -> Self {
-        Error::new(Kind::InvalidRequest, format!("the body is not valid JSON: {fault}"))
+        let error = Error::new(Kind::InvalidRequest, format!("the body is not valid JSON: {fault}"));
+        match fault.fault {
+            Fault::TwiceKey(key) => error.param(key),
+            _ => error,
+        }
     }
 }

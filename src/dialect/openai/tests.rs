@@ -186,10 +186,10 @@ fn the_model_of_a_form_is_found_and_replaced() {
     let facts = understand(Operation::Audio, Some(FORM), &body).unwrap();
     assert_eq!(facts.model.as_deref(), Some("whisper-1"));
     assert!(facts.stream && facts.modalities.audio_input);
-    let changed = facts.body_for(&body, "gpt-4o\r\n-transcribe", true);
+    let changed = facts.body_for(&body, &asking(Some("gpt-4o\r\n-transcribe")));
     let expected = std::str::from_utf8(&body).unwrap().replace("whisper-1", "gpt-4o-transcribe");
     assert_eq!(changed, expected.as_bytes());
-    assert_eq!(facts.body_for(&body, "whisper-1", true).as_ptr(), body.as_ptr());
+    assert_eq!(facts.body_for(&body, &asking(Some("whisper-1"))).as_ptr(), body.as_ptr());
 }
 
 #[test]
@@ -211,4 +211,42 @@ fn a_form_that_reads_two_ways_is_refused() {
     assert!(understand(Operation::Audio, Some("multipart/form-data; boundary=\"x"), &whole).is_err());
     let many: Vec<(&str, &str)> = vec![("Content-Disposition: form-data; name=\"x\"", ""); 300];
     assert!(read(&form(&many)).is_err(), "too many parts");
+}
+
+/// Another model, and usage asked for.
+fn asking(model: Option<&str>) -> Changes<'_> {
+    Changes { model, ask_usage: true, ceiling: None }
+}
+
+#[test]
+fn a_ceiling_is_put_in_once_and_takes_the_place_of_a_null() {
+    let bound = |body: &'static str, operation, field| {
+        let body = Bytes::from_static(body.as_bytes());
+        let facts = understand(operation, Some("application/json"), &body).unwrap();
+        let changed = facts.body_for(&body, &Changes { ceiling: Some((field, 64)), ..Changes::default() });
+        String::from_utf8(changed.to_vec()).unwrap()
+    };
+    let chat = |body, field| bound(body, Operation::Chat, field);
+    assert_eq!(
+        chat(r#"{"model":"m","messages":[{}],"max_tokens":null}"#, CeilingField::MaxTokens),
+        r#"{"model":"m","messages":[{}],"max_tokens":64}"#
+    );
+    assert_eq!(
+        chat(r#"{"model":"m","messages":[{}],"max_tokens":null}"#, CeilingField::MaxCompletionTokens),
+        r#"{"max_completion_tokens":64,"model":"m","messages":[{}],"max_tokens":null}"#
+    );
+    assert_eq!(bound("{ }", Operation::Responses, CeilingField::MaxOutputTokens), r#"{"max_output_tokens":64 }"#);
+}
+
+#[test]
+fn no_text_has_more_tokens_than_its_bound() {
+    let most = |body: &'static str| {
+        understand(Operation::Chat, None, &Bytes::from_static(body.as_bytes())).unwrap().input_tokens_most
+    };
+    assert!(most(r#"{"model":"m","messages":[{"role":"user","content":"aaaaaaaaaa"}]}"#) >= 10);
+    // What hides under another name is read as text all the same, unless no model reads it there.
+    assert!(
+        most(r#"{"model":"m","messages":[{"role":"user","content":"","name":"aaaaaaaaaaaaaaaaaaaaaaaaa"}]}"#) >= 25
+    );
+    assert!(most(r#"{"model":"m","messages":[{}],"tools":[{"x":{"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa":1}}]}"#) >= 30);
 }

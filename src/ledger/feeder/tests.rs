@@ -1,15 +1,16 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::path::Path;
-use std::sync::Mutex;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
+use super::upkeep::Retry;
 use super::*;
+use crate::ledger::Line;
 use crate::ledger::journal::JournalSettings;
 use crate::ledger::journal::tests::record;
-use crate::ledger::query::{Cursor, Filter, Page, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, Page, Position, Spender, Summary};
 use crate::ledger::record::{Amendment, Record};
 use crate::telemetry::task;
 use crate::unit::id::ExchangeId;
@@ -89,6 +90,7 @@ impl Rows {
             match line {
                 Line::Record(row) if self.records.contains_key(&row.id) => self.repeated += 1,
                 Line::Record(row) => drop(self.records.insert(row.id, row.clone())),
+                Line::Event(_) => {}
                 Line::Amend(amendment) => {
                     if let Some(row) = self.records.get_mut(&amendment.id) {
                         row.usage = Some(amendment.usage);
@@ -136,6 +138,9 @@ impl LedgerStore for Memory {
     async fn summarize(&self, _: &Filter) -> Result<Summary, StoreError> {
         Ok(Summary::default())
     }
+    async fn top(&self, _: &Filter, _: Group, _: usize) -> Result<Vec<Spender>, StoreError> {
+        Ok(Vec::new())
+    }
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {
         let mut rows = self.rows.lock().unwrap();
         rows.deletions.push(max_rows);
@@ -172,7 +177,7 @@ fn start(folder: &Path, store: Memory, settings: FeederSettings) -> Running {
     let bounds = JournalSettings { segment_bytes: 1_500, max_bytes: 64 << 20 };
     let journal = Arc::new(Journal::open(folder, bounds).unwrap());
     let store = Arc::new(store);
-    let feeder = Feeder::new(journal.clone(), store.clone(), settings);
+    let feeder = Feeder::new(journal.clone(), Takers::ledger_only(store.clone()), settings);
     let handle = feeder.handle();
     let (stop, stopped) = watch::channel(false);
     let task = task::spawn("feeder", feeder.run(stopped));
@@ -211,6 +216,11 @@ fn names(count: usize) -> Vec<String> {
 
 fn files(folder: &Path) -> usize {
     std::fs::read_dir(folder).unwrap().count()
+}
+
+/// Bytes in all files of the folder.
+fn lines(folder: &Path) -> u64 {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
 #[tokio::test]
@@ -292,7 +302,7 @@ async fn a_stop_stores_everything_and_leaves_an_empty_folder() {
     running.append_all(&names(20));
     let store = running.stop().await;
     assert_eq!(store.paths(), names(20));
-    assert_eq!(files(folder.path()), 0);
+    assert_eq!(lines(folder.path()), 0);
     let rows = store.rows.lock().unwrap();
     // Segments were retired, each after the database was forced to the disk; only the last one's position may remain.
     assert!(rows.syncs > 0 && rows.positions.len() <= 1, "{:?}", rows.positions);
@@ -379,23 +389,28 @@ async fn the_journal_of_a_process_that_dies_meanwhile_is_taken_over() {
     other.append(&Line::Record(record("/other"))).unwrap();
     let journal = Arc::new(Journal::open(folder.path(), bounds).unwrap());
     let store = Arc::new(Memory::default());
-    let feeder = Feeder::new(journal, store.clone(), SETTINGS);
-    feeder.pass(&mut true).await.unwrap();
+    let feeder = Feeder::new(journal, Takers::ledger_only(store.clone()), SETTINGS);
+    let mut outlet = Outlet::new(&feeder.shared, 0, false);
+    outlet.pass().await.unwrap();
     assert_eq!(store.paths(), Vec::<String>::new());
     drop(other);
     feeder.adopt().await;
-    feeder.pass(&mut true).await.unwrap();
+    outlet.pass().await.unwrap();
     assert_eq!(store.paths(), ["/other"]);
 }
 
 #[tokio::test]
 async fn positions_of_segments_that_are_gone_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("0000000000000001-00000001-00000000.gone"), "").unwrap();
     let store = Memory::default();
     store.rows.lock().unwrap().positions.insert("0000000000000001-00000001-00000000.journal".to_owned(), 7);
+    let elsewhere = "0000000000000001-00000002-00000000.journal";
+    store.rows.lock().unwrap().positions.insert(elsewhere.to_owned(), 9);
     let running = start(folder.path(), store, SETTINGS);
     running.handle.flush().await.unwrap();
-    assert!(running.store.rows.lock().unwrap().positions.is_empty());
+    // One of another folder, which this database also serves, is not touched.
+    assert_eq!(running.store.rows.lock().unwrap().positions, HashMap::from([(elsewhere.to_owned(), 9)]));
     running.stop().await;
 }
 
@@ -419,6 +434,8 @@ async fn old_records_go_in_small_batches() {
     assert_eq!(running.store.rows.lock().unwrap().deletions, [500; 3]);
     assert_eq!(running.stop().await.paths(), ["/young"]);
 }
+
+mod several;
 
 #[test]
 fn pauses_between_attempts_grow_to_a_bound() {

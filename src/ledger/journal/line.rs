@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
+use crate::unit::event::Event;
 
 /// What the journal carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,19 @@ pub enum Line {
     Record(Record),
     /// Something that became known about an exchange afterwards.
     Amend(Amendment),
+    /// Something that happened to the gateway itself.
+    Event(Event),
+}
+
+impl Line {
+    /// The id of what the line is about.
+    pub fn id(&self) -> uuid::Uuid {
+        match self {
+            Self::Record(record) => record.id.0,
+            Self::Amend(amendment) => amendment.id.0,
+            Self::Event(event) => event.id,
+        }
+    }
 }
 
 impl Line {
@@ -24,7 +38,7 @@ impl Line {
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) => Some(record),
-            Self::Amend(_) => None,
+            Self::Amend(_) | Self::Event(_) => None,
         }
     }
 
@@ -32,7 +46,7 @@ impl Line {
     pub fn amendment(&self) -> Option<&Amendment> {
         match self {
             Self::Amend(amendment) => Some(amendment),
-            Self::Record(_) => None,
+            Self::Record(_) | Self::Event(_) => None,
         }
     }
 }
@@ -42,6 +56,7 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
+const EVENT: u8 = b'e';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -57,6 +72,10 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
         Line::Amend(amendment) => {
             frame.extend_from_slice(&[AMENDMENT, b' ']);
             serde_json::to_writer(&mut *frame, amendment)
+        }
+        Line::Event(event) => {
+            frame.extend_from_slice(&[EVENT, b' ']);
+            serde_json::to_writer(&mut *frame, event)
         }
     }
     .map_err(JournalError::Encode)?;
@@ -82,6 +101,7 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     match payload {
         [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
         [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
+        [EVENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Event),
         _ => None,
     }
 }

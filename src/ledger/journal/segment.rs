@@ -9,13 +9,16 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::line::{self, Line, MAX_LINE_BYTES};
 use crate::unit::clock::Timestamp;
 
 /// How the names of segments end.
 pub(super) const SUFFIX: &str = ".journal";
+
+/// How the names of those that are gone end, in place of [`SUFFIX`].
+pub(super) const GONE: &str = ".gone";
 
 /// The most bytes in one read: a line of the largest size and more, wherever the read begins.
 const LARGEST_READ: usize = 2 * MAX_LINE_BYTES;
@@ -31,8 +34,10 @@ pub(in crate::ledger) struct Segment {
     synced: AtomicU64,
     /// Bytes that are known to be in the database.
     fed: AtomicU64,
-    /// `fed` may be wrong: the database must be asked.
-    in_doubt: AtomicBool,
+    /// It was there before this process: whoever is fed must be asked how far they have come.
+    inherited: bool,
+    /// How many of those who are fed have passed its end for good.
+    passed: AtomicUsize,
     /// The size at which the next segment is tried.
     pub(super) rotate_at: AtomicU64,
     /// Nobody writes to it any more.
@@ -44,6 +49,8 @@ pub(in crate::ledger) struct Segment {
 pub(in crate::ledger) struct Piece {
     /// The lines, in order.
     pub lines: Vec<Line>,
+    /// The byte behind each of them.
+    pub ends: Vec<u64>,
     /// The byte behind the last one, skipped lines included.
     pub end: u64,
     /// How many lines were torn or damaged.
@@ -96,7 +103,8 @@ impl Segment {
             written: AtomicU64::new(data.len()),
             synced: AtomicU64::new(0),
             fed: AtomicU64::new(0),
-            in_doubt: AtomicBool::new(data.len() > 0),
+            inherited: data.len() > 0,
+            passed: AtomicUsize::new(0),
             rotate_at: AtomicU64::new(u64::MAX),
             finished: AtomicBool::new(false),
         }))
@@ -188,6 +196,15 @@ impl Segment {
         }
     }
 
+    /// Empties the file and gives it the name of one that is gone.
+    pub(super) fn retire(&self) -> io::Result<()> {
+        match std::fs::rename(&self.path, self.path.with_extension(GONE.trim_start_matches('.'))) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(cause),
+            Ok(()) => self.file.set_len(0),
+        }
+    }
+
     /// Declares that nobody writes to it any more.
     pub(super) fn finish(&self) {
         self.finished.store(true, Ordering::Release);
@@ -209,19 +226,19 @@ impl Segment {
         self.fed.load(Ordering::Acquire)
     }
 
-    /// Whether the database must be asked how far it has come.
-    pub(in crate::ledger) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::Acquire)
+    /// Whether somebody may have been fed from it before this process.
+    pub(in crate::ledger) fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
-    /// After a failure: the database may have come further than is known here.
-    pub(in crate::ledger) fn doubt(&self) {
-        self.in_doubt.store(true, Ordering::Release);
+    /// Records that one more of those who are fed needs nothing of it any more.
+    pub(in crate::ledger) fn pass(&self) {
+        self.passed.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The database has been asked.
-    pub(in crate::ledger) fn trust(&self) {
-        self.in_doubt.store(false, Ordering::Release);
+    /// How many need nothing of it any more.
+    pub(in crate::ledger) fn passed(&self) -> usize {
+        self.passed.load(Ordering::Acquire)
     }
 
     /// Whether the file has grown since it was last forced to the disk.
@@ -244,7 +261,10 @@ impl Piece {
             return;
         }
         match line::decode(text) {
-            Some(line) => self.lines.push(line),
+            Some(line) => {
+                self.lines.push(line);
+                self.ends.push(self.end);
+            }
             None => self.skipped += 1,
         }
     }
@@ -253,5 +273,24 @@ impl Piece {
 /// The name of a segment: the start of the process that writes it, a number against equal starts, and its own number. Names sort
 /// in the order of writing within a process.
 pub(super) fn name(started_at: Timestamp, nonce: u32, sequence: u32) -> String {
-    format!("{:016}-{nonce:08x}-{sequence:08}{SUFFIX}", started_at.micros())
+    format!("{}-{sequence:08}{SUFFIX}", owner_name(started_at, nonce))
+}
+
+/// Removes the file of a segment that is gone.
+pub(super) fn bury(folder: &Path, name: &str) -> io::Result<()> {
+    let stem = name.strip_suffix(SUFFIX).unwrap_or(name);
+    match std::fs::remove_file(folder.join(format!("{stem}{GONE}"))) {
+        Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// What the names of all segments of one process begin with.
+pub(super) fn owner_name(started_at: Timestamp, nonce: u32) -> String {
+    format!("{:016}-{nonce:08x}", started_at.micros())
+}
+
+/// Whose segment it is, by its name; `None` for a file that is none.
+pub(in crate::ledger) fn owner(name: &str) -> Option<&str> {
+    name.strip_suffix(SUFFIX)?.rsplit_once('-').map(|(owner, _)| owner)
 }

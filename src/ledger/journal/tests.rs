@@ -34,6 +34,7 @@ pub(in crate::ledger) fn record(path: &str) -> Record {
         error: None,
         usage: None,
         usage_source: None,
+        service_tier: None,
         cost: None,
         price: None,
         duration_us: 1_000,
@@ -207,7 +208,7 @@ fn two_journals_on_one_folder_leave_each_other_alone_until_one_dies() {
 fn path_of(line: Line) -> String {
     match line {
         Line::Record(record) => record.path,
-        Line::Amend(_) => String::new(),
+        Line::Amend(_) | Line::Event(_) => String::new(),
     }
 }
 
@@ -258,16 +259,32 @@ fn a_full_journal_refuses_until_segments_are_retired() {
 }
 
 #[test]
-fn a_fed_journal_leaves_no_file_behind() {
+fn a_fed_journal_leaves_a_mark_behind_until_its_positions_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path());
     journal.append(&line("/x")).unwrap();
     let segment = journal.queue().remove(0);
     journal.set_fed(&segment, segment.written());
     assert_eq!((journal.backlog_bytes(), journal.oldest_unfed()), (0, None));
+    let name = segment.name().clone();
     drop(segment);
     drop(journal);
+    assert!(matches!(files(folder.path()).as_slice(), [mark] if mark.metadata().unwrap().len() == 0));
+
+    let next = open(folder.path());
+    assert_eq!((next.gone().unwrap(), next.backlog_bytes()), (vec![name.to_string()], 0));
+    next.bury(&name).unwrap();
+    drop(next);
     assert_eq!(files(folder.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_owner_is_what_the_names_of_segments_begin_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path());
+    let name = journal.queue().remove(0).name().clone();
+    assert_eq!(segment::owner(&name), Some(journal.owner().as_str()));
+    assert_eq!(segment::owner("notes.txt"), None);
 }
 
 #[test]

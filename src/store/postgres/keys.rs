@@ -7,6 +7,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::super::value::{Row, json};
 use super::{Store, found, or_conflict};
 use crate::error::StoreError;
+use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::token::TokenHash;
 use crate::key::{Key, KeyState, Principal};
@@ -22,8 +23,8 @@ impl KeyStore for Store {
             let statement = work
                 .sql(
                     "INSERT INTO app_key (id, name, hint, hash, org, team, \"user\", labels, models, addresses, enabled, \
-                     created_at, expires_at, revoked_at, rotated_at) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                     created_at, expires_at, revoked_at, rotated_at, max_input_tokens, max_output_tokens) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
                 )
                 .bind(key.id.as_ref())
                 .bind(key.name.as_str())
@@ -39,7 +40,9 @@ impl KeyStore for Store {
                 .bind(key.created_at.0)
                 .bind(key.expires_at.map(Timestamp::micros))
                 .bind(key.revoked_at.map(Timestamp::micros))
-                .bind(key.rotated_at.map(Timestamp::micros));
+                .bind(key.rotated_at.map(Timestamp::micros))
+                .bind(cap(key.caps.max_input_tokens))
+                .bind(cap(key.caps.max_output_tokens));
             work.execute(statement).await.map_err(|error| or_conflict(error, DUPLICATE))?;
             work.commit().await
         })
@@ -56,8 +59,8 @@ impl KeyStore for Store {
                      addresses = $7, enabled = $8, expires_at = $9, revoked_at = coalesce(revoked_at, $10), \
                      hint = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $12 ELSE hint END, \
                      hash = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $13 ELSE hash END, \
-                     rotated_at = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $11 ELSE rotated_at END \
-                     WHERE id = $14",
+                     rotated_at = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $11 ELSE rotated_at END, \
+                     max_input_tokens = $14, max_output_tokens = $15 WHERE id = $16",
                 )
                 .bind(key.name.as_str())
                 .bind(key.principal.org.as_deref())
@@ -72,6 +75,8 @@ impl KeyStore for Store {
                 .bind(key.rotated_at.map(Timestamp::micros))
                 .bind(key.hint.as_str())
                 .bind(key.hash.0.as_slice())
+                .bind(cap(key.caps.max_input_tokens))
+                .bind(cap(key.caps.max_output_tokens))
                 .bind(key.id.as_ref());
             let done = work.execute(statement).await.map_err(|error| or_conflict(error, DUPLICATE))?;
             found(done.rows_affected())?;
@@ -112,6 +117,13 @@ impl KeyStore for Store {
         let keys = rows.iter().take(limit).map(read).collect::<Result<Vec<Key>, StoreError>>()?;
         let next = keys.last().filter(|_| rows.len() > limit).map(|key| key.id.to_string());
         Ok(KeyList { keys, next })
+    }
+
+    async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
+        let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) AS keys FROM app_key WHERE TRUE");
+        push_filter(&mut query, filter);
+        let rows = self.bounded(async { self.begin().await?.built(&mut query).await }).await?;
+        Ok(rows.first().map(|row| row.count("keys")).transpose()?.flatten().unwrap_or(0))
     }
 
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
@@ -181,7 +193,19 @@ fn read(row: &PgRow) -> Result<Key, StoreError> {
         expires_at: time("expires_at")?,
         revoked_at: time("revoked_at")?,
         rotated_at: time("rotated_at")?,
+        caps: read_caps(row)?,
     })
+}
+
+/// A cap as a column; beyond 2^63-1 it caps nothing that could be counted.
+pub(super) fn cap(cap: Option<u64>) -> Option<i64> {
+    cap.map(|cap| i64::try_from(cap).unwrap_or(i64::MAX))
+}
+
+/// The columns `max_input_tokens` and `max_output_tokens` of a row.
+pub(super) fn read_caps(row: &PgRow) -> Result<RequestCaps, StoreError> {
+    let (input, output) = (row.count("max_input_tokens")?, row.count("max_output_tokens")?);
+    Ok(RequestCaps { max_input_tokens: input, max_output_tokens: output })
 }
 
 /// The column `hash` of a row.

@@ -15,7 +15,7 @@ use super::super::record;
 use super::super::value::Row;
 use super::{Store, Work, bind, partitions};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, LedgerStore, Order, Page, Position, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Order, Page, Position, Spender, Summary};
 use crate::ledger::{Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -114,6 +114,10 @@ impl LedgerStore for Store {
 
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError> {
         self.bounded(async { find::summary(&mut self.begin().await?, filter).await }).await
+    }
+
+    async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError> {
+        self.bounded(async { find::top(&mut self.begin().await?, filter, group, limit).await }).await
     }
 
     async fn upkeep(&self, before: Option<Timestamp>) -> Result<(), StoreError> {

@@ -11,7 +11,10 @@ use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 
 /// All steps: number, name, statements. A step that was released never changes.
-const STEPS: &[Step] = &[(1, "ground", include_str!("../migrations/postgres/0001_ground.sql"))];
+const STEPS: &[Step] = &[
+    (1, "ground", include_str!("../migrations/postgres/0001_ground.sql")),
+    (2, "limits", include_str!("../migrations/postgres/0002_limits.sql")),
+];
 
 type Step = (i64, &'static str, &'static str);
 

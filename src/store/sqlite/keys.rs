@@ -7,13 +7,14 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{Store, failed, found, or_conflict};
 use crate::error::StoreError;
+use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::token::TokenHash;
 use crate::key::{Key, KeyState, Principal};
 use crate::unit::clock::Timestamp;
 
 const SELECT: &str = "SELECT id, name, hint, hash, org, team, user, labels, models, addresses, enabled, created_at, expires_at, \
-                      revoked_at, rotated_at FROM app_key";
+                      revoked_at, rotated_at, max_input_tokens, max_output_tokens FROM app_key";
 const DUPLICATE: &str = "A key with this id or this token is there already.";
 
 #[async_trait]
@@ -21,8 +22,8 @@ impl KeyStore for Store {
     async fn insert(&self, key: &Key) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
         let statement = "INSERT INTO app_key (id, name, hint, hash, org, team, user, labels, models, addresses, enabled, \
-                         created_at, expires_at, revoked_at, rotated_at) \
-                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                         created_at, expires_at, revoked_at, rotated_at, max_input_tokens, max_output_tokens) \
+                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         sqlx::query(statement)
             .bind(key.id.as_ref())
             .bind(key.name.as_str())
@@ -39,6 +40,8 @@ impl KeyStore for Store {
             .bind(key.expires_at.map(Timestamp::micros))
             .bind(key.revoked_at.map(Timestamp::micros))
             .bind(key.rotated_at.map(Timestamp::micros))
+            .bind(cap(key.caps.max_input_tokens))
+            .bind(cap(key.caps.max_output_tokens))
             .execute(&mut *transaction)
             .await
             .map_err(|error| or_conflict(failed(error), DUPLICATE))?;
@@ -53,8 +56,8 @@ impl KeyStore for Store {
                          enabled = ?8, expires_at = ?9, revoked_at = coalesce(revoked_at, ?10), \
                          hint = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?12, hint), \
                          hash = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?13, hash), \
-                         rotated_at = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?11, rotated_at) \
-                         WHERE id = ?14";
+                         rotated_at = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?11, rotated_at), \
+                         max_input_tokens = ?14, max_output_tokens = ?15 WHERE id = ?16";
         let done = sqlx::query(statement)
             .bind(key.name.as_str())
             .bind(key.principal.org.as_deref())
@@ -69,6 +72,8 @@ impl KeyStore for Store {
             .bind(rotated_at)
             .bind(key.hint.as_str())
             .bind(key.hash.0.as_slice())
+            .bind(cap(key.caps.max_input_tokens))
+            .bind(cap(key.caps.max_output_tokens))
             .bind(key.id.as_ref())
             .execute(&mut *transaction)
             .await
@@ -104,6 +109,13 @@ impl KeyStore for Store {
         let keys = rows.iter().take(limit).map(read).collect::<Result<Vec<Key>, StoreError>>()?;
         let next = keys.last().filter(|_| rows.len() > limit).map(|key| key.id.to_string());
         Ok(KeyList { keys, next })
+    }
+
+    async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM app_key WHERE TRUE");
+        push_filter(&mut query, filter);
+        let count: i64 = query.build_query_scalar().persistent(false).fetch_one(&self.readers).await.map_err(failed)?;
+        Ok(count.unsigned_abs())
     }
 
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
@@ -164,7 +176,20 @@ fn read(row: &SqliteRow) -> Result<Key, StoreError> {
         expires_at: time("expires_at")?,
         revoked_at: time("revoked_at")?,
         rotated_at: time("rotated_at")?,
+        caps: read_caps(row)?,
     })
+}
+
+/// A cap as a column; beyond 2^63-1 it caps nothing that could be counted.
+pub(super) fn cap(cap: Option<u64>) -> Option<i64> {
+    cap.map(|cap| i64::try_from(cap).unwrap_or(i64::MAX))
+}
+
+/// The columns `max_input_tokens` and `max_output_tokens` of a row.
+pub(super) fn read_caps(row: &SqliteRow) -> Result<RequestCaps, StoreError> {
+    let cap =
+        |column: &str| row.try_get::<Option<i64>, _>(column).map(|cap| cap.map(i64::unsigned_abs)).map_err(failed);
+    Ok(RequestCaps { max_input_tokens: cap("max_input_tokens")?, max_output_tokens: cap("max_output_tokens")? })
 }
 
 /// The column `hash` of a row.

@@ -15,7 +15,7 @@ use sqlx::SqliteConnection;
 use super::super::record;
 use super::{Store, bind, failed};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, LedgerStore, Page, Position, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -88,6 +88,10 @@ impl LedgerStore for Store {
 
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError> {
         find::summary(&self.readers, filter).await
+    }
+
+    async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError> {
+        find::top(&self.readers, filter, group, limit).await
     }
 
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError> {

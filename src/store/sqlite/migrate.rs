@@ -16,6 +16,8 @@ use crate::unit::clock::Timestamp;
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "ground", include_str!("../migrations/sqlite/0001_ground.sql")),
     (2, "charges", include_str!("../migrations/sqlite/0002_charges.sql")),
+    (4, "limits", include_str!("../migrations/sqlite/0004_limits.sql")),
+    (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
 ];
 
 /// Applies what is missing, all or nothing.

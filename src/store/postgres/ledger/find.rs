@@ -7,7 +7,7 @@ use super::super::super::record;
 use super::super::super::value::Row;
 use super::super::{Work, storable};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, MAX_LIMIT, Order, Page, StatusFilter, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, Order, Page, Spender, StatusFilter, Summary};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
@@ -38,22 +38,59 @@ pub(super) async fn page(work: &mut Work, filter: &Filter, until: Option<i64>) -
     Ok(Page { records: shown.iter().map(record::read).collect::<Result<_, _>>()?, next })
 }
 
-/// Sums over all that match. One row cannot spoil them: tokens count up to 10^12 and cost up to a million dollars in each.
+/// Sums over all that match.
 pub(super) async fn summary(work: &mut Work, filter: &Filter) -> Result<Summary, StoreError> {
-    // In numeric, because a row may hold the largest number several times. LEAST looks past NULL, so that is made 0 first.
-    let mut query = QueryBuilder::<Postgres>::new(
-        "SELECT count(*) AS records, count(*) FILTER (WHERE outcome <> 'answered') AS errors, \
-         least(coalesce(sum(least(coalesce(tokens_input::numeric + tokens_cache_read + tokens_cache_write_5m \
-         + tokens_cache_write_1h + tokens_input_audio + tokens_input_image, 0), 1000000000000)), 0), 9223372036854775807)::bigint \
-         AS input_tokens, \
-         least(coalesce(sum(least(coalesce(tokens_output::numeric + tokens_reasoning + tokens_output_audio \
-         + tokens_output_image, 0), 1000000000000)), 0), 9223372036854775807)::bigint AS output_tokens, \
-         coalesce(sum(greatest(least(coalesce(cost_nano_usd, 0), 1000000000000000), -1000000000000000)), 0)::bigint AS cost \
-         FROM exchange WHERE TRUE",
-    );
+    let mut query = QueryBuilder::<Postgres>::new("SELECT ");
+    query.push(SUMS).push(" FROM exchange WHERE TRUE");
     push_conditions(&mut query, filter);
     let rows = work.built(&mut query).await?;
-    let Some(row) = rows.first() else { return Ok(Summary::default()) };
+    rows.first().map_or_else(|| Ok(Summary::default()), sums)
+}
+
+/// Sums by group; see [`LedgerStore::top`](crate::ledger::LedgerStore::top).
+pub(super) async fn top(
+    work: &mut Work,
+    filter: &Filter,
+    group: Group,
+    limit: usize,
+) -> Result<Vec<Spender>, StoreError> {
+    let name = match group {
+        Group::Key => "key_id",
+        Group::Org => "org",
+        Group::Team => "team",
+        Group::User => "\"user\"",
+        Group::Model => "coalesce(model_served, model_requested)",
+        Group::Provider => "provider",
+        Group::Tag => "tag.value",
+    };
+    // A record without tags has none to be counted for; every other record is one of its group.
+    let from = match group {
+        Group::Tag => "exchange, json_array_elements_text(exchange.tags::json) AS tag(value)",
+        _ => "exchange",
+    };
+    let mut query = QueryBuilder::<Postgres>::new("SELECT ");
+    query.push(format_args!("{name} AS name, {SUMS} FROM {from} WHERE TRUE"));
+    push_conditions(&mut query, filter);
+    query.push(format_args!(
+        " GROUP BY {name} ORDER BY cost DESC, records DESC, {name} COLLATE \"C\" NULLS FIRST LIMIT "
+    ));
+    // The bound keeps the number far inside an i64.
+    query.push_bind(limit.clamp(1, MAX_LIMIT) as i64);
+    let rows = work.built(&mut query).await?;
+    rows.iter().map(|row| Ok(Spender { name: row.text("name")?, sums: sums(row)? })).collect()
+}
+
+/// One row cannot spoil a sum: tokens count up to 10^12 and cost up to a million dollars in each. In numeric, because a row may
+/// hold the largest number several times; LEAST looks past NULL, so that is made 0 first.
+const SUMS: &str = "count(*) AS records, count(*) FILTER (WHERE outcome <> 'answered') AS errors, \
+    least(coalesce(sum(least(coalesce(tokens_input::numeric + tokens_cache_read + tokens_cache_write_5m \
+    + tokens_cache_write_1h + tokens_input_audio + tokens_input_image, 0), 1000000000000)), 0), \
+    9223372036854775807)::bigint AS input_tokens, \
+    least(coalesce(sum(least(coalesce(tokens_output::numeric + tokens_reasoning + tokens_output_audio \
+    + tokens_output_image, 0), 1000000000000)), 0), 9223372036854775807)::bigint AS output_tokens, \
+    coalesce(sum(greatest(least(coalesce(cost_nano_usd, 0), 1000000000000000), -1000000000000000)), 0)::bigint AS cost";
+
+fn sums(row: &PgRow) -> Result<Summary, StoreError> {
     Ok(Summary {
         records: row.number("records")?.unsigned_abs(),
         errors: row.number("errors")?.unsigned_abs(),

@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::super::failed;
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, MAX_LIMIT, Order, Page, StatusFilter, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, Order, Page, Spender, StatusFilter, Summary};
 use crate::store::record;
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
@@ -33,20 +33,52 @@ pub(super) async fn end(readers: &SqlitePool) -> Result<Cursor, StoreError> {
     Ok(last.as_ref().map(cursor).transpose()?.unwrap_or(Cursor { started_at: Timestamp(0), number: 0 }))
 }
 
-/// Sums over all that match. One row cannot spoil them: tokens count up to 10^12 and cost up to a million dollars in each.
+/// Sums over all that match.
 pub(super) async fn summary(readers: &SqlitePool, filter: &Filter) -> Result<Summary, StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT count(*) AS records, coalesce(sum(outcome <> 'answered'), 0) AS errors, \
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(SUMS).push(" FROM exchange WHERE TRUE");
+    push_conditions(&mut query, filter);
+    sums(&query.build().persistent(false).fetch_one(readers).await.map_err(failed)?)
+}
+
+/// Sums by group; see [`LedgerStore::top`](crate::ledger::LedgerStore::top).
+pub(super) async fn top(
+    readers: &SqlitePool,
+    filter: &Filter,
+    group: Group,
+    limit: usize,
+) -> Result<Vec<Spender>, StoreError> {
+    let name = match group {
+        Group::Key => "key_id",
+        Group::Org => "org",
+        Group::Team => "team",
+        Group::User => "user",
+        Group::Model => "coalesce(model_served, model_requested)",
+        Group::Provider => "provider",
+        Group::Tag => "tag.value",
+    };
+    // A record without tags has none to be counted for; every other record is one of its group.
+    let from = if group == Group::Tag { "exchange, json_each(exchange.tags) AS tag" } else { "exchange" };
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query.push(format_args!("{name} AS name, {SUMS} FROM {from} WHERE TRUE"));
+    push_conditions(&mut query, filter);
+    query.push(format_args!(" GROUP BY {name} ORDER BY cost DESC, records DESC, name LIMIT "));
+    // The bound keeps the number far inside an i64.
+    query.push_bind(limit.clamp(1, MAX_LIMIT) as i64);
+    let rows = query.build().persistent(false).fetch_all(readers).await.map_err(failed)?;
+    rows.iter().map(|row| Ok(Spender { name: row.try_get("name").map_err(failed)?, sums: sums(row)? })).collect()
+}
+
+/// One row cannot spoil a sum: tokens count up to 10^12 and cost up to a million dollars in each.
+const SUMS: &str = "count(*) AS records, coalesce(sum(outcome <> 'answered'), 0) AS errors, \
          coalesce(sum(cast(min(coalesce(tokens_input + tokens_cache_read + tokens_cache_write_5m \
          + tokens_cache_write_1h + tokens_input_audio + tokens_input_image, 0), 1000000000000) AS INTEGER)), 0) \
          AS input_tokens, \
          coalesce(sum(cast(min(coalesce(tokens_output + tokens_reasoning + tokens_output_audio \
          + tokens_output_image, 0), 1000000000000) AS INTEGER)), 0) AS output_tokens, \
-         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost \
-         FROM exchange WHERE TRUE",
-    );
-    push_conditions(&mut query, filter);
-    let row = query.build().persistent(false).fetch_one(readers).await.map_err(failed)?;
+         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost";
+
+fn sums(row: &SqliteRow) -> Result<Summary, StoreError> {
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed);
     Ok(Summary {
         records: number("records")?.unsigned_abs(),

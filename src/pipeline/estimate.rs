@@ -1,0 +1,129 @@
+//! **Estimate**: the most that an exchange can consume at any target of its plan.
+//!
+//! What is reserved must be an upper bound, or a limit could be exceeded. Text is bounded by its bytes, which costs nothing
+//! and is several times too much; only when that does not fit are its tokens counted (`exact_input`). Output is bounded by the
+//! ceiling that the provider is told. Money is the dearest target's, at the dearest class of token that can occur.
+
+use bytes::Bytes;
+
+use crate::budget::Amounts;
+use crate::catalog::Media;
+use crate::catalog::prices::PriceQuery;
+use crate::catalog::tokens;
+use crate::dialect::{self, Facts, Operation};
+use crate::pipeline::attempt::Step;
+use crate::pipeline::exchange::Exchange;
+use crate::unit::money::NanoUsd;
+use crate::unit::usage::ServiceTier;
+
+/// What one image takes at most, where it is not known how a model sees it: at OpenAI 8 tiles of 170 tokens and 85 more, at others
+/// below 5,000. Source: <https://platform.openai.com/docs/guides/images-vision#calculating-costs>.
+const IMAGE_TOKENS: u64 = 5_000;
+/// The same for `gpt-4o-mini`, whose images count 8 × 5,667 + 2,833 tokens. Source: as above.
+const IMAGE_TOKENS_4O_MINI: u64 = 48_169;
+/// What one image that a model draws takes at most: 6,240 tokens for 1024 × 1536 at high quality.
+/// Source: <https://platform.openai.com/docs/guides/image-generation#cost-and-latency>.
+const DRAWN_IMAGE_TOKENS: u64 = 6_500;
+/// Tokens of speech for a byte of text, at most: 20 a second, and nobody needs a second for fewer than three characters.
+const SPEECH_TOKENS_A_BYTE: u64 = 8;
+/// Words that vendors add to every request.
+const OVERHEAD_TOKENS: u64 = 64;
+/// Longer texts are counted on a thread that may block.
+const COUNT_INLINE_BYTES: usize = 16 * 1024;
+
+impl Exchange {
+    /// The most that this exchange can consume when its output has that ceiling and its input at most so many tokens.
+    pub(super) fn most(&self, input_tokens: u64, ceiling: Option<u64>) -> Amounts {
+        let Some(facts) = &self.facts else { return Amounts::default() };
+        let output = self.most_output(facts, ceiling);
+        let usd = self.most_usd(facts, input_tokens, output);
+        Amounts { usd: usd.map(NanoUsd::nanos), input_tokens: signed(input_tokens), output_tokens: signed(output) }
+    }
+
+    /// The bound of the input that costs nothing to find.
+    pub(super) fn input_bound(&self) -> u64 {
+        let Some(facts) = &self.facts else { return 0 };
+        if self.body.is_empty() {
+            return 0;
+        }
+        facts.input_tokens_most.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS)
+    }
+
+    /// The input's tokens, counted: exact to a few for models whose words are known, with two fifths more for others, and never
+    /// above the bound. Costs about a millisecond for 20 KB.
+    pub(super) async fn exact_input(&self) -> u64 {
+        let bound = self.input_bound();
+        let Some(facts) = &self.facts else { return bound };
+        let model = self.plan.first().map(|step| step.model.clone()).unwrap_or_default();
+        let (operation, body) = (facts.operation, self.body.clone());
+        let count = move || counted(&model, operation, &body);
+        let text = if self.body.len() > COUNT_INLINE_BYTES {
+            tokio::task::spawn_blocking(count).await.unwrap_or(bound)
+        } else {
+            count()
+        };
+        let words = text.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS);
+        // Media that are no images have no words to count.
+        let modalities = facts.modalities;
+        if modalities.audio_input || modalities.file_input || modalities.video_input { bound } else { words.min(bound) }
+    }
+
+    fn image_tokens(&self, facts: &Facts) -> u64 {
+        let mini = self.plan.iter().any(|step| step.model.contains("4o-mini"));
+        facts.images.saturating_mul(if mini { IMAGE_TOKENS_4O_MINI } else { IMAGE_TOKENS })
+    }
+
+    fn most_output(&self, facts: &Facts, ceiling: Option<u64>) -> u64 {
+        let choices = facts.choices.max(1);
+        match facts.operation {
+            Operation::Chat | Operation::Completions | Operation::Responses => {
+                let each = facts.max_output_tokens.or(ceiling).unwrap_or(0);
+                // Where the ceiling is not OpenAI's own kind, reasoning may come on top of it.
+                let beside = facts.reasoning
+                    && facts.operation == Operation::Chat
+                    && self.plan.iter().any(|step| step.ceiling_field(facts.operation).name() == "max_tokens");
+                each.saturating_mul(choices).saturating_mul(if beside { 2 } else { 1 })
+            }
+            Operation::Images => choices.saturating_mul(DRAWN_IMAGE_TOKENS),
+            Operation::Audio => facts.input_tokens_most.saturating_mul(SPEECH_TOKENS_A_BYTE),
+            Operation::Passthrough => facts.max_output_tokens.or(ceiling).unwrap_or(0).saturating_mul(choices),
+            _ => 0,
+        }
+    }
+
+    /// The dearest target's price; nothing if one of them has none. A request without a body and without a model consumes nothing
+    /// that anybody prices: it asks for a list, or a state.
+    fn most_usd(&self, facts: &Facts, input: u64, output: u64) -> Option<NanoUsd> {
+        if self.body.is_empty() && facts.model.is_none() {
+            return Some(NanoUsd::ZERO);
+        }
+        let modalities = facts.modalities;
+        let media = Media {
+            input_audio: modalities.audio_input,
+            input_image: modalities.image_input || modalities.video_input,
+            output_audio: modalities.audio_output || facts.operation == Operation::Audio,
+            output_image: modalities.image_output,
+            cache_1h: memchr::memmem::find(&self.body, b"\"1h\"").is_some(),
+        };
+        let most = |step: &Step| {
+            let query = PriceQuery {
+                provider_name: &step.provider.name,
+                price_provider: step.provider.settings.price_provider.as_deref(),
+                model: &step.model,
+                at: self.record.started_at,
+                tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
+            };
+            self.live.catalog.most(&query, input, output, media)
+        };
+        self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
+    }
+}
+
+fn counted(model: &str, operation: Operation, body: &Bytes) -> u64 {
+    let words = tokens::count(model, &dialect::request_text(operation, body));
+    if tokens::is_known(model) { words } else { words.saturating_add(words * 2 / 5) }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
