@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod assemble;
+pub mod audit;
 pub mod budget;
 pub mod catalog;
 pub mod cli;

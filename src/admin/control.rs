@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::admin::time::Time;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
+use crate::catalog::Pricing;
 use crate::error::Result;
 use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
@@ -59,6 +60,17 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// `Unavailable` when the owner of the counters cannot be reached.
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64>;
+    /// The prices in force.
+    ///
+    /// # Errors
+    /// When there are none, because no configuration was read.
+    fn pricing(&self) -> Result<Pricing>;
+
+    /// Builds the prices again, after the stored prices changed.
+    ///
+    /// # Errors
+    /// When the stored prices cannot be read or make no sense; the old prices stay.
+    async fn prices_changed(&self) -> Result<()>;
 
     /// Where a call would go, without making it.
     ///

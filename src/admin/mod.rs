@@ -14,6 +14,7 @@ pub mod openapi;
 pub mod orgs;
 mod page;
 pub mod parties;
+pub mod prices;
 pub mod providers;
 pub mod record;
 pub mod requests;
@@ -44,6 +45,7 @@ use utoipa_axum::routes;
 use crate::admin::auth::{Access, Door, Guesses};
 pub use crate::admin::control::Control;
 use crate::budget::store::LimitStore;
+use crate::catalog::stored::PriceStore;
 use crate::config::PrefixStyle;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
@@ -52,6 +54,7 @@ use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
 use crate::ledger::Journal;
 use crate::ledger::query::LedgerStore;
+use crate::ledger::reprice::{Adjust, NoLimits, RepriceStore};
 use crate::route::store::RouteStore;
 use crate::store::Backend;
 use crate::unit::clock::Timestamp;
@@ -73,6 +76,12 @@ pub struct State {
     pub limits: Arc<dyn LimitStore>,
     /// Orgs, teams and users in the store.
     pub parties: Arc<dyn PartyStore>,
+    /// Stored prices.
+    pub prices: Arc<dyn PriceStore>,
+    /// Pricing the request log again.
+    pub repricing: Arc<dyn RepriceStore>,
+    /// The counters of limits, for corrected prices.
+    pub adjust: Arc<dyn Adjust>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
     /// Where changes are written down; `None` only in tests of what is not about that.
@@ -100,6 +109,9 @@ impl State {
             routes: store.clone(),
             limits: store.clone(),
             parties: store.clone(),
+            prices: store.clone(),
+            repricing: store.clone(),
+            adjust: Arc::new(NoLimits),
             ledger: store,
             journal: None,
             control,
@@ -172,6 +184,12 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::OPERATE, routes!(users::enable)),
         (Access::OPERATE, routes!(users::disable)),
         (Access::LEDGER, routes!(spend::list)),
+        (Access::READ, routes!(prices::list)),
+        (Access::OPERATE, routes!(prices::put)),
+        (Access::READ, routes!(prices::lookup)),
+        (Access::READ, routes!(prices::diff)),
+        (Access::LEDGER, routes!(prices::reprice)),
+        (Access::OPERATE, routes!(prices::delete)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

@@ -11,6 +11,7 @@ use crate::admin::control::{
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{limits, live, load};
 use crate::budget::limit::Limit;
+use crate::catalog::Pricing;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
@@ -118,6 +119,15 @@ impl Control for Core {
         limits::reset(&*self.authority()?, limit, subject).await
     }
 
+    fn pricing(&self) -> Result<Pricing> {
+        let providers = self.loaded.load().price_providers.clone();
+        Ok(Pricing { catalog: self.gateway.live.load().catalog.clone(), providers })
+    }
+
+    async fn prices_changed(&self) -> Result<()> {
+        self.take_prices().await
+    }
+
     fn explain(&self, question: &Question) -> Result<Explanation> {
         let live = self.gateway.live.load();
         let found = live.table.explain(Some(&question.model), question.team.as_deref()).ok_or_else(|| {
@@ -216,7 +226,7 @@ impl Core {
             .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
         let before = self.loaded.load_full();
         let stored = self.stored.load_full();
-        let built = live::build(&loaded, &stored, Some(&self.gateway.live.load()));
+        let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
         let report = ReloadReport {
             applied: true,

@@ -14,11 +14,14 @@ use crate::assemble::house::{self, House};
 use crate::assemble::{Source, banner, discovery, live, signals};
 use crate::budget::limit::Limit;
 use crate::budget::store::LimitStore;
+use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
+use crate::error::StoreError;
 use crate::key::ring::Ring;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
+use crate::ledger::reprice::NoLimits;
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
@@ -29,6 +32,8 @@ use crate::unit::clock::Timestamp;
 
 /// How often the store is asked whether another process has written to it.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
+const ASK_FOR: Duration = Duration::from_secs(1);
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
 const LAST_FEED: Duration = Duration::from_secs(20);
 
@@ -47,6 +52,8 @@ pub struct Core {
     pub(super) stored: ArcSwap<Vec<StoredRoute>>,
     /// The stored limits in force.
     pub(super) stored_limits: ArcSwap<Vec<Limit>>,
+    /// The stored prices in force.
+    pub(super) prices: ArcSwap<Vec<StoredPrice>>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -80,9 +87,9 @@ impl Core {
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
         let house = runtime.block_on(house::open(&loaded))?;
-        let (ring, stored) = runtime.block_on(read_store(&house))?;
         let limits = runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
-        let live = live::build(&loaded, &stored, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
+        let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
+        let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         // Decoding the built-in list takes memory; a process that never asks it does without.
         let listed = |provider: &crate::provider::config::ProviderSettings| {
             provider.enabled
@@ -109,6 +116,7 @@ impl Core {
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
             stored_limits: ArcSwap::from_pointee(limits),
+            prices: ArcSwap::from_pointee(prices),
             house,
             ring,
             feeder: handle,
@@ -142,6 +150,9 @@ impl Core {
             routes: store.clone(),
             limits: store.clone(),
             parties: store.clone(),
+            prices: store.clone(),
+            repricing: store.clone(),
+            adjust: Arc::new(NoLimits),
             ledger: store,
             journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
@@ -201,13 +212,34 @@ impl Core {
     }
 }
 
-async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>)> {
+impl Core {
+    /// Reads the stored prices again and puts them in force.
+    ///
+    /// # Errors
+    /// When they cannot be read, or make no sense; those in force stay.
+    pub(super) async fn take_prices(&self) -> crate::error::Result<()> {
+        let _alone = self.replacing.lock().await;
+        let prices = self.house.store.prices().await?;
+        if **self.prices.load() == prices {
+            return Ok(());
+        }
+        let built = live::with_prices(&self.loaded.load(), &self.stored.load(), &prices, &self.gateway.live.load());
+        let live =
+            built.map_err(|faults| crate::error::Error::new(crate::error::Kind::InvalidRequest, faults.join(" ")))?;
+        self.gateway.live.store(Arc::new(live));
+        self.prices.store(Arc::new(prices));
+        Ok(())
+    }
+}
+
+async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>, Vec<StoredPrice>)> {
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     ring.refresh(&*house.store).await.context("cannot read the keys")?;
     ring.parties().refresh(&*house.store).await.context("cannot read the organisations, teams and users")?;
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
     let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
-    Ok((ring, stored))
+    let prices = house.store.prices().await.context("cannot read the stored prices")?;
+    Ok((ring, stored, prices))
 }
 
 /// Opens the journal in the data folder.
@@ -232,33 +264,55 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
     }
 }
 
-/// Notices what other processes – the command line above all – write to the store.
+/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
 async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let mut known = core.house.store.generation().await.unwrap_or_default();
+    let store = core.house.store.clone();
+    let mut known = None;
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = store.changed() => {}
             () = tokio::time::sleep(WATCH_EVERY) => {}
         }
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
-        let Ok(generation) = core.house.store.generation().await else { continue };
-        if generation == known {
+        let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
+            core.ring.set_stale(true);
             continue;
+        };
+        if known != Some(generation) {
+            match take_changes(&core).await {
+                Ok(true) => known = Some(generation),
+                Ok(false) => {}
+                Err(_) => {
+                    core.ring.set_stale(true);
+                    continue;
+                }
+            }
         }
-        if core.ring.refresh(&*core.house.store).await.is_err()
-            || core.ring.parties().refresh(&*core.house.store).await.is_err()
-        {
-            continue;
-        }
-        METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
-        if let Err(error) = core.take_routes().await {
-            tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
-        }
-        if core.take_limits().await.is_err() {
-            continue;
-        }
-        known = generation;
+        core.ring.set_stale(false);
     }
+}
+
+/// Reads everything that is kept in memory again; false if a part of it must be tried again.
+///
+/// # Errors
+/// When the keys cannot be read.
+async fn take_changes(core: &Core) -> Result<bool, StoreError> {
+    core.ring.refresh(&*core.house.store).await?;
+    METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
+    if core.ring.parties().refresh(&*core.house.store).await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_routes().await {
+        tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+    }
+    if core.take_limits().await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_prices().await {
+        tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
+    }
+    Ok(true)
 }
 
 trait SpawnNamed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::prices::Catalog;
+use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
 use crate::config::{LogFormat, LogLevel, ServerConfig};
 use crate::pipeline::{Live, Settings};
@@ -18,8 +19,13 @@ use crate::telemetry::log;
 ///
 /// # Errors
 /// Every fault, as a sentence.
-pub fn build(loaded: &Loaded, stored: &[StoredRoute], before: Option<&Live>) -> Result<Live, Vec<String>> {
-    let catalog = Catalog::load(loaded.config.prices.overlay.as_deref())?;
+pub fn build(
+    loaded: &Loaded,
+    stored: &[StoredRoute],
+    prices: &[StoredPrice],
+    before: Option<&Live>,
+) -> Result<Live, Vec<String>> {
+    let catalog = catalog(loaded, prices)?;
     let mut faults = Vec::new();
     let mut providers = HashMap::new();
     for settings in &loaded.providers {
@@ -52,6 +58,37 @@ pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Re
         providers: before.providers.clone(),
         table: table(loaded, stored, &before.providers)?,
         catalog: before.catalog.clone(),
+    })
+}
+
+/// The same, with other prices: for a change of stored prices.
+///
+/// # Errors
+/// Every fault of the prices.
+pub fn with_prices(
+    loaded: &Loaded,
+    stored: &[StoredRoute],
+    prices: &[StoredPrice],
+    before: &Live,
+) -> Result<Live, Vec<String>> {
+    Ok(Live {
+        settings: before.settings.clone(),
+        providers: before.providers.clone(),
+        table: table(loaded, stored, &before.providers)?,
+        catalog: Arc::new(catalog(loaded, prices)?),
+    })
+}
+
+/// The prices that a configuration and the store make.
+///
+/// # Errors
+/// Every fault of the overlay file and of the stored prices.
+pub fn catalog(loaded: &Loaded, prices: &[StoredPrice]) -> Result<Catalog, Vec<String>> {
+    let config = &loaded.config.prices;
+    let catalog = Catalog::load(config.overlay.as_deref())?.with_stored(prices)?;
+    Ok(match config.default {
+        Some(default) => catalog.with_default(default.input, default.output),
+        None => catalog,
     })
 }
 

@@ -11,7 +11,7 @@ pub mod core;
 mod discovery;
 pub mod house;
 pub mod limits;
-mod live;
+pub mod live;
 mod servers;
 mod signals;
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
 use crate::unit::charge::CounterId;
@@ -29,7 +30,7 @@ pub struct Want {
 }
 
 /// A paced window: `cap` flows in evenly over `period`, and at most `burst` is there at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pace {
     /// The most at once.
     pub burst: i64,

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::authority::{Grant, Pace, Want};
 use crate::unit::charge::WindowId;
 use crate::unit::clock::Timestamp;
@@ -24,8 +26,9 @@ pub fn lease_size(free: i64, need: i64, wish: i64) -> i64 {
     if free < need || free <= 0 { 0 } else { wish.min(free / SHARE).max(need).max(0) }
 }
 
-/// A counter of one limit, one subject and one window.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// A counter of one limit, one subject and one window. Authorities in databases keep it as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counter {
     /// The amount that was last asked with.
     pub cap: i64,
@@ -43,7 +46,7 @@ pub struct Counter {
 
 /// A paced window. Its debt is in units times microseconds of the period, so that flowing is exact in whole numbers: each
 /// microsecond takes `cap` off it, and each unit granted puts `period` on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Flow {
     pace: Pace,
     debt: i128,
@@ -145,6 +148,16 @@ impl Counter {
             }
             _ => self.spent,
         }
+    }
+
+    /// What was spent in which second since 1970, for a window that slides.
+    pub fn buckets(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.buckets.iter().map(|(second, amount)| (*second, *amount))
+    }
+
+    /// Until when somebody who was refused waits for others to bring back what they do not use; `None` if nobody does.
+    pub fn wanted_until(&self) -> Option<Timestamp> {
+        self.wanted.values().max().copied()
     }
 
     /// What that owner holds.

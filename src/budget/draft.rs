@@ -204,6 +204,9 @@ impl LimitDraft {
         if models.len() > MAX_MODELS {
             return Err(fault("models", format!("there are at most {MAX_MODELS} patterns")));
         }
+        if self.scope == Scope::Gateway && self.subject.is_some() {
+            return Err(fault("subject", "a limit for the whole gateway has no subject; remove it"));
+        }
         if let Some(subject) = &self.subject {
             check_text("subject", subject, MAX_SUBJECT_CHARS)?;
         }

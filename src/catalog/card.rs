@@ -35,6 +35,20 @@ pub(super) const CLASSES: usize = 10;
 /// Nano-dollars per million tokens, one rate for each class, in the order of [`counts`].
 pub(super) type Rates = [u64; CLASSES];
 
+/// The names of the classes in files and answers, in the order of [`counts`].
+pub(super) const CLASS_NAMES: [&str; CLASSES] = [
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "input_audio",
+    "input_image",
+    "output",
+    "reasoning",
+    "output_audio",
+    "output_image",
+];
+
 /// The counts of a usage in the fixed order of the classes.
 pub(super) fn counts(usage: &Usage) -> [u64; CLASSES] {
     [

@@ -18,6 +18,7 @@ use crate::catalog::card::{CLASSES, Card, Media, nanos};
 use crate::catalog::list::{self, Span};
 use crate::catalog::overlay::{Overlay, RATE_LIMIT_USD};
 use crate::catalog::simulated;
+use crate::catalog::stored::StoredPrice;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{ServiceTier, Usage};
@@ -119,6 +120,15 @@ impl Catalog {
         Ok(Self { stored, overlay, default: None, hasher: RandomState::new(), shards: Default::default() })
     }
 
+    /// The same catalog with prices that operators stored.
+    ///
+    /// # Errors
+    /// Every fault, each as `id:line:column: sentence`.
+    pub fn with_stored(mut self, prices: &[StoredPrice]) -> Result<Self, Vec<String>> {
+        self.stored = Overlay::stored(prices)?;
+        Ok(self)
+    }
+
     /// The same catalog with a price for models that nothing else prices, in dollars per million tokens of input and output of
     /// every class. An absurd price (below 0, not a number, above 100,000) is not taken; the configuration refuses it before.
     pub fn with_default(mut self, input_usd: f64, output_usd: f64) -> Self {
@@ -173,7 +183,7 @@ impl Catalog {
         if price_provider == simulated::PROVIDER { simulated::models() } else { list::models(price_provider) }
     }
 
-    fn card(&self, query: &PriceQuery<'_>) -> Option<Arc<Card>> {
+    pub(super) fn card(&self, query: &PriceQuery<'_>) -> Option<Arc<Card>> {
         if query.model.len() > MODEL_LIMIT_BYTES {
             return None;
         }

@@ -69,6 +69,15 @@ pub struct Create {
     /// Until when it works: RFC 3339, or seconds since 1970.
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
     expires_at: Option<Timestamp>,
+    /// Let it work for ever, whatever keys.defaults.expires_in says.
+    #[arg(long, conflicts_with_all = ["expires_in", "expires_at"])]
+    no_expiry: bool,
+    /// The most input tokens of one request.
+    #[arg(long, value_name = "TOKENS")]
+    max_input_tokens: Option<u64>,
+    /// The most output tokens of one request.
+    #[arg(long, value_name = "TOKENS")]
+    max_output_tokens: Option<u64>,
     /// How its token begins; left out, as the configuration says.
     #[arg(long, value_enum)]
     style: Option<Style>,
@@ -155,10 +164,7 @@ pub async fn run(command: Keys, door: &Door, format: Format) -> Result {
         Keys::Enable(which) => change(door, format, &which.path("/enable")).await,
         Keys::Delete(which) => {
             door.ask(Method::DELETE, &which.path(""), None).await?;
-            match format {
-                Format::Table => output::line(&format!("deleted {}", which.id)),
-                _ => output::item(format, &json!({ "deleted": which.id })),
-            }
+            output::deleted(format, &which.id)
         }
     }
 }
@@ -185,7 +191,7 @@ pub fn more(format: Format, answer: &Value) -> Result {
     Ok(())
 }
 
-fn label(text: &str) -> std::result::Result<(String, String), String> {
+pub fn label(text: &str) -> std::result::Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
     pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| format!("{text:?} is not a label; write name=value"))
@@ -203,10 +209,22 @@ impl Create {
         let labels: Map<String, Value> =
             self.labels.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
         let style = self.style.and_then(|style| style.to_possible_value()).map(|value| value.get_name().to_owned());
-        json!({
-            "name": self.name, "org": self.org, "team": self.team, "user": self.user, "models": self.models,
-            "addresses": self.addresses, "labels": labels, "expires_at": expires.map(Timestamp::rfc3339), "style": style,
-        })
+        let mut body = json!({
+            "name": self.name, "org": self.org, "team": self.team, "user": self.user, "addresses": self.addresses,
+            "style": style,
+        });
+        // What is left out is as `keys.defaults` says.
+        let given = [
+            ("models", (!self.models.is_empty()).then(|| Value::from(self.models.clone()))),
+            ("labels", (!labels.is_empty()).then_some(Value::Object(labels))),
+            ("expires_at", self.no_expiry.then_some(Value::Null).or_else(|| expires.map(|at| at.rfc3339().into()))),
+            ("max_input_tokens", self.max_input_tokens.map(Value::from)),
+            ("max_output_tokens", self.max_output_tokens.map(Value::from)),
+        ];
+        for (name, value) in given.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            body[name] = value;
+        }
+        body
     }
 }
 

@@ -10,8 +10,10 @@ use crate::admin::control::{
     Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
     RouteView,
 };
-use crate::assemble::{core, house};
+use crate::assemble::{core, house, live};
 use crate::budget::limit::Limit;
+use crate::catalog::Pricing;
+use crate::catalog::stored::StoredPrice;
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
@@ -49,8 +51,8 @@ pub async fn state(config: &Path) -> Result<State> {
     let house = house::open(&loaded).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
-    let nobody =
-        Nobody { key_defaults: loaded.config.keys.defaults.clone(), config_limits: loaded.config.limits.clone() };
+    let prices = house.store.prices().await?;
+    let nobody = Nobody { loaded: loaded.clone(), prices };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
     state.prefix_style = loaded.config.keys.prefix_style;
@@ -64,8 +66,8 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 
 /// Stands where a running gateway would be. Commands ask it nothing; were they to, it would say that it is not there.
 struct Nobody {
-    key_defaults: KeyDefaults,
-    config_limits: Vec<Limit>,
+    loaded: Loaded,
+    prices: Vec<StoredPrice>,
 }
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";
@@ -94,11 +96,11 @@ impl Control for Nobody {
     }
 
     fn key_defaults(&self) -> KeyDefaults {
-        self.key_defaults.clone()
+        self.loaded.config.keys.defaults.clone()
     }
 
     fn config_limits(&self) -> Vec<Limit> {
-        self.config_limits.clone()
+        self.loaded.config.limits.clone()
     }
 
     /// A running gateway notices by itself.
@@ -112,6 +114,17 @@ impl Control for Nobody {
 
     async fn reset_limit(&self, _: &str, _: Option<&str>) -> crate::error::Result<u64> {
         Err(Error::new(Kind::Unavailable, ABSENT))
+    }
+
+    fn pricing(&self) -> crate::error::Result<Pricing> {
+        let catalog = live::catalog(&self.loaded, &self.prices)
+            .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join("\n")))?;
+        Ok(Pricing { catalog: Arc::new(catalog), providers: self.loaded.price_providers.clone() })
+    }
+
+    /// A running gateway notices by itself.
+    async fn prices_changed(&self) -> crate::error::Result<()> {
+        Ok(())
     }
 
     fn explain(&self, _: &Question) -> crate::error::Result<Explanation> {

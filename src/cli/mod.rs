@@ -10,10 +10,14 @@ mod door;
 mod failure;
 mod init;
 mod keys;
+mod limits;
 mod local;
 mod output;
+mod parties;
+mod prices;
 mod requests;
 mod span;
+mod spend;
 mod start;
 mod tokens;
 mod version;
@@ -72,9 +76,26 @@ enum Command {
     /// Make, show and change application keys.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Make, show and change limits, and see how they stand.
+    #[command(subcommand)]
+    Limits(limits::Limits),
+    /// Make, show and change organisations.
+    #[command(subcommand)]
+    Orgs(parties::Parties),
+    /// Make, show and change teams.
+    #[command(subcommand)]
+    Teams(parties::Parties),
+    /// Make, show and change users.
+    #[command(subcommand)]
+    Users(parties::Parties),
+    /// Show who spent most in a period; in the last 24 hours, if none is given.
+    Spend(spend::Spend),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
+    /// Show, compare and change prices, and price the request log again.
+    #[command(subcommand)]
+    Prices(prices::Prices),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -120,7 +141,13 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
+        Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),
+        Command::Orgs(orgs) => wait(async { parties::run(orgs, "orgs", &common.door()?, common.output).await }),
+        Command::Teams(teams) => wait(async { parties::run(teams, "teams", &common.door()?, common.output).await }),
+        Command::Users(users) => wait(async { parties::run(users, "users", &common.door()?, common.output).await }),
+        Command::Spend(spend) => wait(async { spend::run(spend, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
+        Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

@@ -65,6 +65,17 @@ pub fn item(format: Format, answer: &Value) -> Result {
     line(&lines.join("\n"))
 }
 
+/// Says that a thing is gone.
+///
+/// # Errors
+/// When the standard output cannot be written.
+pub fn deleted(format: Format, id: &str) -> Result {
+    match format {
+        Format::Table => line(&format!("deleted {}", text(Some(&Value::from(id))))),
+        _ => item(format, &serde_json::json!({ "deleted": id })),
+    }
+}
+
 fn document(format: Format, answer: &Value) -> Result {
     let text = match format {
         Format::Yaml => serde_saphyr::to_string(answer).map_err(|error| Failure::failed(error.to_string()))?,

@@ -258,7 +258,8 @@ impl Events {
 }
 
 impl Which {
-    fn pairs(&self) -> Vec<(&'static str, Option<String>)> {
+    /// The parameters that the admin API takes for it.
+    pub fn pairs(&self) -> Vec<(&'static str, Option<String>)> {
         vec![
             ("since", self.since.map(Timestamp::rfc3339)),
             ("until", self.until.map(Timestamp::rfc3339)),

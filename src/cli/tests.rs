@@ -181,6 +181,61 @@ fn every_flag_of_a_new_key_reaches_the_store() {
 }
 
 #[test]
+fn limits_and_parties_live_in_the_store_without_a_server() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    let exit = |line: &[&str]| marg(dir, line).map_or_else(|(exit, _)| Some(exit), |()| None);
+    let limit = ["limits", "create", "--scope", "team", "--subject", "web", "--unit", "usd", "--window", "month"];
+    let limit = |more: &[&str]| exit(&[&limit[..], more].concat());
+    assert_eq!(limit(&["--amount-usd", "12.50"]), Some(Exit::Conflict), "there is no such team");
+    assert_eq!(exit(&["teams", "create", "--name", "web", "--max-output-tokens", "9", "--label", "a=b"]), None);
+    assert_eq!(exit(&["teams", "create", "--name", "web"]), Some(Exit::Conflict));
+    assert_eq!(exit(&["teams", "update", "web", "--model", "gpt-*", "--description", "The site"]), None);
+    assert_eq!(exit(&["teams", "disable", "web"]), None);
+    let team = ask(dir, Method::GET, "/admin/teams/web", None);
+    assert_eq!((&team["models"], &team["max_output_tokens"]), (&json!(["gpt-*"]), &json!(9)));
+    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!(null)));
+    assert_eq!(exit(&["teams", "enable", "web"]), None);
+    assert_eq!(exit(&["teams", "show", "nobody"]), Some(Exit::NotFound));
+    assert_eq!(exit(&["orgs", "list"]), None);
+    assert_eq!(limit(&["--amount-usd", "-1"]), Some(Exit::Usage));
+    assert_eq!(limit(&["--amount", "5"]), Some(Exit::Usage));
+    assert_eq!(limit(&["--amount-usd", "12.50", "--warn-at", "80", "--warn-at", "100"]), None);
+    assert_eq!(limit(&["--amount-usd", "13"]), Some(Exit::Conflict), "it contradicts the one before");
+    let limits = ask(dir, Method::GET, "/admin/limits", None);
+    let made = &limits["limits"][0];
+    assert_eq!((&made["amount_nano_usd"], &made["warn_at_percent"]), (&json!(12_500_000_000_i64), &json!([80, 100])));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(exit(&["limits", "update", id, "--amount-usd", "20", "--disable"]), None);
+    let made = ask(dir, Method::GET, &format!("/admin/limits/{id}"), None);
+    assert_eq!((&made["amount_usd"], &made["enabled"]), (&json!("20.000000000"), &json!(false)));
+    assert_eq!(exit(&["limits", "list", "--scope", "team"]), None);
+    assert_eq!(exit(&["limits", "delete", id]), None);
+    assert_eq!(exit(&["limits", "show", id]), Some(Exit::NotFound));
+    assert_eq!(exit(&["teams", "delete", "web"]), None);
+    assert_eq!(exit(&["spend", "--by", "team", "--since", "24h"]), None);
+}
+
+#[test]
+fn new_keys_follow_the_defaults_of_the_configuration() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let text = "keys:\n  defaults: {max_output_tokens: 100, expires_in: 30d, models: [gpt-*], labels: {env: dev}}\n";
+    std::fs::write(dir.join("marg.yaml"), format!("data_dir: {}/data\n{text}", dir.display())).unwrap();
+    marg(dir, &["keys", "create", "--name", "a"]).unwrap();
+    marg(dir, &["keys", "create", "--name", "b", "--no-expiry", "--model", "x", "--max-output-tokens", "7"]).unwrap();
+    let keys = ask(dir, Method::GET, "/admin/keys", None);
+    let (b, a) = (&keys["keys"][0], &keys["keys"][1]);
+    assert_eq!(
+        (&a["max_output_tokens"], &a["models"], &a["labels"]["env"]),
+        (&json!(100), &json!(["gpt-*"]), &json!("dev"))
+    );
+    assert!(a["expires_at"].is_string() && b["expires_at"].is_null());
+    assert_eq!((&b["max_output_tokens"], &b["models"]), (&json!(7), &json!(["x"])));
+}
+
+#[test]
 fn an_export_is_for_its_owner_only_and_replaces_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let temporary = tempfile::tempdir().unwrap();

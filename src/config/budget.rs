@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, quantity};
+use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, contradicts, quantity};
 use crate::budget::limit::{Limit, Scope};
 use crate::config::decode::Table;
 use crate::config::problem::Report;
@@ -218,6 +218,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
                 &format!("{path}.subject"),
                 "the subject of a limit for a key is its id, key_ and 26 characters; `marg keys list` shows it",
             );
+        }
+    }
+    for (index, (path, limit)) in limits.iter().enumerate() {
+        if let Some((earlier, _)) = limits.iter().take(index).find(|(_, earlier)| contradicts(limit, earlier)) {
+            let line = report.line(earlier);
+            report.error(path, format!("{earlier} in line {line} counts the same already; remove one of them"));
         }
     }
     let known = |model: &str| config.default_provider.is_some() || takes(config, model);

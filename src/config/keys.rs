@@ -104,6 +104,8 @@ pub const KEYS: &[Key] = &[
     live("limits[].downgrade_below_percent", Bounds::Number(1, 99)),
     live("limits[].warn_at_percent", Bounds::Items(16)),
     live("limits[].enabled", Bounds::Free),
+    live("prices.default.input", Bounds::Free),
+    live("prices.default.output", Bounds::Free),
     live("providers", Bounds::Items(1000)),
     live("providers.*.preset", Bounds::Free),
     live("providers.*.base_url", Bounds::Free),

@@ -4,6 +4,7 @@
 //! parts, and of what it refers to outside. The text is read once into a tree that knows positions, and taken apart key by
 //! key; serde is not used here because it ends at the first fault. Text and tree are bounded, whatever the file holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::Config;
@@ -12,7 +13,7 @@ use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
 use crate::config::{shape, tree};
-use crate::provider::config::ProviderSettings;
+use crate::provider::config::{ProviderConfig, ProviderSettings};
 use crate::unit::secret::Secret;
 
 /// The largest file.
@@ -29,6 +30,9 @@ pub struct Loaded {
     pub database_url: Option<Secret>,
     /// The address of `database.listen_url`, if it is set.
     pub listen_url: Option<Secret>,
+    /// The providers by name, each with its id in the price list, if it has one. Known even where the providers themselves
+    /// are not looked up.
+    pub price_providers: BTreeMap<String, Option<String>>,
     /// The secret of `keys.hash_key`, if it is set: 64 hexadecimal digits.
     pub hash_key: Option<Secret>,
     /// Where events of limits are posted, if `budget.webhook_url` is set.
@@ -66,10 +70,12 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let (text, origin) = text_of(path)?;
     let (mut config, report) = read(&text, &origin);
+    let price_providers = price_providers(&config);
     config.providers.clear();
     config.budget.webhook_url = None;
     config.budget.webhook_secret = None;
-    complete(config, report, &|name| std::env::var_os(name))
+    let loaded = complete(config, report, &|name| std::env::var_os(name))?;
+    Ok(Loaded { price_providers, ..loaded })
 }
 
 fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
@@ -115,7 +121,16 @@ pub(super) fn complete(
     let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
-    Ok(Loaded { config, providers, database_url, listen_url, hash_key, webhook, warnings })
+    let price_providers = price_providers(&config);
+    Ok(Loaded { config, providers, price_providers, database_url, listen_url, hash_key, webhook, warnings })
+}
+
+fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {
+    let id = |provider: &ProviderConfig| {
+        let preset = provider.preset.and_then(|preset| preset.row().price_provider);
+        provider.price_provider.clone().or(preset.map(str::to_owned))
+    };
+    config.providers.iter().map(|(name, provider)| (name.clone(), id(provider))).collect()
 }
 
 /// The configuration of a text, as far as it can be understood, and what is wrong with it.

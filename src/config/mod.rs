@@ -304,4 +304,15 @@ impl Default for LedgerConfig {
 pub struct PricesConfig {
     /// A YAML file of prices that win over the built-in ones.
     pub overlay: Option<PathBuf>,
+    /// The price of models that nothing else prices; without it they have none, and a limit in dollars refuses them.
+    pub default: Option<DefaultPrice>,
+}
+
+/// A price in dollars per million tokens, of every class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DefaultPrice {
+    /// Of input.
+    pub input: f64,
+    /// Of output.
+    pub output: f64,
 }

@@ -12,8 +12,8 @@ use crate::budget::limit::Limit;
 use crate::config::budget;
 use crate::config::decode::Table;
 use crate::config::{
-    AdminConfig, Config, DatabaseConfig, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
-    PricesConfig, ServerConfig, TlsConfig,
+    AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
+    PrefixStyle, PricesConfig, ServerConfig, TlsConfig,
 };
 use crate::config::{suggest, url};
 use crate::dialect::CeilingField;
@@ -140,7 +140,17 @@ fn ledger(table: &mut Table<'_, '_>) -> LedgerConfig {
 }
 
 fn prices(table: &mut Table<'_, '_>) -> PricesConfig {
-    PricesConfig { overlay: table.text("overlay", path) }
+    let default = table.optional("default", |table| {
+        let (input, output) = (table.required("input", dollars), table.required("output", dollars));
+        input.zip(output).map(|(input, output)| DefaultPrice { input, output })
+    });
+    PricesConfig { overlay: table.text("overlay", path), default: default.flatten() }
+}
+
+/// A price in dollars per million tokens.
+fn dollars(text: &str) -> Result<f64, String> {
+    let found = text.parse::<f64>().ok().filter(|usd| (0.0..=100_000.0).contains(usd));
+    found.ok_or_else(|| "expected dollars per million tokens, a number from 0 to 100000".to_owned())
 }
 
 fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {

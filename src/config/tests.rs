@@ -12,6 +12,7 @@ use super::*;
 use crate::provider::config::{Auth, HttpVersion};
 use crate::provider::preset::{BaseUrl, TABLE};
 
+mod budget;
 mod demo;
 mod documents;
 
@@ -222,10 +223,19 @@ fn with(path: &str, value: &str) -> String {
     if path == "routes[].split[].weight" {
         return format!("{A}routes: [{{split: [{{to: a, weight: 1}}, {{to: b, weight: {value}}}]}}]");
     }
-    match path.split_once('.') {
-        Some((section, name)) => format!("{section}: {{{name}: {value}}}"),
-        None => format!("{path}: {value}"),
+    if let Some(name) = path.strip_prefix("limits[].") {
+        return limit_with(name, value);
     }
+    let mut names: Vec<&str> = path.split('.').collect();
+    let last = format!("{}: {value}", names.pop().unwrap());
+    names.iter().rev().fold(last, |inner, section| format!("{section}: {{{inner}}}"))
+}
+
+/// A file with a limit that sets one key, and those without which there is no limit.
+fn limit_with(name: &str, value: &str) -> String {
+    let required = [("scope", "gateway"), ("unit", "requests"), ("window", "minute"), ("amount", "5")];
+    let rest = required.iter().filter(|(key, _)| *key != name).map(|(key, value)| format!(", {key}: {value}"));
+    format!("limits: [{{{name}: {value}{}}}]", rest.collect::<String>())
 }
 
 #[test]
@@ -241,12 +251,17 @@ fn lists_and_tables_are_bounded() {
             "routes" => format!("{{match: {{model: m{index}}}, to: a}}"),
             "routes[].split" => format!("{{to: 'a:m{index}', weight: 1}}"),
             "routes[].fallback" => format!("'a:m{index}'"),
+            "keys.defaults.labels" => format!("l{index}: x"),
+            "keys.defaults.models" | "limits[].models" => format!("m{index}"),
+            "limits" => format!("{{scope: team, subject: t{index}, unit: requests, window: day, amount: 1}}"),
+            "limits[].warn_at_percent" => (index + 1).to_string(),
             path => panic!("{path} needs an item"),
         };
         let count = |count: usize| {
             let items = (0..count).map(item).collect::<Vec<_>>().join(", ");
             let yaml = match key.path {
                 "providers" => format!("providers: {{{items}}}"),
+                "keys.defaults.labels" => with(key.path, &format!("{{{items}}}")),
                 "providers.*.headers" => format!("providers: {{a: {{preset: ollama, headers: {{{items}}}}}}}"),
                 "routes" => format!("{A}routes: [{items}]"),
                 "routes[].split" => format!("{A}routes: [{{split: [{items}]}}]"),
@@ -545,10 +560,22 @@ fn scalars_mean_what_their_key_says() {
 #[test]
 fn every_key_that_is_read_is_in_the_list() {
     let mut decoder = decode::Decoder::new(problem::Report::new(""));
-    let yaml = "server: {tls: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]";
+    let yaml = "server: {tls: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]\nlimits: [{}]";
     let node = tree::read(yaml, &mut decoder.report);
     decoder.root(node.as_ref(), shape::config);
-    let parts = ["server", "server.tls", "admin", "log", "keys", "ledger", "prices", "routes[].match"];
+    let parts = [
+        "server",
+        "server.tls",
+        "admin",
+        "log",
+        "keys",
+        "ledger",
+        "prices",
+        "routes[].match",
+        "budget",
+        "budget.default_caps",
+        "keys.defaults",
+    ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
     let mut listed: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
     read.sort_unstable();
@@ -578,8 +605,16 @@ fn other_value(path: &str) -> &'static str {
         "log.level" => "debug",
         "log.format" => "json",
         "keys.prefix_style" => "openai",
-        "keys.hash_key" => "env:HEX",
+        "keys.hash_key" | "budget.webhook_secret" => "env:HEX",
+        "keys.defaults.expires_in" => "90d",
+        "keys.defaults.labels" => "{env: dev}",
+        "keys.defaults.models" => "[gpt-*]",
+        "budget.when_away" => "admit",
+        "budget.dead_node" => "release",
+        "budget.dead_node_after_ms" => "20000",
+        "budget.webhook_url" => "https://hooks.example/x?y=z",
         "default_provider" => "a",
+        path if path.ends_with("_tokens") => "77",
         path if path.ends_with("_ms") || path.ends_with("_bytes") || path.ends_with("_days") => "5000",
         _ => "",
     }
@@ -591,7 +626,10 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
     for key in KEYS {
         let (value, path) = (other_value(key.path), key.path);
         if value.is_empty() {
-            assert!(!key.restart && (path.starts_with("providers") || path.starts_with("routes")), "{path}");
+            assert!(
+                !key.restart && ["providers", "routes", "limits"].iter().any(|part| path.starts_with(part)),
+                "{path}"
+            );
             continue;
         }
         let (old, new) = match path {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::dialect::json::keys::Keys;
-use crate::dialect::json::special::{first_of_word, plain_chunks, special_mask};
+use crate::dialect::json::special::{MASK_BYTES, first_of_word, plain_chunks, special_mask};
 use crate::dialect::value;
 
 mod fault;
@@ -302,64 +302,61 @@ impl Scanner<'_> {
     fn long_string(&mut self, start: usize) -> Result<Text, JsonError> {
         let mut escaped = false;
         self.at = start;
-        loop {
-            self.at += plain_chunks(self.document.get(self.at..).unwrap_or_default());
-            let rest = self.document.get(self.at..).unwrap_or_default();
-            let (mut specials, length) = special_mask(rest);
+        while self.at < self.document.len() {
             let base = self.at;
+            let rest = self.document.get(base..).unwrap_or_default();
+            let mut specials = special_mask(rest);
+            self.at += MASK_BYTES;
+            if specials == 0 {
+                self.at += plain_chunks(rest.get(MASK_BYTES..).unwrap_or_default());
+            }
             while specials != 0 {
-                self.at = base + specials.trailing_zeros() as usize;
-                match self.document.get(self.at) {
+                let place = specials.trailing_zeros();
+                let at = base + place as usize;
+                match self.document.get(at) {
                     Some(b'"') => {
-                        let text = Text { start, end: self.at, escaped };
-                        self.at += 1;
-                        return Ok(text);
+                        self.at = at + 1;
+                        return Ok(Text { start, end: at, escaped });
                     }
                     Some(b'\\') => {
                         escaped = true;
-                        self.escape()?;
+                        let behind = self.escape(at)?;
+                        self.at = self.at.max(behind);
+                        // What the escape took is no longer special. Nearly all take two bytes, and then the next round
+                        // need not wait for what was read here.
+                        specials &= match u32::try_from(behind - at) {
+                            Ok(2) => !(3 << place),
+                            length => u64::MAX.checked_shl(place + length.unwrap_or(u64::BITS)).unwrap_or(0),
+                        };
                     }
-                    _ => return self.fail(Fault::ControlCharacter),
+                    _ => return Err(JsonError { offset: at, fault: Fault::ControlCharacter }),
                 }
-                // What the escape took is no longer special.
-                let taken = u32::try_from(self.at - base).unwrap_or(u32::MAX);
-                specials &= u32::MAX.checked_shl(taken).unwrap_or(0);
-            }
-            self.at = self.at.max(base + length);
-            if self.at >= self.document.len() {
-                return Err(JsonError { offset: start - 1, fault: Fault::OpenString });
             }
         }
+        Err(JsonError { offset: start - 1, fault: Fault::OpenString })
     }
 
+    /// The byte behind the escape that begins at a backslash.
     #[inline]
-    fn escape(&mut self) -> Result<(), JsonError> {
-        match self.document.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
-                self.at += 2;
-                Ok(())
-            }
-            Some(b'u') => self.unicode_escape(),
-            _ => self.fail(Fault::BadEscape),
+    fn escape(&self, at: usize) -> Result<usize, JsonError> {
+        match self.document.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+            Some(b'u') => self.unicode_escape(at),
+            _ => Err(JsonError { offset: at, fault: Fault::BadEscape }),
         }
     }
 
-    fn unicode_escape(&mut self) -> Result<(), JsonError> {
-        let rest = self.document.get(self.at..).unwrap_or_default();
+    fn unicode_escape(&self, at: usize) -> Result<usize, JsonError> {
+        let rest = self.document.get(at..).unwrap_or_default();
+        let bad = |fault| Err(JsonError { offset: at, fault });
         match value::code_unit(rest) {
-            None => self.fail(Fault::BadEscape),
-            Some(0xDC00..=0xDFFF) => self.fail(Fault::LoneSurrogate),
+            None => bad(Fault::BadEscape),
+            Some(0xDC00..=0xDFFF) => bad(Fault::LoneSurrogate),
             Some(0xD800..=0xDBFF) => match rest.get(6..).and_then(value::code_unit) {
-                Some(0xDC00..=0xDFFF) => {
-                    self.at += 12;
-                    Ok(())
-                }
-                _ => self.fail(Fault::LoneSurrogate),
+                Some(0xDC00..=0xDFFF) => Ok(at + 12),
+                _ => bad(Fault::LoneSurrogate),
             },
-            Some(_) => {
-                self.at += 6;
-                Ok(())
-            }
+            Some(_) => Ok(at + 6),
         }
     }
 

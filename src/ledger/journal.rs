@@ -23,7 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 pub use line::{Line, MAX_LINE_BYTES};
-pub(super) use segment::{Piece, Segment, owner as owner_of};
+pub use segment::owner as owner_of;
+pub(super) use segment::{Piece, Segment};
 
 use crate::error::{Error, Kind};
 use crate::unit::clock::Timestamp;
@@ -458,4 +459,4 @@ fn begin(folder: &Path, owner: (Timestamp, u32), sequence: &mut u32, segment_byt
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -8,9 +8,10 @@ pub mod feeder;
 pub mod journal;
 pub mod query;
 pub mod record;
+pub mod reprice;
 
 pub use consumer::Consumer;
 pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};
-pub use journal::{Journal, JournalError, JournalSettings, Line};
+pub use journal::{Journal, JournalError, JournalSettings, Line, owner_of};
 pub use query::LedgerStore;
 pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

@@ -6,6 +6,7 @@
 
 pub mod postgres;
 mod record;
+pub mod shadow;
 pub mod sqlite;
 mod value;
 
@@ -18,20 +19,34 @@ use async_trait::async_trait;
 
 pub use sqlite::Store;
 
+use crate::budget::authority::Authority;
 use crate::budget::store::LimitStore;
+use crate::catalog::stored::PriceStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
-use crate::ledger::LedgerStore;
+use crate::ledger::reprice::RepriceStore;
+use crate::ledger::{Consumer, LedgerStore};
 use crate::route::store::RouteStore;
+use crate::store::shadow::Shadow;
 use crate::unit::secret::Secret;
+
+/// Counters of limits: the authority over them, the consumer `limits` of the journal, and what another authority is rebuilt from.
+pub trait CounterStore: Authority + Consumer + Shadow {}
+
+impl<T: Authority + Consumer + Shadow> CounterStore for T {}
 
 /// An open store, whatever it is made of. `Arc<dyn Backend>` becomes an `Arc` of each of the traits by itself.
 #[async_trait]
-pub trait Backend: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + LedgerStore {
+pub trait Backend:
+    KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + PriceStore + RepriceStore + LedgerStore
+{
     /// What it is, in one word: `sqlite`, `postgres`.
     fn name(&self) -> &'static str;
+
+    /// The counters of limits, kept beside everything else.
+    fn counters(&self) -> Arc<dyn CounterStore>;
 
     /// Returns when another process may have written what this one keeps in memory, long before a look at
     /// `KeyStore::generation` is due; a backend that hears nothing of others waits for ever. A hint can be missed: the

@@ -6,6 +6,7 @@
 //! another connection (`a_pooler_in_transaction_mode_is_no_obstacle`). What PostgreSQL and the driver say in errors may hold
 //! hosts, users and values: it is translated (`failed`) and never passed on.
 
+mod counters;
 mod keys;
 mod ledger;
 mod limits;
@@ -13,6 +14,7 @@ mod listen;
 mod migrate;
 mod parties;
 mod partitions;
+mod prices;
 mod routes;
 mod tokens;
 
@@ -27,7 +29,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row as _, Transaction};
 
 use super::value::{Row, Value};
-use super::{Address, Applied, Backend, Opened};
+use super::{Address, Applied, Backend, CounterStore, Opened};
 use crate::error::StoreError;
 
 /// An open database. Cheap to clone; the clones share its connections.
@@ -103,6 +105,10 @@ impl Store {
 impl Backend for Store {
     fn name(&self) -> &'static str {
         "postgres"
+    }
+
+    fn counters(&self) -> Arc<dyn CounterStore> {
+        Arc::new(counters::Counters(self.clone()))
     }
 
     async fn changed(&self) {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::value::{Row, Value, json};
 use crate::error::StoreError;
+use crate::ledger::reprice::Repriced;
 use crate::ledger::{Amendment, Outcome, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -90,6 +91,19 @@ pub(super) fn insert_statement(rows: usize, unique: &str) -> String {
 pub(super) fn amend_statement() -> String {
     let set: Vec<String> = MEASURES.iter().zip(1..).map(|(column, place)| format!("{column} = ${place}")).collect();
     format!("UPDATE exchange SET {} WHERE id = ${}", set.join(", "), MEASURES.len() + 1)
+}
+
+/// The statement that prices one row again, unless its cost is another than the one that the new one was worked out from.
+pub(super) const REPRICE: &str = "UPDATE exchange SET cost_nano_usd = $1, price_source = $2, price_name = $3, \
+     price_effective = $4, charges = $5 WHERE id = $6 AND cost_nano_usd IS NOT DISTINCT FROM $7";
+
+/// The values of that statement.
+pub(super) fn repriced(repriced: &Repriced) -> Result<Vec<Value<'_>>, StoreError> {
+    let mut values = Vec::from(cost(Some(repriced.cost), Some(&repriced.price)));
+    values.push(list(&repriced.charges)?);
+    values.push(id(&repriced.id));
+    values.push(Value::Integer(repriced.before.map(NanoUsd::nanos)));
+    Ok(values)
 }
 
 /// The values of one row of an insert.

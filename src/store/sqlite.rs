@@ -6,11 +6,13 @@
 //! checkpointed. The database file is never opened here past SQLite: closing such a descriptor would drop SQLite's own locks
 //! (sqlite.org/howtocorrupt.html, section 2.2).
 
+mod counters;
 mod keys;
 mod ledger;
 mod limits;
 mod migrate;
 mod parties;
+mod prices;
 mod routes;
 mod tokens;
 
@@ -30,8 +32,11 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row as _, Sqlite, Transaction};
 
+pub use counters::Counters;
+pub(super) use counters::sums;
+
 use super::value::{Row, Value};
-use super::{Address, Applied, Backend, Opened};
+use super::{Address, Applied, Backend, CounterStore, Opened};
 use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
@@ -154,6 +159,10 @@ pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
 impl Backend for Store {
     fn name(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn counters(&self) -> Arc<dyn CounterStore> {
+        Arc::new(Store::counters(self))
     }
 
     async fn changed(&self) {

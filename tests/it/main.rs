@@ -14,6 +14,9 @@
 
 mod support;
 
+#[path = "../support/postgres_server.rs"]
+mod postgres_server;
+
 mod bad_input;
 mod crash;
 mod edges;
@@ -22,6 +25,7 @@ mod layers;
 mod lifecycle;
 mod models;
 mod passthrough;
+mod postgres;
 mod slow_readers;
 mod streaming;
 mod usage;

@@ -16,9 +16,6 @@ use crate::key::store::{KeyFilter, KeyPage};
 /// # Errors
 /// 400 or 409, with the field and the reason.
 pub(super) async fn check(state: &State, limit: &Limit) -> Result<(), Refusal> {
-    if limit.scope == Scope::Gateway && limit.subject.is_some() {
-        return Err(Refusal::invalid("subject", "A limit for the whole gateway has no subject; leave it out."));
-    }
     let others = super::all(state).await?;
     if let Some(other) = others.iter().find(|other| other.id != limit.id && contradicts(limit, other)) {
         let text = format!(

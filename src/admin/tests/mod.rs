@@ -5,6 +5,7 @@ mod input;
 mod keys;
 mod limits;
 mod parties;
+mod prices;
 mod requests;
 mod roles;
 mod routes;
@@ -177,6 +178,7 @@ pub struct Fake {
     pub limits: Mutex<Vec<Limit>>,
     pub standings: Mutex<Option<Vec<Standing>>>,
     pub resets: Mutex<Vec<(String, Option<String>)>>,
+    pub prices: Mutex<Vec<crate::catalog::stored::StoredPrice>>,
 }
 
 impl Fake {
@@ -193,6 +195,7 @@ impl Fake {
             limits: Mutex::default(),
             standings: Mutex::new(Some(Vec::new())),
             resets: Mutex::default(),
+            prices: Mutex::default(),
         }
     }
 }
@@ -265,6 +268,19 @@ impl Control for Fake {
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
         self.resets.lock().unwrap().push((limit.to_owned(), subject.map(str::to_owned)));
         Ok(1)
+    }
+
+    fn pricing(&self) -> Result<crate::catalog::Pricing> {
+        let stored = self.prices.lock().unwrap().clone();
+        let catalog = crate::catalog::Catalog::load(None).unwrap().with_stored(&stored).unwrap();
+        let providers = [("openai".to_owned(), Some("openai".to_owned()))].into();
+        Ok(crate::catalog::Pricing { catalog: Arc::new(catalog), providers })
+    }
+
+    async fn prices_changed(&self) -> Result<()> {
+        let stored = crate::catalog::stored::PriceStore::prices(&*self.store).await?;
+        *self.prices.lock().unwrap() = stored;
+        Ok(())
     }
 
     fn explain(&self, question: &Question) -> Result<Explanation> {

@@ -137,3 +137,84 @@ fn the_example_in_the_repository_is_good() {
     let page = include_str!("../../../docs/prices.md");
     assert!(page.contains(text.split_once("prices:\n").unwrap().1.trim_end()), "docs/prices.md shows another file");
 }
+
+#[test]
+fn a_row_with_tiers_that_make_no_sense_is_refused_in_its_place() {
+    let tier = |more: &str| row(&format!("tiers: {more}"));
+    check_fault(&tier("7"), "4:12", "`tiers` is a list");
+    check_fault(&tier("[7]"), "4:13", "a tier is a map");
+    check_fault(&tier("[{above_input_tokens: 5}]"), "4:13", "a tier needs");
+    check_fault(
+        &tier("[{above_input_tokens: 1.5, usd_per_million_tokens: {input: 1, output: 1}}]"),
+        "4:13",
+        "a tier needs",
+    );
+    let size = |above: u64| format!("{{above_input_tokens: {above}, usd_per_million_tokens: {{input: 1, output: 1}}}}");
+    assert!(faults(&tier(&format!("[{}, {}]", size(5), size(5))))[0].contains("ascend"));
+    check_fault(&row("service_tiers: 0.5"), "4:20", "`service_tiers` is a map");
+    check_fault(&row("service_tiers: {fast: 2}"), "4:21", "unknown tier of service");
+    check_fault(&row("service_tiers: {batch: -1}"), "4:28", "a factor from 0 to 100");
+    check_fault(&row("service_tiers: {batch: {}}"), "4:28", "needs `usd_per_million_tokens`");
+    check_fault(&row("effective: 2026-02-01\n    until: 2026-02-01"), "2:5", "ends before it begins");
+}
+
+#[test]
+fn larger_inputs_and_tiers_of_service_have_their_own_rates() {
+    let text = "prices:\n  - model: m\n    usd_per_million_tokens: {input: 2, output: 10}\n    per_request_usd: 1\n    \
+                tiers: [{above_input_tokens: 100, usd_per_million_tokens: {input: 4, output: 20}}]\n    \
+                service_tiers: {batch: 0.5, priority: {usd_per_million_tokens: {input: 3, output: 30}}}\n";
+    let overlay = Overlay::parse("p.yaml", text).unwrap();
+    let nanos = |tier, input| {
+        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at: Timestamp(0), tier };
+        let usage = Usage { input, output: 10, ..Usage::default() };
+        overlay.find(&query).unwrap().cost(&usage).unwrap().amount.nanos()
+    };
+    let fee = 1_000_000_000;
+    assert_eq!(nanos(ServiceTier::Standard, 100), fee + 100 * 2_000 + 10 * 10_000);
+    assert_eq!(nanos(ServiceTier::Standard, 101), fee + 101 * 4_000 + 10 * 20_000);
+    assert_eq!(nanos(ServiceTier::Flex, 100), nanos(ServiceTier::Standard, 100), "no price of its own");
+    assert_eq!(nanos(ServiceTier::Batch, 101) * 2, nanos(ServiceTier::Standard, 101), "the fee is halved too");
+    assert_eq!(nanos(ServiceTier::Priority, 101), fee + 101 * 3_000 + 10 * 30_000, "its own rates, whatever the size");
+}
+
+#[test]
+fn a_price_with_an_end_gives_way_to_the_one_before() {
+    let text = "prices:\n  - model: m\n    per_request_usd: 2\n  - model: m\n    effective: 2026-06-01\n    \
+                until: 2026-07-01\n    per_request_usd: 1\n";
+    let overlay = Overlay::parse("p.yaml", text).unwrap();
+    let nanos = |time: &str| {
+        let (at, tier) = (Timestamp::parse(time).unwrap(), ServiceTier::Standard);
+        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at, tier };
+        overlay.find(&query).unwrap().cost(&Usage::default()).unwrap().amount.nanos()
+    };
+    assert_eq!(nanos("2026-05-31T23:59:59Z"), 2_000_000_000);
+    assert_eq!(nanos("2026-06-01T00:00:00Z"), 1_000_000_000);
+    assert_eq!(nanos("2026-07-01T00:00:00Z"), 2_000_000_000);
+}
+
+#[test]
+fn stored_prices_go_from_the_particular_to_the_general() {
+    use crate::catalog::stored::{PriceRow, StoredPrice};
+    let price = |provider: Option<&str>, model: &str, usd: f64| {
+        let row = PriceRow {
+            provider: provider.map(str::to_owned),
+            model: model.to_owned(),
+            per_request_usd: Some(usd),
+            ..PriceRow::default()
+        };
+        StoredPrice::new(row, "tok", Timestamp(0))
+    };
+    let stored =
+        [price(None, "*", 1.0), price(None, "gpt-*", 2.0), price(None, "gpt-4o", 3.0), price(Some("p"), "gpt-4o", 4.0)];
+    let overlay = Overlay::stored(&stored).unwrap();
+    let found = |provider_name, model| {
+        let (at, tier) = (Timestamp(0), ServiceTier::Standard);
+        let query = PriceQuery { provider_name, price_provider: None, model, at, tier };
+        let cost = overlay.find(&query).unwrap().cost(&Usage::default()).unwrap();
+        (cost.amount.nanos() / 1_000_000_000, cost.price.source)
+    };
+    assert_eq!(found("p", "claude"), (1, stored[0].id.clone()));
+    assert_eq!(found("p", "gpt-5"), (2, stored[1].id.clone()));
+    assert_eq!(found("q", "gpt-4o"), (3, stored[2].id.clone()));
+    assert_eq!(found("p", "gpt-4o"), (4, stored[3].id.clone()));
+}

@@ -1,45 +1,54 @@
 //! The search for the bytes that matter inside a string: quotes, backslashes and control characters.
 //!
-//! Long plain text is searched with `memchr` and tested for control characters in words that the compiler widens to vectors;
-//! without intrinsics of our own, since those are unsafe.
+//! Sixty-four bytes at a time become a mask with a bit for each special byte: a prompt is full of escapes, and going from
+//! one to the next by separate searches costs twice as much. Long plain text is searched with `memchr`, which finds the
+//! widest vectors of the machine at run time.
 
 const ONES: u64 = u64::MAX / 255;
 const HIGHS: u64 = ONES * 0x80;
 
-/// The length of the beginning of some bytes, in steps of 64, that holds no special byte.
+/// How many bytes one mask covers.
+pub(super) const MASK_BYTES: usize = 64;
+
+/// The length of the beginning of some bytes, in steps of 64, that holds no special byte. Worth its call where a mask has
+/// just come out empty; text full of escapes is quicker by masks alone.
 #[inline]
 pub(super) fn plain_chunks(bytes: &[u8]) -> usize {
-    // Text full of escapes is not worth a search.
-    if bytes.first_chunk::<32>().is_none_or(|chunk| special_mask(chunk).0 != 0) {
-        return 0;
-    }
     let run = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
-    let (chunks, _) = bytes.get(..run).unwrap_or_default().as_chunks::<64>();
-    chunks.iter().position(has_control).unwrap_or(chunks.len()) * 64
+    let (chunks, _) = bytes.get(..run).unwrap_or_default().as_chunks::<MASK_BYTES>();
+    chunks.iter().position(has_control).unwrap_or(chunks.len()) * MASK_BYTES
 }
 
-/// Whether a byte below 0x20 is among these: a borrow out of a byte whose own high bit is clear (the word-wise test for a
-/// lesser byte, exact as to whether there is one).
+/// Without an early exit, so that it becomes a few comparisons of vectors.
 #[inline]
-fn has_control(chunk: &[u8; 64]) -> bool {
-    let (words, _) = chunk.as_chunks::<8>();
-    let lesser = |word: &[u8; 8]| {
-        let word = u64::from_le_bytes(*word);
-        word.wrapping_sub(ONES * 0x20) & !word & HIGHS
-    };
-    words.iter().fold(0, |hit, word| hit | lesser(word)) != 0
+fn has_control(chunk: &[u8; MASK_BYTES]) -> bool {
+    chunk.iter().fold(false, |found, byte| found | (*byte < 0x20))
 }
 
-/// Which of the next bytes, 32 at most, are special (bit 0 is the first), and how many were looked at.
+/// Which of the next bytes, 64 at most, are special (bit 0 is the first).
 #[inline]
-pub(super) fn special_mask(bytes: &[u8]) -> (u32, usize) {
-    if let Some(chunk) = bytes.first_chunk::<32>() {
-        let (words, _) = chunk.as_chunks::<8>();
-        let mask = words.iter().rev().fold(0, |mask, word| (mask << 8) | gather(hits(u64::from_le_bytes(*word))));
-        return (mask, 32);
+pub(super) fn special_mask(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(chunk) => mask_of(chunk),
+        None => {
+            // The end of the document: filled up with what is not special.
+            let mut chunk = [b' '; MASK_BYTES];
+            if let Some(beginning) = chunk.get_mut(..bytes.len()) {
+                beginning.copy_from_slice(bytes);
+            }
+            mask_of(&chunk)
+        }
     }
-    let mask = bytes.iter().rev().fold(0, |mask, byte| (mask << 1) | u32::from(is_special(*byte)));
-    (mask, bytes.len())
+}
+
+#[inline]
+fn mask_of(chunk: &[u8; MASK_BYTES]) -> u64 {
+    // The comparisons become vectors only in this form, a map over a whole array: loops over its words stay scalar.
+    let flags = chunk.map(|byte| u8::from(is_special(byte)));
+    // Each product moves the flags of eight bytes side by side into its highest byte; none of them meet.
+    let gather = |word: &[u8; 8]| u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let (words, _) = flags.as_chunks::<8>();
+    words.iter().rev().fold(0, |mask, word| (mask << 8) | gather(word))
 }
 
 /// The position of the first special byte of a word.
@@ -64,20 +73,13 @@ fn hits(word: u64) -> u64 {
     !(differs(0x22) & differs(0x5C) & above_controls) & !word & HIGHS
 }
 
-/// The high bits of eight bytes, side by side.
-#[inline]
-fn gather(hits: u64) -> u32 {
-    // Each product moves one bit to its place in the highest byte; none of them meet.
-    ((hits >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn specials_are_found_at_every_place() {
-        for length in 0..100 {
+        for length in 0..140 {
             for special in [b'"', b'\\', 0x00, 0x1f, b'\n'] {
                 for at in 0..length {
                     // High bytes, spaces and the neighbours of the specials must not be taken for them.
@@ -85,10 +87,9 @@ mod tests {
                         let mut bytes = vec![other; length];
                         bytes[at] = special;
                         let plain = plain_chunks(&bytes);
-                        assert!(plain <= at || plain.is_multiple_of(32));
-                        let (mask, looked_at) = special_mask(&bytes[plain..]);
-                        assert_eq!(looked_at, (length - plain).min(32));
-                        assert_eq!(mask, 1_u32.checked_shl((at - plain) as u32).unwrap_or(0), "{at} of {length}");
+                        assert!(plain <= at && plain.is_multiple_of(MASK_BYTES));
+                        let mask = special_mask(&bytes[plain..]);
+                        assert_eq!(mask, 1_u64.checked_shl((at - plain) as u32).unwrap_or(0), "{at} of {length}");
                         if let Some(word) = bytes[at..].first_chunk() {
                             assert_eq!(first_of_word(word), Some(0));
                         }
@@ -103,10 +104,11 @@ mod tests {
         for byte in 0..=255_u8 {
             for other in 0..=255_u8 {
                 let word = [other, byte, other, byte, byte, other, other, byte];
-                let mut chunk = [0x80; 32];
+                let mut chunk = [0x80; MASK_BYTES];
                 chunk[16..24].copy_from_slice(&word);
-                let expected = chunk.iter().rev().fold(0, |mask, byte| (mask << 1) | u32::from(is_special(*byte)));
-                assert_eq!(special_mask(&chunk), (expected, 32), "{word:x?}");
+                let expected = chunk.iter().rev().fold(0, |mask, byte| (mask << 1) | u64::from(is_special(*byte)));
+                assert_eq!(special_mask(&chunk), expected, "{word:x?}");
+                assert_eq!(first_of_word(&word), word.iter().position(|byte| is_special(*byte)), "{word:x?}");
             }
         }
     }

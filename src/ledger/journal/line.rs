@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
+use crate::unit::charge::Charge;
 use crate::unit::event::Event;
 
 /// What the journal carries.
@@ -29,6 +30,15 @@ impl Line {
             Self::Record(record) => record.id.0,
             Self::Amend(amendment) => amendment.id.0,
             Self::Event(event) => event.id,
+        }
+    }
+
+    /// What it adds to counters of limits.
+    pub fn charges(&self) -> &[Charge] {
+        match self {
+            Self::Record(record) => &record.charges,
+            Self::Amend(amendment) => &amendment.charges,
+            Self::Event(_) => &[],
         }
     }
 }

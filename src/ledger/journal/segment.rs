@@ -291,6 +291,6 @@ pub(super) fn owner_name(started_at: Timestamp, nonce: u32) -> String {
 }
 
 /// Whose segment it is, by its name; `None` for a file that is none.
-pub(in crate::ledger) fn owner(name: &str) -> Option<&str> {
+pub fn owner(name: &str) -> Option<&str> {
     name.strip_suffix(SUFFIX)?.rsplit_once('-').map(|(owner, _)| owner)
 }

@@ -10,7 +10,7 @@ use crate::unit::usage::{Usage, UsageSource};
 
 const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
 
-pub(in crate::ledger) fn record(path: &str) -> Record {
+pub(crate) fn record(path: &str) -> Record {
     Record {
         id: ExchangeId::new(),
         started_at: Timestamp(1_700_000_000_000_000),

@@ -6,6 +6,7 @@
 //! never will be (`a_follower_misses_nothing_while_batches_cross`).
 
 mod find;
+mod reprice;
 
 use std::sync::LazyLock;
 

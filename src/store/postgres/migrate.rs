@@ -14,6 +14,8 @@ use crate::unit::clock::Timestamp;
 const STEPS: &[Step] = &[
     (1, "ground", include_str!("../migrations/postgres/0001_ground.sql")),
     (2, "limits", include_str!("../migrations/postgres/0002_limits.sql")),
+    (3, "prices", include_str!("../migrations/postgres/0003_prices.sql")),
+    (4, "counters", include_str!("../migrations/postgres/0004_counters.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

@@ -5,6 +5,7 @@
 //! (`a_filter_reads_the_narrow_index_only`); whole rows are fetched for the page alone.
 
 mod find;
+mod reprice;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -16,6 +16,7 @@ use crate::unit::clock::Timestamp;
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "ground", include_str!("../migrations/sqlite/0001_ground.sql")),
     (2, "charges", include_str!("../migrations/sqlite/0002_charges.sql")),
+    (3, "counters", include_str!("../migrations/sqlite/0003_counters.sql")),
     (4, "limits", include_str!("../migrations/sqlite/0004_limits.sql")),
     (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
 ];

@@ -1,0 +1,195 @@
+//! How the log touches the disk: few operations, so that tests can make each of them fail.
+//!
+//! A file appears whole or not at all: it is written under another name, forced to the disk, and renamed; then its folder is
+//! forced to the disk. Reading needs no seam: what is read is checked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The operations that change something.
+pub trait Disk: Send + Sync {
+    /// Writes a file, replacing what is there; not yet forced to the disk.
+    ///
+    /// # Errors
+    /// Those of the system; a part may have been written.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+
+    /// Forces a file to the disk.
+    ///
+    /// # Errors
+    /// Those of the system; what was written may be lost.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames a file, replacing what is there.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Forces a folder's names to the disk.
+    ///
+    /// # Errors
+    /// Those of the system; a rename may be lost.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a folder and those above it, for their owner only.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn create_folders(&self, path: &Path) -> io::Result<()>;
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The system's own file system.
+#[derive(Debug)]
+pub struct System;
+
+impl Disk for System {
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        fs::write(path, bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        fs::OpenOptions::new().write(true).open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn create_folders(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// Makes files appear whole: all of them are on the disk when this returns. `scratch` is a folder of the same file system that
+/// holds nothing else.
+///
+/// # Errors
+/// Those of the system; some of the files may have appeared, each of them whole.
+pub fn put(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+    let mut folders = BTreeSet::new();
+    for (number, (path, bytes)) in files.iter().enumerate() {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            disk.create_folders(parent)?;
+            // A new folder is a new name in the folders above it.
+            let above = parent.ancestors().skip(1).take(4).filter(|above| above.starts_with(common(scratch)));
+            folders.extend(above.map(Path::to_path_buf));
+        }
+        folders.insert(parent.to_path_buf());
+        let temporary = scratch.join(number.to_string());
+        disk.write(&temporary, bytes)?;
+        disk.sync(&temporary)?;
+        disk.rename(&temporary, path)?;
+    }
+    folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder))
+}
+
+fn common(scratch: &Path) -> &Path {
+    scratch.parent().unwrap_or(scratch)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+    use super::*;
+
+    /// What goes wrong at the chosen operation.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum Fault {
+        /// It fails once and changes nothing.
+        Fails,
+        /// A write stops in the middle, as on a full disk; other operations fail.
+        Torn,
+        /// From there on nothing works: the process is dead.
+        Dies,
+        /// Like `Dies`, but the operation itself is done half (a write) or whole (the rest).
+        DiesAfter,
+    }
+
+    /// The system's file system, where the nth operation goes wrong.
+    pub struct Faulty {
+        left: AtomicI64,
+        fault: Fault,
+        dead: AtomicBool,
+    }
+
+    impl Faulty {
+        pub fn after(operations: i64, fault: Fault) -> Self {
+            Self { left: AtomicI64::new(operations), fault, dead: AtomicBool::new(false) }
+        }
+
+        /// Whether the fault happened.
+        pub fn struck(&self) -> bool {
+            self.left.load(Ordering::SeqCst) < 0
+        }
+
+        fn step(
+            &self,
+            whole: impl FnOnce() -> io::Result<()>,
+            half: impl FnOnce() -> io::Result<()>,
+        ) -> io::Result<()> {
+            if self.dead.load(Ordering::SeqCst) {
+                return Err(io::Error::other("dead"));
+            }
+            if self.left.fetch_sub(1, Ordering::SeqCst) != 0 {
+                return whole();
+            }
+            match self.fault {
+                Fault::Fails => {}
+                Fault::Torn => half()?,
+                Fault::Dies => self.dead.store(true, Ordering::SeqCst),
+                Fault::DiesAfter => {
+                    half()?;
+                    self.dead.store(true, Ordering::SeqCst);
+                }
+            }
+            Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"))
+        }
+    }
+
+    impl Disk for Faulty {
+        fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+            self.step(|| System.write(path, bytes), || System.write(path, &bytes[..bytes.len() / 2]))
+        }
+
+        fn sync(&self, path: &Path) -> io::Result<()> {
+            self.step(|| System.sync(path), || Ok(()))
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            let torn = self.fault == Fault::Torn;
+            self.step(|| System.rename(from, to), || if torn { Ok(()) } else { System.rename(from, to) })
+        }
+
+        fn sync_folder(&self, path: &Path) -> io::Result<()> {
+            self.step(|| System.sync_folder(path), || Ok(()))
+        }
+
+        fn create_folders(&self, path: &Path) -> io::Result<()> {
+            self.step(|| System.create_folders(path), || Ok(()))
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.step(|| System.remove(path), || Ok(()))
+        }
+    }
+}

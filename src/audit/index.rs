@@ -1,0 +1,271 @@
+//! How entries are found: by id, key, principal, model, verdict, time and more.
+//!
+//! Beside each full bundle stands a file of 256 rows of 64 bytes: the time, the id, and four bytes of a checksum of each text that
+//! a search may ask for. A row that may match is compared with the entry itself, so a checksum that is equal by chance finds
+//! nothing wrong. The files hold nothing of their own: a missing or damaged one is made again from its bundle. A search reads
+//! 16 KiB for each 256 entries, newest first.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::audit::tiles::{self, TileError, WIDTH};
+use crate::unit::clock::Timestamp;
+
+/// The size of a row.
+pub const ROW_BYTES: usize = 64;
+
+/// The texts that a search may ask for, in the order of their checksums.
+const TEXTS: usize = 9;
+
+/// One row: time (8 bytes), id (16), nine checksums (36), a check over all of it (4).
+pub type Row = [u8; ROW_BYTES];
+
+/// What a search looks at.
+#[derive(Debug, Deserialize)]
+pub struct Seen<'a> {
+    /// When, RFC 3339.
+    #[serde(borrow)]
+    pub at: Cow<'a, str>,
+    /// What kind of entry.
+    #[serde(borrow)]
+    pub kind: Cow<'a, str>,
+    /// The id of the exchange.
+    pub id: Option<Uuid>,
+    /// The id of the key.
+    #[serde(borrow)]
+    pub key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    org: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    team: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    user: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    model_requested: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    model_served: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    subject: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    outcome: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    verdict: Option<SeenVerdict<'a>>,
+    /// The note of a rotation.
+    #[serde(borrow)]
+    pub note: Option<Cow<'a, str>>,
+    /// What a prune says.
+    pub detail: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SeenVerdict<'a> {
+    #[serde(borrow)]
+    effective: Cow<'a, str>,
+}
+
+impl<'a> Seen<'a> {
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// When it is no entry.
+    pub fn parse(entry: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(entry)
+    }
+
+    fn time(&self) -> i64 {
+        Timestamp::parse(&self.at).map_or(0, Timestamp::micros)
+    }
+
+    fn texts(&self) -> [Option<&str>; TEXTS] {
+        [
+            self.key.as_deref(),
+            self.org.as_deref(),
+            self.team.as_deref(),
+            self.user.as_deref(),
+            self.model_requested.as_deref(),
+            self.model_served.as_deref(),
+            self.subject.as_deref(),
+            Some(&self.kind),
+            self.verdict.as_ref().map(|verdict| &*verdict.effective).or(self.outcome.as_deref()),
+        ]
+    }
+
+    /// The row of this entry.
+    pub fn row(&self) -> Row {
+        let mut row = Vec::with_capacity(ROW_BYTES);
+        row.extend_from_slice(&self.time().to_be_bytes());
+        row.extend_from_slice(self.id.unwrap_or(Uuid::nil()).as_bytes());
+        for text in self.texts() {
+            row.extend_from_slice(&text.map_or(0, checksum).to_be_bytes());
+        }
+        let check = crc32fast::hash(&row);
+        row.extend_from_slice(&check.to_be_bytes());
+        row.try_into().unwrap_or([0; ROW_BYTES])
+    }
+}
+
+/// Four bytes that stand for a text; 0 stands for none.
+fn checksum(text: &str) -> u32 {
+    crc32fast::hash(text.as_bytes()).max(1)
+}
+
+/// What is searched for; every part that is there must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The id of an exchange.
+    pub id: Option<Uuid>,
+    /// The id of a key.
+    pub key: Option<String>,
+    /// An organisation.
+    pub org: Option<String>,
+    /// A team.
+    pub team: Option<String>,
+    /// A user.
+    pub user: Option<String>,
+    /// A model, as asked for or as served.
+    pub model: Option<String>,
+    /// What an event happened to.
+    pub subject: Option<String>,
+    /// The kind of entry.
+    pub kind: Option<String>,
+    /// What was done by the gate's verdict, or the outcome where the gate was not asked.
+    pub verdict: Option<String>,
+    /// At this time or later.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    fn texts(&self) -> [Option<&str>; TEXTS] {
+        [
+            self.key.as_deref(),
+            self.org.as_deref(),
+            self.team.as_deref(),
+            self.user.as_deref(),
+            None,
+            None,
+            self.subject.as_deref(),
+            self.kind.as_deref(),
+            self.verdict.as_deref(),
+        ]
+    }
+
+    fn in_time(&self, at: i64) -> bool {
+        self.since.is_none_or(|since| since.micros() <= at) && self.until.is_none_or(|until| at < until.micros())
+    }
+
+    /// Whether the entry of a row may match.
+    pub fn may_match(&self, row: &[u8]) -> bool {
+        let word =
+            |at: usize| row.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let time = row.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
+        let text = |at: usize| word(24 + 4 * at);
+        let wanted = self.texts().into_iter().enumerate();
+        self.in_time(time)
+            && self.id.is_none_or(|id| row.get(8..24) == Some(id.as_bytes()))
+            && wanted.filter_map(|(at, wanted)| Some((at, wanted?))).all(|(at, wanted)| text(at) == checksum(wanted))
+            && self.model.as_deref().is_none_or(|model| [text(4), text(5)].contains(&checksum(model)))
+    }
+
+    /// Whether an entry matches.
+    pub fn matches(&self, seen: &Seen<'_>) -> bool {
+        let texts = seen.texts();
+        let same = |(wanted, found): (Option<&str>, Option<&str>)| wanted.is_none_or(|wanted| found == Some(wanted));
+        let model = |model: &str| {
+            [&seen.model_requested, &seen.model_served].iter().any(|found| found.as_deref() == Some(model))
+        };
+        self.in_time(seen.time())
+            && self.id.is_none_or(|id| seen.id == Some(id))
+            && self.texts().into_iter().zip(texts).all(same)
+            && self.model.as_deref().is_none_or(model)
+    }
+}
+
+/// The rows of entries. One that is no entry of this program gets a row that nothing matches but time.
+pub fn rows<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    entries.flat_map(|entry| Seen::parse(entry).map_or([0; ROW_BYTES], |seen| seen.row())).collect()
+}
+
+/// The path of the rows of a full bundle below the audit folder.
+pub fn path(number: u64) -> PathBuf {
+    PathBuf::from(format!("index/{}", tiles::number_path(number)))
+}
+
+/// The rows of a bundle: of its file if that is whole, else made from the entries. A file that was missing is written again; if
+/// that fails the next search makes the rows again.
+///
+/// # Errors
+/// When the bundle cannot be read.
+pub fn load(audit: &Path, log: &Path, number: u64, size: u64) -> Result<Vec<u8>, TileError> {
+    let width = tiles::width(tiles::Row::Entries, number, size);
+    let file = audit.join(path(number));
+    if width == WIDTH
+        && let Ok(rows) = fs::read(&file)
+        && is_whole(&rows)
+    {
+        return Ok(rows);
+    }
+    let entries = tiles::read_entries(log, number, size)?;
+    let rows = rows(entries.iter().map(Vec::as_slice));
+    if width == WIDTH
+        && let Err(error) = rewrite(&file, &rows)
+    {
+        tracing::warn!(%error, "a file of the audit index cannot be written; searches make its rows each time");
+    }
+    Ok(rows)
+}
+
+fn is_whole(rows: &[u8]) -> bool {
+    let (rows, rest) = rows.as_chunks::<ROW_BYTES>();
+    let fits = |row: &Row| {
+        let (data, check) = row.split_at(ROW_BYTES - 4);
+        *row == [0; ROW_BYTES] || crc32fast::hash(data).to_be_bytes() == check
+    };
+    rest.is_empty() && rows.len() as u64 == WIDTH && rows.iter().all(fits)
+}
+
+fn rewrite(file: &Path, rows: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(file.parent().unwrap_or(file))?;
+    let temporary = file.with_extension("new");
+    fs::write(&temporary, rows)?;
+    fs::rename(temporary, file)
+}
+
+/// The newest entries below `before` that match, newest first, at most `limit`, each with its index. Pruned bundles hold none.
+///
+/// # Errors
+/// When a bundle that should be there cannot be read.
+pub fn search(
+    (audit, log): (&Path, &Path),
+    (from, before): (u64, u64),
+    filter: &Filter,
+    limit: usize,
+) -> Result<Vec<(u64, Vec<u8>)>, TileError> {
+    let mut found = Vec::new();
+    let bundles = (from / WIDTH..before.div_ceil(WIDTH)).rev();
+    for number in bundles {
+        let rows = load(audit, log, number, before.max(1))?;
+        let places = rows.chunks(ROW_BYTES).enumerate().rev();
+        let likely: Vec<usize> = places.filter(|(_, row)| filter.may_match(row)).map(|(at, _)| at).collect();
+        if likely.is_empty() {
+            continue;
+        }
+        let mut entries = tiles::read_entries(log, number, before)?;
+        for at in likely {
+            let index = number * WIDTH + at as u64;
+            let entry = entries.get_mut(at).map(std::mem::take).unwrap_or_default();
+            if index < before && index >= from && Seen::parse(&entry).is_ok_and(|seen| filter.matches(&seen)) {
+                found.push((index, entry));
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,17 @@
+//! A log of what happened that proves itself to somebody who does not trust us.
+
+pub mod checkpoint;
+pub mod disk;
+pub mod entry;
+pub mod index;
+pub mod key;
+pub mod log;
+pub mod merkle;
+pub mod note;
+mod opening;
+pub mod policy;
+pub mod rotation;
+pub mod state;
+pub mod tail;
+pub mod tiles;
+mod upkeep;

@@ -1,0 +1,57 @@
+//! What is deleted from a log without touching its tree: salts, and entries past their retention.
+
+use std::io;
+
+use crate::audit::index;
+use crate::audit::log::{LogError, Writer};
+use crate::audit::tail::{LOG, salts_path};
+use crate::audit::tiles::{self, Row, WIDTH};
+
+impl Writer {
+    /// Overwrites the salt of an entry with zeros.
+    ///
+    /// # Errors
+    /// When there is no such entry, or the disk refuses.
+    pub(super) fn erase_salt(&mut self, index: u64) -> Result<(), LogError> {
+        if index >= self.tail.tree().size() {
+            return Err(LogError::Missing(format!("there is no entry {index}")));
+        }
+        self.tail.erase_salt(index);
+        let path = self.folder.join(salts_path(index / WIDTH));
+        let mut salts = match std::fs::read(&path) {
+            Ok(salts) => salts,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(LogError::Disk(error)),
+        };
+        let at = usize::try_from(index % WIDTH).unwrap_or(0) * 32;
+        if let Some(salt) = salts.get_mut(at..at + 32) {
+            salt.fill(0);
+        }
+        self.put(&[(path, salts.as_slice())])
+    }
+
+    /// Deletes the bundles, rows and salts below an index, rounded down; the state knows it first.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn prune(&mut self, below: u64) -> Result<u64, LogError> {
+        let below = below.min(self.state.size) / WIDTH;
+        let from = self.state.pruned / WIDTH;
+        if below <= from {
+            return Ok(self.state.pruned);
+        }
+        self.state.pruned = below * WIDTH;
+        self.mark();
+        self.commit()?;
+        for number in from..below {
+            let bundle = std::path::Path::new(LOG).join(tiles::path(Row::Entries, number, WIDTH));
+            for path in [bundle, index::path(number), salts_path(number)] {
+                match self.disk.remove(&self.folder.join(path)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::Disk(error)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(self.state.pruned)
+    }
+}
