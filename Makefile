@@ -26,7 +26,7 @@ build: need-build ## Build Marg as it is shipped: target/release/marg
 	cargo build --locked --release
 
 .PHONY: test
-test: need-build test-env ## Install what tests need and run every test
+test: need-build need-servers test-env ## Install what tests need and run every test
 	cargo test --locked --workspace
 	cargo build --locked --workspace
 	$(MAKE) test-sdk
@@ -55,6 +55,10 @@ clean: ## Remove everything that was built or installed here; the data folder st
 .PHONY: need-build
 need-build:
 	@tools/need rust cc cmake
+
+.PHONY: need-servers
+need-servers:
+	@tools/need postgresql pgbouncer
 
 .PHONY: test-env
 test-env: $(ENV)/python.done $(NODE_MODULES)
