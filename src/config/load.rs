@@ -12,8 +12,8 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{shape, tree};
-use crate::provider::config::{ProviderConfig, ProviderSettings};
+use crate::config::{shape, tree, url};
+use crate::provider::config::{ProviderConfig, ProviderSettings, UrlRef};
 use crate::unit::secret::Secret;
 
 /// The largest file.
@@ -76,6 +76,17 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.budget.webhook_secret = None;
     let loaded = complete(config, report, &|name| std::env::var_os(name))?;
     Ok(Loaded { price_providers, ..loaded })
+}
+
+/// The address of a database, written as `database.url` is.
+///
+/// # Errors
+/// A sentence that does not repeat the text.
+pub fn database_url(text: &str) -> Result<Secret, String> {
+    match url::database(text)? {
+        UrlRef::Bare(text) => Ok(Secret::new(text)),
+        UrlRef::Ref(reference) => resolve::look_up(&reference, &|name| std::env::var_os(name)),
+    }
 }
 
 fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {

@@ -286,7 +286,7 @@ pub(super) fn try_credential(reference: &SecretRef, environment: Environment<'_>
     look_up(reference, environment).and_then(|secret| credential(secret.expose()).map_err(str::to_owned))
 }
 
-fn look_up(reference: &SecretRef, environment: Environment<'_>) -> Result<Secret, String> {
+pub(super) fn look_up(reference: &SecretRef, environment: Environment<'_>) -> Result<Secret, String> {
     match reference {
         SecretRef::Plain(secret) => Ok(secret.clone()),
         SecretRef::Env(name) => variable(name, environment),

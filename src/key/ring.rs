@@ -75,7 +75,14 @@ impl Ring {
     /// An empty ring for tokens hashed with that key.
     pub fn new(hash_key: HashKey) -> Self {
         let shards = (0..=u8::MAX).map(|_| ArcSwap::from_pointee(Shard::default())).collect();
-        Self { hash_key, parties: Parties::default(), shards, keys: AtomicUsize::new(0), stale: AtomicBool::new(false), writer: Mutex::default() }
+        Self {
+            hash_key,
+            parties: Parties::default(),
+            shards,
+            keys: AtomicUsize::new(0),
+            stale: AtomicBool::new(false),
+            writer: Mutex::default(),
+        }
     }
 
     /// Finds the key of a token and whether it may be used from there at that time.

@@ -4,6 +4,7 @@
 //! each noun takes the trait it needs. A further backend is a folder here and a row there; `suite` holds the tests that run on
 //! every backend.
 
+mod copy;
 pub mod postgres;
 mod record;
 pub mod shadow;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use copy::Copied;
 pub use sqlite::Store;
 
 use crate::budget::authority::Authority;
@@ -44,6 +46,9 @@ pub trait Backend:
 {
     /// What it is, in one word: `sqlite`, `postgres`.
     fn name(&self) -> &'static str;
+
+    /// The rows of its tables, to be moved to another store.
+    fn rows(&self) -> &dyn copy::Rows;
 
     /// The counters of limits, kept beside everything else.
     fn counters(&self) -> Arc<dyn CounterStore>;
@@ -129,6 +134,19 @@ pub async fn open(address: &Address) -> Result<Opened, StoreError> {
         Some((_, open)) => open(address).await,
         None => Err(StoreError::Conflict("a database is named as sqlite:PATH or postgres://USER@HOST/NAME".into())),
     }
+}
+
+/// Copies everything from one store to another and compares both; again where it was interrupted. Nothing may write to either
+/// meanwhile. `to.node` becomes the owner of the journal positions.
+///
+/// # Errors
+/// As for [`open`]; [`StoreError::Conflict`] when the target is in use, or differs at the end.
+pub async fn copy_all(from: &Address, to: &Address) -> Result<Vec<Copied>, StoreError> {
+    let ((source, _), (target, _)) = (open(from).await?, open(to).await?);
+    let copied = copy::copy(source.rows(), target.rows()).await;
+    source.close().await;
+    target.close().await;
+    copied
 }
 
 #[cfg(test)]

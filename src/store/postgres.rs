@@ -6,6 +6,7 @@
 //! another connection (`a_pooler_in_transaction_mode_is_no_obstacle`). What PostgreSQL and the driver say in errors may hold
 //! hosts, users and values: it is translated (`failed`) and never passed on.
 
+mod copy;
 mod counters;
 mod keys;
 mod ledger;
@@ -105,6 +106,10 @@ impl Store {
 impl Backend for Store {
     fn name(&self) -> &'static str {
         "postgres"
+    }
+
+    fn rows(&self) -> &dyn super::copy::Rows {
+        self
     }
 
     fn counters(&self) -> Arc<dyn CounterStore> {

@@ -6,6 +6,7 @@
 //! checkpointed. The database file is never opened here past SQLite: closing such a descriptor would drop SQLite's own locks
 //! (sqlite.org/howtocorrupt.html, section 2.2).
 
+mod copy;
 mod counters;
 mod keys;
 mod ledger;
@@ -159,6 +160,10 @@ pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
 impl Backend for Store {
     fn name(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn rows(&self) -> &dyn super::copy::Rows {
+        self
     }
 
     fn counters(&self) -> Arc<dyn CounterStore> {

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 
 /// A value of a column.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value<'v> {
+pub enum Value<'v> {
     /// A whole number.
     Integer(Option<i64>),
     /// Text.
@@ -24,7 +24,7 @@ pub(super) enum Value<'v> {
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub enum Type {
     /// A whole number of 64 bits.
     Integer,
     /// Text.
@@ -36,22 +36,22 @@ pub(super) enum Type {
 }
 
 impl<'v> Value<'v> {
-    pub(super) fn text(text: &'v str) -> Self {
+    pub fn text(text: &'v str) -> Self {
         Self::Text(Some(Cow::Borrowed(text)))
     }
 
-    pub(super) fn maybe(text: Option<&'v str>) -> Self {
+    pub fn maybe(text: Option<&'v str>) -> Self {
         Self::Text(text.map(Cow::Borrowed))
     }
 
-    pub(super) fn owned(text: Option<String>) -> Self {
+    pub fn owned(text: Option<String>) -> Self {
         Self::Text(text.map(Cow::Owned))
     }
 }
 
 /// A row that a query gave. Every method fails with [`StoreError::Corrupt`] when there is no such column or it holds something
 /// else.
-pub(super) trait Row {
+pub trait Row {
     fn integer(&self, column: &str) -> Result<Option<i64>, StoreError>;
     fn text(&self, column: &str) -> Result<Option<String>, StoreError>;
     fn bytes(&self, column: &str) -> Result<Option<Vec<u8>>, StoreError>;
@@ -95,6 +95,6 @@ fn missing(column: &str) -> StoreError {
 }
 
 /// A value as JSON text.
-pub(super) fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<String, StoreError> {
+pub fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|cause| StoreError::Conflict(cause.to_string().into()))
 }

@@ -14,6 +14,7 @@
 
 mod support;
 
+#[allow(dead_code, reason = "the tests of the library use the rest")]
 #[path = "../support/postgres_server.rs"]
 mod postgres_server;
 

@@ -32,7 +32,8 @@ async fn while_postgres_is_away_every_call_is_served_and_recorded_once_afterward
     for _ in 0..2 {
         more(100).await;
         server.stop();
-        until("an unknown key is told to come again", || async { (ask(&marg, &gone).await == 503).then_some(()) }).await;
+        until("an unknown key is told to come again", || async { (ask(&marg, &gone).await == 503).then_some(()) })
+            .await;
         more(300).await;
         assert_eq!(ask(&marg, &gone).await, 503);
         assert_eq!(ask(&marg, "marg_live_mistyped").await, 401);
@@ -88,12 +89,7 @@ async fn ask(marg: &Marg, token: &str) -> u16 {
 }
 
 /// Asks until it is told to stop; every call must be answered. Notes the answers.
-async fn call(
-    address: std::net::SocketAddr,
-    key: String,
-    answered: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
-) {
+async fn call(address: std::net::SocketAddr, key: String, answered: Arc<Mutex<Vec<String>>>, stop: Arc<AtomicBool>) {
     let mut client = Client::http1(address, &key).await;
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
     while !stop.load(Ordering::SeqCst) {

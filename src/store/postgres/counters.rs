@@ -421,10 +421,13 @@ impl Shadow for Counters {
                 let mut work = self.0.begin().await?;
                 work.execute(work.sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")).await?;
                 let rows = work.all(work.sql("SELECT segment, byte FROM counter_position")).await?;
-                let position = |row: &sqlx::postgres::PgRow| Ok::<_, StoreError>((row.word("segment")?, row.count("byte")?.unwrap_or(0)));
+                let position = |row: &sqlx::postgres::PgRow| {
+                    Ok::<_, StoreError>((row.word("segment")?, row.count("byte")?.unwrap_or(0)))
+                };
                 let positions = rows.iter().map(position).collect::<Result<_, _>>()?;
                 let rows = work.all(work.sql("SELECT id, state FROM counter")).await?;
-                let counter = |row: &sqlx::postgres::PgRow| Ok::<_, StoreError>((identify(&row.word("id")?)?, read(row)?));
+                let counter =
+                    |row: &sqlx::postgres::PgRow| Ok::<_, StoreError>((identify(&row.word("id")?)?, read(row)?));
                 Ok(Snapshot::of(rows.iter().map(counter).collect::<Result<_, _>>()?, positions))
             })
             .await
