@@ -56,9 +56,10 @@ clean: ## Remove everything that was built or installed here; the data folder st
 need-build:
 	@tools/need rust cc cmake
 
+# What tests start for themselves.
 .PHONY: need-servers
 need-servers:
-	@tools/need postgresql pgbouncer
+	@tools/need redis postgresql pgbouncer
 
 .PHONY: test-env
 test-env: $(ENV)/python.done $(NODE_MODULES)

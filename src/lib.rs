@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod error;
+pub mod kavach;
 pub mod key;
 pub mod ledger;
 pub mod pipeline;

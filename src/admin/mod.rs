@@ -16,6 +16,7 @@ mod page;
 pub mod parties;
 pub mod prices;
 pub mod providers;
+pub mod reconcile;
 pub mod record;
 pub mod requests;
 pub mod respond;
@@ -190,6 +191,7 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(prices::diff)),
         (Access::LEDGER, routes!(prices::reprice)),
         (Access::OPERATE, routes!(prices::delete)),
+        (Access::LEDGER, routes!(reconcile::reconcile)),
         (Access::READ, routes!(providers::list)),
         (Access::READ, routes!(providers::show)),
         (Access::TOKENS, routes!(tokens::list)),

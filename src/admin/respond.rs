@@ -144,11 +144,19 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
 /// # Errors
 /// When it is larger than [`BODY_LIMIT_BYTES`], breaks off, or takes longer than [`BODY_TIMEOUT`].
 pub async fn collect(body: axum::body::Body) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(body, BODY_LIMIT_BYTES).collect();
+    collect_up_to(body, BODY_LIMIT_BYTES).await
+}
+
+/// Reads a body of at most so many bytes whole.
+///
+/// # Errors
+/// When it is larger, breaks off, or takes longer than [`BODY_TIMEOUT`].
+pub async fn collect_up_to(body: axum::body::Body, limit_bytes: usize) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, limit_bytes).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Error::new(Kind::TooLarge, format!("A body has at most {BODY_LIMIT_BYTES} bytes here.")).into())
+            Err(Error::new(Kind::TooLarge, format!("A body has at most {limit_bytes} bytes here.")).into())
         }
         Ok(Err(_)) => Err(Error::new(Kind::InvalidRequest, "The body broke off.").into()),
         Err(_) => Err(Error::new(Kind::RequestTimeout, "The body took too long to arrive.").into()),

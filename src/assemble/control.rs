@@ -1,5 +1,6 @@
 //! What operators may steer and see of the running gateway.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use crate::admin::control::{
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{limits, live, load};
+use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::config::load::Loaded;
@@ -110,13 +112,18 @@ impl Control for Core {
     }
 
     async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
-        let authority = self.authority()?;
-        let standings = limits::states(&*authority, limit, most).await?;
-        Ok(standings.into_iter().map(|standing| LimitState { reserved_here: 0, standing }).collect())
+        let standings = limits::states(&*self.authority, limit, most).await?;
+        let live: HashMap<_, _> =
+            self.gateway.budget.live().into_iter().map(|here| (here.counter, here.reserved)).collect();
+        let state = |standing: Standing| LimitState {
+            reserved_here: live.get(&standing.counter).copied().unwrap_or_default(),
+            standing,
+        };
+        Ok(standings.into_iter().map(state).collect())
     }
 
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {
-        limits::reset(&*self.authority()?, limit, subject).await
+        limits::reset(&*self.authority, limit, subject).await
     }
 
     fn pricing(&self) -> Result<Pricing> {
@@ -239,6 +246,7 @@ impl Core {
         self.feeder.configure(feeder_settings(&loaded.config));
         self.gateway.live.store(Arc::new(live));
         self.loaded.store(Arc::new(loaded));
+        self.gateway.budget.configure(limits::settings(&self.config()));
         self.apply_limits();
         self.reloaded.notify_one();
         Ok(report)

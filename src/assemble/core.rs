@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, live, signals};
+use crate::assemble::{Source, banner, discovery, limits, live, signals};
+use crate::budget::Budget;
+use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
 use crate::budget::store::LimitStore;
 use crate::catalog::stored::StoredPrice;
@@ -21,7 +23,6 @@ use crate::error::StoreError;
 use crate::key::ring::Ring;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
-use crate::ledger::reprice::NoLimits;
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
@@ -50,6 +51,8 @@ pub struct Core {
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
     pub(super) stored: ArcSwap<Vec<StoredRoute>>,
+    /// Whoever owns the counters of limits.
+    pub(super) authority: Arc<dyn Authority>,
     /// The stored limits in force.
     pub(super) stored_limits: ArcSwap<Vec<Limit>>,
     /// The stored prices in force.
@@ -87,7 +90,8 @@ impl Core {
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
         let house = runtime.block_on(house::open(&loaded))?;
-        let limits = runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
+        let stored_limits =
+            runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
         let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         // Decoding the built-in list takes memory; a process that never asks it does without.
@@ -99,11 +103,18 @@ impl Core {
             live.catalog.warm();
         }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
-        let feeder =
-            Feeder::new(journal.clone(), Takers::ledger_only(house.store.clone()), feeder_settings(&loaded.config));
+        let limits::Counting { authority, charges } = limits::counting(&house);
+        let takers = Takers {
+            ledger: house.store.clone(),
+            consumers: vec![charges],
+            owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
+        };
+        let feeder = Feeder::new(journal.clone(), takers, feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
-        let gateway = Arc::new(Gateway::new(live, ring.clone(), journal, counter));
+        let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config));
+        budget.set_limits(limits::in_force(&loaded, &stored_limits));
+        let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -115,7 +126,8 @@ impl Core {
             first: loaded.config.clone(),
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
-            stored_limits: ArcSwap::from_pointee(limits),
+            stored_limits: ArcSwap::from_pointee(stored_limits),
+            authority,
             prices: ArcSwap::from_pointee(prices),
             house,
             ring,
@@ -128,6 +140,7 @@ impl Core {
             runtime: Mutex::new(None),
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
+        runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
         runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
@@ -152,7 +165,7 @@ impl Core {
             parties: store.clone(),
             prices: store.clone(),
             repricing: store.clone(),
-            adjust: Arc::new(NoLimits),
+            adjust: Arc::new(limits::Correcting(self.clone())),
             ledger: store,
             journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,

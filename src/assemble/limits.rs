@@ -1,15 +1,37 @@
 //! The limits in force – those of the configuration file and those in the store – and how their counters stand.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::assemble::core::Core;
+use crate::assemble::house::House;
+use crate::budget::BudgetSettings;
 use crate::budget::authority::{Authority, Standing};
-use crate::budget::limit::Limit;
+use crate::budget::limit::{Limit, Unit};
 use crate::budget::store::LimitStore;
-use crate::error::{Error, Kind, Result};
+use crate::config::load::Loaded;
+use crate::config::{self, Config};
+use crate::error::{Error, Kind, Result, StoreError};
+use crate::ledger::feeder::OwnerEnd;
+use crate::ledger::reprice::Adjust;
+use crate::ledger::{Consumer, Line};
+use crate::unit::charge::CounterId;
+use crate::unit::clock::Timestamp;
 
 /// The most counters that one reset may touch; more are reset one subject at a time.
 const MAX_RESET: usize = 100_000;
+/// How long a call waits for a database that owns the counters; beyond it leases carry on until it answers again.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the budget is told how far the journal has been applied.
+const APPLIED_EVERY: Duration = Duration::from_secs(5);
+/// How often counters are tidied.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// After which silence what a process had running at one time counts as ended.
+const SILENT: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Reads the stored limits again and puts them in force, with those of the configuration file before them.
@@ -24,20 +46,132 @@ impl Core {
         Ok(())
     }
 
-    /// Whoever owns the counters.
-    ///
-    /// # Errors
-    /// `Unavailable` when nobody does.
-    pub(super) fn authority(&self) -> Result<Arc<dyn Authority>> {
-        Err(Error::new(Kind::Unavailable, "Nobody owns the counters of limits here."))
-    }
-
     /// Puts the limits that are known in force. Costs no I/O.
     pub(super) fn apply_limits(&self) {
-        let (loaded, stored) = (self.loaded.load(), self.stored_limits.load());
-        let limits: Vec<Limit> = loaded.config.limits.iter().chain(stored.iter()).cloned().collect();
-        tracing::debug!(limits = limits.len(), "limits in force");
+        self.gateway.budget.set_limits(in_force(&self.loaded.load(), &self.stored_limits.load()));
     }
+}
+
+/// The limits of the configuration file, and behind them the stored ones.
+pub fn in_force(loaded: &Loaded, stored: &[Limit]) -> Vec<Limit> {
+    loaded.config.limits.iter().chain(stored).cloned().collect()
+}
+
+/// How limits are held, as the configuration says.
+pub fn settings(config: &Config) -> BudgetSettings {
+    BudgetSettings {
+        wait: Duration::from_millis(config.budget.wait_ms),
+        when_away: config.budget.when_away,
+        authority_timeout: STORE_TIMEOUT,
+        ..BudgetSettings::default()
+    }
+}
+
+/// Whoever owns the counters, in both of its parts.
+pub struct Counting {
+    /// Leases out.
+    pub authority: Arc<dyn Authority>,
+    /// Charges in.
+    pub charges: Arc<dyn Consumer>,
+}
+
+/// Finds whoever owns the counters.
+pub fn counting(house: &House) -> Counting {
+    let counters = house.store.counters();
+    Counting { authority: counters.clone(), charges: counters }
+}
+
+/// Frees the leases of processes that are over and whose charges have all been applied.
+pub struct Closing(pub Arc<dyn Authority>);
+
+#[async_trait]
+impl OwnerEnd for Closing {
+    async fn owner_finished(&self, owner: &str) -> std::result::Result<(), StoreError> {
+        self.0.close(owner).await
+    }
+}
+
+/// Moves counters when prices are corrected; see `ledger::reprice`.
+pub struct Correcting(pub Arc<Core>);
+
+#[async_trait]
+impl Adjust for Correcting {
+    async fn money_limits(&self) -> std::result::Result<HashSet<Arc<str>>, StoreError> {
+        let limits = in_force(&self.0.loaded.load(), &self.0.stored_limits.load());
+        Ok(limits.into_iter().filter(|limit| limit.unit == Unit::Usd).map(|limit| limit.id).collect())
+    }
+
+    async fn adjust(&self, counter: &CounterId, delta: i64) -> std::result::Result<(), StoreError> {
+        self.0.authority.adjust(counter, delta).await
+    }
+}
+
+/// Keeps the counters: heartbeats, refills, what goes back; and what only this room can tell the budget.
+pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
+    let budget = core.gateway.budget.clone();
+    let expired = core.gateway.journal.clone();
+    budget.on_expired(move |id, charges| {
+        if let Err(error) = expired.append(&Line::Charges(charges)) {
+            tracing::error!(%error, id, "the charges of a reservation that nobody ended could not be written down");
+        }
+    });
+    let applied = tell_what_is_applied(core.clone(), stopped.clone());
+    let tidied = tidy(core, stopped.clone());
+    tokio::join!(budget.run(stopped), applied, tidied);
+}
+
+/// Tells the budget how far the journal has been applied, as long as it holds anything.
+async fn tell_what_is_applied(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(APPLIED_EVERY) => {}
+        }
+        if !core.gateway.budget.has_limits() {
+            continue;
+        }
+        let mark = core.gateway.budget.mark();
+        let flushed = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            flushed = core.feeder.flush_everywhere() => flushed,
+        };
+        match flushed {
+            Ok(()) => core.gateway.budget.applied(mark),
+            Err(_ended) => return,
+        }
+    }
+}
+
+/// Lets the authority forget what is long over, and frees what silent processes hold, if the operator said so.
+async fn tidy(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(TIDY_EVERY) => {}
+        }
+        if let Err(cause) = tidy_once(&core).await {
+            tracing::debug!(%cause, "the counters of limits could not be tidied; tried again soon");
+        }
+    }
+}
+
+async fn tidy_once(core: &Core) -> std::result::Result<(), StoreError> {
+    core.authority.tidy(SILENT).await?;
+    let config = core.config().budget;
+    if config.dead_node != config::DeadNode::Release {
+        return Ok(());
+    }
+    let oldest = Timestamp::now().minus(Duration::from_millis(config.dead_node_after_ms));
+    for (owner, heard) in core.authority.owners().await? {
+        if heard < oldest && owner != core.gateway.journal.owner() {
+            tracing::warn!(
+                owner,
+                "this process has been silent for long; its leases are free again (budget.dead_node)"
+            );
+            core.authority.close(&owner).await?;
+        }
+    }
+    Ok(())
 }
 
 /// How counters stand; see `Control::limit_states`.

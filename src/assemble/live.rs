@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
-use crate::config::{LogFormat, LogLevel, ServerConfig};
+use crate::config::{Config, LogFormat, LogLevel, ServerConfig};
 use crate::pipeline::{Live, Settings};
 use crate::provider::Provider;
 use crate::route::Table;
@@ -42,7 +42,7 @@ pub fn build(
     let table = table(loaded, stored, &providers).map_err(|more| faults.extend(more));
     match table {
         Ok(table) if faults.is_empty() => {
-            Ok(Live { settings: settings(&loaded.config.server), providers, table, catalog: Arc::new(catalog) })
+            Ok(Live { settings: settings(&loaded.config), providers, table, catalog: Arc::new(catalog) })
         }
         _ => Err(faults),
     }
@@ -106,7 +106,7 @@ fn table(
     Table::build(&routes(loaded, stored), loaded.config.default_provider.as_deref(), &names)
 }
 
-fn settings(server: &ServerConfig) -> Settings {
+fn settings(config: &Config) -> Settings {
     let ServerConfig {
         listen: _,
         tls: _,
@@ -125,7 +125,7 @@ fn settings(server: &ServerConfig) -> Settings {
         write_timeout_ms,
         drain_timeout_ms: _,
         provider_header,
-    } = server;
+    } = &config.server;
     Settings {
         trusted_proxies: trusted_proxies.clone(),
         max_body_bytes: *max_body_bytes,
@@ -138,6 +138,8 @@ fn settings(server: &ServerConfig) -> Settings {
         keepalive: Duration::from_millis(*keepalive_ms),
         write_timeout: Duration::from_millis(*write_timeout_ms),
         provider_header: *provider_header,
+        default_max_output_tokens: config.budget.default_max_output_tokens,
+        default_caps: config.budget.default_caps,
     }
 }
 

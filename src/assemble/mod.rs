@@ -14,6 +14,7 @@ pub mod limits;
 pub mod live;
 mod servers;
 mod signals;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -206,6 +206,7 @@ impl Log {
             writer.append(&Taken::new(&Entry::Gap(Gap { at: now, reason: "state_lost".to_owned(), detail }), None));
         }
         writer.commit()?;
+        writer.write_rotations()?;
         let log = Self { settings, writer: Mutex::new(writer), sizes: watch::Sender::new(size) };
         if let Some(next) = next {
             log.rotate(next, now)?;
@@ -334,6 +335,7 @@ impl Log {
             writer.state = state;
             return Err(error);
         }
+        writer.write_rotations()?;
         self.publish(&mut writer, now).map(|_| ())
     }
 

@@ -14,12 +14,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::disk::Disk;
+use crate::audit::index::Seen;
 use crate::audit::key::SigningKeys;
 use crate::audit::log::{LogError, Published};
 use crate::audit::merkle::{self, Hash};
 use crate::audit::policy::Policy;
+use crate::audit::rotation;
 use crate::audit::state::State;
-use crate::audit::tail::{LOG, Tail};
+use crate::audit::tail::{LOG, Mended, Tail};
 use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
 
 /// So many of the last entries are recognised when a lost state makes the journal offer them again.
@@ -76,7 +78,7 @@ pub fn open(
         );
         return Err(contradiction(folder, "log/tile", &text));
     }
-    let published = checkpoint.map(|bytes| checked(folder, &bytes, &state)).transpose()?;
+    let published = checkpoint.map(|bytes| checked(folder, &bytes, &state, &tail)).transpose()?;
     let known = match state.rebuilt {
         Some(size) if state.size < size + KNOWN_LIMIT => known(folder, size)?,
         _ => HashSet::new(),
@@ -133,14 +135,43 @@ fn without_state(
     state.size = checkpoint.size;
     state.root = checkpoint.root.to_string();
     state.generations = candidates.get(signed).map(|keys| public(keys)).into_iter().collect();
+    remember(folder, &mut state)?;
     state.rebuilt = Some(checkpoint.size);
     let lost =
         format!("the writer's state was lost; it was made again from the checkpoint of size {}", checkpoint.size);
     Ok((state, signed, Some(lost)))
 }
 
+/// What the entries themselves say about rotations and pruning.
+fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
+    let log = folder.join(LOG);
+    let mut older = Vec::new();
+    for number in 0..state.size.div_ceil(WIDTH) {
+        if state.pruned == number * WIDTH
+            && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists()
+            && state.size >= (number + 1) * WIDTH
+        {
+            state.pruned += WIDTH;
+            continue;
+        }
+        for (at, entry) in tiles::read_entries(&log, number, state.size)?.iter().enumerate() {
+            let Ok(seen) = Seen::parse(entry) else { continue };
+            if seen.kind == "rotation" {
+                state.rotations.push(number * WIDTH + at as u64);
+            }
+        }
+    }
+    for note in rotation::load(&log).map_err(LogError::Disk)? {
+        let keys: Vec<String> = note.lines().filter_map(|line| line.strip_prefix("old ").map(str::to_owned)).collect();
+        older.extend(<[String; 2]>::try_from(keys));
+    }
+    older.append(&mut state.generations);
+    state.generations = older;
+    Ok(())
+}
+
 /// The checkpoint, if it is ours and the tiles have its root.
-fn checked(folder: &Path, bytes: &[u8], state: &State) -> Result<Published, LogError> {
+fn checked(folder: &Path, bytes: &[u8], state: &State, tail: &Tail) -> Result<Published, LogError> {
     let wrong = |what: &str| contradiction(folder, "log/checkpoint", what);
     let policy = Policy::of_log(&state.keys());
     policy.check(bytes).map_err(|error| wrong(&error.to_string()))?;
@@ -152,7 +183,7 @@ fn checked(folder: &Path, bytes: &[u8], state: &State) -> Result<Published, LogE
         );
         return Err(wrong(&text));
     }
-    let tree = TreeFiles::new(&folder.join(LOG), state.size);
+    let tree = Mended { tail, files: TreeFiles::new(&folder.join(LOG), state.size) };
     let root = merkle::root(checkpoint.size, &tree).map_err(|error| contradiction(folder, &error.path, &error.what))?;
     if root != checkpoint.root {
         let text = format!("it signs the root {} at size {}, the tiles have {root}", checkpoint.root, checkpoint.size);

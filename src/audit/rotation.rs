@@ -3,12 +3,43 @@
 //!
 //! It is a signed note: a first line that no checkpoint has, the origin, the two old and the two new verifier keys.
 
+use std::io;
+use std::path::Path;
+
 use crate::audit::key::{KeyError, SigningKeys};
 use crate::audit::note::{Algorithm, Malformed, Note, PublicKey};
 use crate::audit::policy::{Policy, PolicyError};
 
 /// The first line. No log may have it as its origin.
 pub const HEADER: &str = "marg-audit-rotation/v1";
+
+/// The file with the notes of all rotations, oldest first, beside the checkpoint: a JSON list. The entries in the log say the
+/// same; the file stays when they are past their retention.
+pub const FILE: &str = "rotations";
+
+/// Reads that file; without one there was no rotation.
+///
+/// # Errors
+/// When it cannot be read or has another form.
+pub fn load(folder: &Path) -> io::Result<Vec<String>> {
+    match std::fs::read(folder.join(FILE)) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Applies those of the statements that continue what the policy trusts; gives the first that does not. A verifier who trusts
+/// only later keys need not believe the earlier statements.
+pub fn apply_all(policy: &mut Policy, origin: &str, notes: &[String]) -> Option<RotationError> {
+    let mut refused = None;
+    for note in notes {
+        if let Err(error) = apply(policy, origin, note) {
+            refused.get_or_insert(error);
+        }
+    }
+    refused
+}
 
 /// Why a rotation is not believed.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::audit::entry::Salt;
 use crate::audit::index;
 use crate::audit::merkle::{Frontier, Hash, Nodes, fold, leaf_hash};
-use crate::audit::tiles::{self, Row, TileError, WIDTH};
+use crate::audit::tiles::{self, Row, TileError, TreeFiles, WIDTH};
 
 /// A file that is to be written, below the audit folder.
 pub type Pending = (PathBuf, Vec<u8>);
@@ -123,6 +123,28 @@ impl Tail {
     /// The tree.
     pub fn tree(&self) -> &Frontier {
         &self.tree
+    }
+}
+
+/// The hashes of a tree whose unfinished tiles are taken from memory, as those on the disk may be torn.
+pub struct Mended<'a> {
+    /// The right edge.
+    pub tail: &'a Tail,
+    /// The rest.
+    pub files: TreeFiles,
+}
+
+impl Nodes for Mended<'_> {
+    type Error = TileError;
+
+    fn node(&self, level: u8, index: u64) -> Result<Hash, TileError> {
+        let (row, inside) = (level / 8, level % 8);
+        let unfinished = tiles::count(Row::Level(row), self.tail.tree.size()) / WIDTH;
+        if (index << inside) / WIDTH == unfinished {
+            Edge(&self.tail.levels).node(level, index)
+        } else {
+            self.files.node(level, index)
+        }
     }
 }
 

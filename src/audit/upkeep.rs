@@ -1,13 +1,35 @@
-//! What is deleted from a log without touching its tree: salts, and entries past their retention.
+//! What is done to a log beside its tree: salts are erased, entries past their retention deleted, rotations listed.
 
 use std::io;
 
-use crate::audit::index;
+use crate::audit::index::{self, Seen};
 use crate::audit::log::{LogError, Writer};
+use crate::audit::receipt;
+use crate::audit::rotation;
 use crate::audit::tail::{LOG, salts_path};
 use crate::audit::tiles::{self, Row, WIDTH};
 
 impl Writer {
+    /// Writes the list of rotations, if it is not whole; their entries are still there, as pruning waits for this.
+    ///
+    /// # Errors
+    /// When the disk refuses or an entry cannot be read.
+    pub(super) fn write_rotations(&mut self) -> Result<(), LogError> {
+        let log = self.folder.join(LOG);
+        let mut notes = rotation::load(&log).map_err(LogError::Disk)?;
+        if notes.len() >= self.state.rotations.len() {
+            return Ok(());
+        }
+        for index in self.state.rotations.iter().skip(notes.len()) {
+            let text = receipt::entry(&log, *index, self.state.size)?;
+            let seen = Seen::parse(text.as_bytes()).ok().and_then(|seen| seen.note);
+            let note = seen.ok_or_else(|| LogError::Contradiction(format!("entry {index} is no rotation")))?;
+            notes.push(note.into_owned());
+        }
+        let text = serde_json::to_vec_pretty(&notes).map_err(|error| LogError::Disk(error.into()))?;
+        self.put(&[(log.join(rotation::FILE), text.as_slice())])
+    }
+
     /// Overwrites the salt of an entry with zeros.
     ///
     /// # Errors

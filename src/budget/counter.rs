@@ -112,6 +112,12 @@ impl Counter {
         self.lease(owner) > 0 && self.wanted.iter().any(|(other, until)| &**other != owner && *until > now)
     }
 
+    /// Forgets who was refused.
+    #[cfg(test)]
+    pub(super) fn forget_wanted(&mut self) {
+        self.wanted.clear();
+    }
+
     /// Moves what is spent by an amount, not below 0.
     pub fn adjust(&mut self, window: WindowId, delta: i64, now: Timestamp) {
         if let Some(flow) = &mut self.flow {

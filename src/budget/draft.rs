@@ -5,23 +5,16 @@
 
 use std::sync::Arc;
 
+use super::check::LimitFault;
 use super::limit::{Action, Limit, Scope, Unit, Window};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
 
 /// The longest name of a limit, in characters.
-pub const MAX_NAME_CHARS: usize = 128;
-/// The longest subject, in characters: a label of a key (64), `:`, and its value (256) fit.
+const MAX_NAME_CHARS: usize = 128;
+/// The longest subject of any scope, in characters: a label of a key (64), `:`, and its value (256).
 pub const MAX_SUBJECT_CHARS: usize = 321;
-/// The most model patterns of a limit.
-pub const MAX_MODELS: usize = 64;
-/// The most thresholds of a limit.
-pub const MAX_THRESHOLDS: usize = 16;
-/// The largest amount of tokens, requests or exchanges. More is a typing error: it is the work of many years.
-pub const MAX_COUNT: i64 = 1_000_000_000_000_000;
-/// The largest amount of money, a thousand million dollars. More is a typing error, and far below what the type holds.
-pub const MAX_USD: NanoUsd = NanoUsd(1_000_000_000_000_000_000);
 
 /// The words for scopes.
 pub const SCOPES: &[(&str, Scope)] = &[
@@ -191,7 +184,7 @@ impl LimitDraft {
         }
     }
 
-    /// The limit, under an id and with the times given; [`Limit::check`] says whether its parts make sense together.
+    /// The limit, under an id and with the times given.
     ///
     /// # Errors
     /// The first field that is missing, out of bounds, or does not belong to the others.
@@ -200,29 +193,13 @@ impl LimitDraft {
         let action = self.action()?;
         let amount = nanos_or_count("amount", "amount_usd", self.unit, self.amount)?;
         let models = self.models.iter().map(|pattern| Glob::new(pattern)).collect::<Result<Vec<_>, _>>();
-        let models = models.map_err(|text| fault("models", text))?;
-        if models.len() > MAX_MODELS {
-            return Err(fault("models", format!("there are at most {MAX_MODELS} patterns")));
-        }
-        if self.scope == Scope::Gateway && self.subject.is_some() {
-            return Err(fault("subject", "a limit for the whole gateway has no subject; remove it"));
-        }
-        if let Some(subject) = &self.subject {
-            check_text("subject", subject, MAX_SUBJECT_CHARS)?;
-        }
-        let name = match self.name {
-            Some(name) => {
-                check_text("name", &name, MAX_NAME_CHARS)?;
-                name
-            }
-            None => describe(self.scope, self.subject.as_deref(), self.unit, self.span),
-        };
-        Ok(Limit {
+        let unnamed = || describe(self.scope, self.subject.as_deref(), self.unit, self.span);
+        let limit = Limit {
             id,
-            name,
+            name: self.name.clone().unwrap_or_else(unnamed),
             scope: self.scope,
             subject: self.subject.map(Into::into),
-            models,
+            models: models.map_err(|text| fault("models", text))?,
             unit: self.unit,
             window,
             amount,
@@ -231,7 +208,9 @@ impl LimitDraft {
             enabled: self.enabled,
             created_at,
             updated_at,
-        })
+        };
+        limit.check().map_err(|fault| flat(fault, self.unit))?;
+        Ok(limit)
     }
 
     fn window(&self) -> Result<Window, DraftFault> {
@@ -241,21 +220,11 @@ impl LimitDraft {
         if self.burst.is_some() && self.span != Span::Minute {
             return Err(fault("burst", "only a minute has a burst; remove it, or write `window: minute`"));
         }
-        if (self.span == Span::Now) != (self.unit == Unit::Concurrent) {
-            return Err(fault("window", "`now` is the window of the unit `concurrent`, and its only one"));
-        }
         let timezone = self.timezone.clone().unwrap_or_else(|| "UTC".to_owned());
-        if jiff::tz::TimeZone::get(&timezone).is_err() {
-            return Err(fault("timezone", "this is not a time zone; write an IANA name such as Europe/Berlin"));
-        }
         Ok(match (self.span, self.burst) {
             (Span::Minute, None) => Window::Minute,
             (Span::Minute, Some(burst)) => {
-                let burst = nanos_or_count("burst", "burst_usd", self.unit, burst)?;
-                if burst < 1 {
-                    return Err(fault("burst", "a burst is at least 1"));
-                }
-                Window::Paced { burst }
+                Window::Paced { burst: nanos_or_count("burst", "burst_usd", self.unit, burst)? }
             }
             (Span::Hour, _) => Window::Hour,
             (Span::Day, _) => Window::Day { timezone },
@@ -277,15 +246,9 @@ impl LimitDraft {
             return Ok(if self.deed == Deed::Warn { Action::Warn } else { Action::Refuse });
         }
         let to = self.downgrade_to.clone().ok_or_else(|| fault("downgrade_to", "`action: downgrade` needs a model"))?;
-        if !(1..=Glob::MAX_BYTES).contains(&to.len()) || to.chars().any(char::is_control) {
-            return Err(fault("downgrade_to", "a model has 1 to 256 bytes and no control characters"));
-        }
         let below_percent = self.downgrade_below_percent.ok_or_else(|| {
             fault("downgrade_below_percent", "`action: downgrade` needs the share that must be left, 1 to 99")
         })?;
-        if !(1..=99).contains(&below_percent) {
-            return Err(fault("downgrade_below_percent", "the share that must be left is 1 to 99 percent"));
-        }
         Ok(Action::Downgrade { to, below_percent })
     }
 }
@@ -298,10 +261,6 @@ fn nanos_or_count(
     quantity: Quantity,
 ) -> Result<i64, DraftFault> {
     match (unit, quantity) {
-        (Unit::Usd, Quantity::Usd(usd)) if usd < NanoUsd::ZERO => Err(fault(usd_field, "an amount is not negative")),
-        (Unit::Usd, Quantity::Usd(usd)) if usd > MAX_USD => {
-            Err(fault(usd_field, "more than 1000000000 dollars is surely a typing error"))
-        }
         (Unit::Usd, Quantity::Usd(usd)) => Ok(usd.nanos()),
         (Unit::Usd, Quantity::Count(_)) => {
             Err(fault(count_field, format!("dollars are written as `{usd_field}`, such as {usd_field}: \"12.50\"")))
@@ -309,12 +268,22 @@ fn nanos_or_count(
         (_, Quantity::Usd(_)) => {
             Err(fault(usd_field, format!("this limit does not count dollars; write `{count_field}`")))
         }
-        (_, Quantity::Count(count)) if count < 0 => Err(fault(count_field, "an amount is not negative")),
-        (_, Quantity::Count(count)) if count > MAX_COUNT => {
-            Err(fault(count_field, format!("more than {MAX_COUNT} is surely a typing error")))
-        }
         (_, Quantity::Count(count)) => Ok(count),
     }
+}
+
+/// A fault of a limit, by the flat name of its field.
+fn flat(found: LimitFault, unit: Unit) -> DraftFault {
+    let field = match found.field {
+        "amount" if unit == Unit::Usd => "amount_usd",
+        "window.burst" if unit == Unit::Usd => "burst_usd",
+        "window.burst" => "burst",
+        "window.timezone" => "timezone",
+        "action.to" => "downgrade_to",
+        "action.below_percent" => "downgrade_below_percent",
+        field => field,
+    };
+    fault(field, format!("`{field}` {}", found.text))
 }
 
 /// The amount that is given as dollars or as a count.
@@ -330,43 +299,13 @@ pub fn quantity(usd: Option<NanoUsd>, count: Option<i64>) -> Result<Quantity, Dr
     }
 }
 
-/// Whether two limits count the same calls in the same way, so that they say two amounts for one thing. One that only warns
-/// stands beside one that refuses.
-pub fn contradicts(one: &Limit, other: &Limit) -> bool {
-    let models = |limit: &Limit| {
-        let mut models: Vec<String> = limit.models.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-        models.sort_unstable();
-        models.dedup();
-        models
-    };
-    let warns = |limit: &Limit| limit.action == Action::Warn;
-    let counted = |limit: &Limit| std::mem::discriminant(&limit.window);
-    one.scope == other.scope
-        && one.subject == other.subject
-        && one.unit == other.unit
-        && counted(one) == counted(other)
-        && warns(one) == warns(other)
-        && models(one) == models(other)
-}
-
 fn thresholds(mut shares: Vec<u8>, deed: Deed) -> Result<Vec<u8>, DraftFault> {
     shares.sort_unstable();
     shares.dedup();
-    if !shares.iter().all(|share| (1..=100).contains(share)) || shares.len() > MAX_THRESHOLDS {
-        let text = format!("at most {MAX_THRESHOLDS} whole numbers from 1 to 100");
-        return Err(fault("warn_at_percent", text));
-    }
     if shares.is_empty() && deed == Deed::Warn {
         return Err(fault("warn_at_percent", "a limit that only warns needs shares to warn at, such as [80, 100]"));
     }
     Ok(shares)
-}
-
-fn check_text(field: &'static str, text: &str, most: usize) -> Result<(), DraftFault> {
-    if text.trim().is_empty() || text.chars().count() > most || text.chars().any(char::is_control) {
-        return Err(fault(field, format!("a text of 1 to {most} characters, none of them a control character")));
-    }
-    Ok(())
 }
 
 /// A name for a limit without one, such as `team web: usd a month`.
@@ -383,7 +322,8 @@ fn describe(scope: Scope, subject: Option<&str>, unit: Unit, span: Span) -> Stri
         Span::Hour => " an hour".to_owned(),
         span => format!(" a {}", word_of(SPANS, span)),
     };
-    format!("{whose}: {what}{when}").chars().take(MAX_NAME_CHARS).collect()
+    let name = format!("{whose}: {what}{when}");
+    name.chars().filter(|symbol| !symbol.is_control()).take(MAX_NAME_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -444,7 +384,7 @@ mod tests {
         let hour = LimitDraft { span: Span::Hour, timezone: Some("UTC".to_owned()), ..draft() };
         assert_eq!(limit(hour).unwrap_err().field, "timezone");
         let burst = LimitDraft { span: Span::Minute, burst: Some(Quantity::Usd(NanoUsd(0))), ..draft() };
-        assert_eq!(limit(burst).unwrap_err().field, "burst");
+        assert_eq!(limit(burst).unwrap_err().field, "burst_usd");
         assert!(quantity(None, None).is_err() && quantity(Some(NanoUsd(1)), Some(1)).is_err());
     }
 

@@ -126,12 +126,15 @@ impl Catalog {
     /// Every fault, each as `id:line:column: sentence`.
     pub fn with_stored(mut self, prices: &[StoredPrice]) -> Result<Self, Vec<String>> {
         self.stored = Overlay::stored(prices)?;
+        self.shards = Default::default();
         Ok(self)
     }
 
     /// The same catalog with a price for models that nothing else prices, in dollars per million tokens of input and output of
     /// every class. An absurd price (below 0, not a number, above 100,000) is not taken; the configuration refuses it before.
     pub fn with_default(mut self, input_usd: f64, output_usd: f64) -> Self {
+        // What was found out before may not hold any more.
+        self.shards = Default::default();
         let rates = nanos(input_usd, RATE_LIMIT_USD).zip(nanos(output_usd, RATE_LIMIT_USD));
         self.default = rates.map(|(input, output)| {
             let base: [u64; CLASSES] = std::array::from_fn(|class| if class < 6 { input } else { output });

@@ -89,6 +89,19 @@ impl Door {
         serde_json::from_slice(&bytes).map_err(|_| Failure::failed("The server's answer is not JSON; is it Marg?"))
     }
 
+    /// Hands a file over and takes the answer whole as JSON.
+    ///
+    /// # Errors
+    /// What the server refused, or why it could not be asked.
+    pub async fn hand_over(&self, method: Method, path: &str, file: axum::body::Bytes) -> Result<Value> {
+        let request =
+            Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/octet-stream");
+        let answer =
+            self.send(request.body(Body::from(file)).map_err(|error| Failure::usage(error.to_string()))?).await?;
+        let bytes = whole(answer.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|_| Failure::failed("The server's answer is not JSON; is it Marg?"))
+    }
+
     /// Asks for an answer and leaves its body to be read piece by piece.
     ///
     /// # Errors
@@ -102,7 +115,10 @@ impl Door {
             }
             None => Body::empty(),
         };
-        let request = request.body(body).map_err(|error| Failure::usage(error.to_string()))?;
+        self.send(request.body(body).map_err(|error| Failure::usage(error.to_string()))?).await
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
         let answer = match self {
             Self::Server { authority, token } => send(authority, token, request).await?,
             Self::Store { config } => inside(config, request).await?,

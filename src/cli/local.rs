@@ -1,5 +1,6 @@
 //! The admin side without a gateway: what commands work with when they go to the store directly.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,17 +11,20 @@ use crate::admin::control::{
     Control, Explanation, LimitState, ProviderStatus, Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport,
     RouteView,
 };
-use crate::assemble::{core, house, live};
+use crate::assemble::{core, house, limits, live};
 use crate::budget::limit::Limit;
+use crate::budget::store::LimitStore;
 use crate::catalog::Pricing;
 use crate::catalog::stored::StoredPrice;
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, StoreError};
 use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
+use crate::ledger::reprice::Adjust;
 use crate::route::config::RouteConfig;
+use crate::unit::charge::CounterId;
 
 /// Loads the configuration file, as far as the store needs it.
 ///
@@ -52,9 +56,12 @@ pub async fn state(config: &Path) -> Result<State> {
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let prices = house.store.prices().await?;
+    let stored = LimitStore::list(&*house.store).await?;
+    let money = limits::money(loaded.config.limits.iter().chain(stored.iter()));
     let nobody = Nobody { loaded: loaded.clone(), prices };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
+    state.adjust = Arc::new(NotHere(money));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
 }
@@ -68,6 +75,25 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 struct Nobody {
     loaded: Loaded,
     prices: Vec<StoredPrice>,
+}
+
+/// Counters belong to the running gateway; here is only known which of them count dollars.
+struct NotHere(HashSet<Arc<str>>);
+
+#[async_trait]
+impl Adjust for NotHere {
+    async fn money_limits(&self) -> std::result::Result<HashSet<Arc<str>>, StoreError> {
+        Ok(self.0.clone())
+    }
+
+    async fn ready(&self) -> std::result::Result<(), StoreError> {
+        let text = "There are limits in dollars, whose counters only a running gateway can move: use --server.";
+        if self.0.is_empty() { Ok(()) } else { Err(StoreError::Conflict(text.into())) }
+    }
+
+    async fn adjust(&self, _: &CounterId, _: i64) -> std::result::Result<(), StoreError> {
+        self.ready().await
+    }
 }
 
 const ABSENT: &str = "No gateway runs in this process; ask a running one with --server.";

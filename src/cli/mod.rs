@@ -14,7 +14,9 @@ mod limits;
 mod local;
 mod output;
 mod parties;
+mod policy;
 mod prices;
+mod reconcile;
 mod requests;
 mod span;
 mod spend;
@@ -90,12 +92,17 @@ enum Command {
     Users(parties::Parties),
     /// Show who spent most in a period; in the last 24 hours, if none is given.
     Spend(spend::Spend),
+    /// Check, try, import and compare the policies of the gate.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Read the request log.
     #[command(subcommand)]
     Requests(requests::Requests),
     /// Show, compare and change prices, and price the request log again.
     #[command(subcommand)]
     Prices(prices::Prices),
+    /// Hold the request log against a provider's usage or cost export.
+    Reconcile(reconcile::Reconcile),
     /// Care for the database.
     #[command(subcommand)]
     Db(db::Db),
@@ -140,6 +147,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
+        Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),
         Command::Orgs(orgs) => wait(async { parties::run(orgs, "orgs", &common.door()?, common.output).await }),
@@ -148,6 +156,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Spend(spend) => wait(async { spend::run(spend, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
         Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
+        Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Version(version) => version::run(version, common.output),

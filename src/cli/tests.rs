@@ -195,7 +195,7 @@ fn limits_and_parties_live_in_the_store_without_a_server() {
     assert_eq!(exit(&["teams", "disable", "web"]), None);
     let team = ask(dir, Method::GET, "/admin/teams/web", None);
     assert_eq!((&team["models"], &team["max_output_tokens"]), (&json!(["gpt-*"]), &json!(9)));
-    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!(null)));
+    assert_eq!((&team["enabled"], &team["counters"]), (&json!(false), &json!([])));
     assert_eq!(exit(&["teams", "enable", "web"]), None);
     assert_eq!(exit(&["teams", "show", "nobody"]), Some(Exit::NotFound));
     assert_eq!(exit(&["orgs", "list"]), None);
@@ -313,4 +313,51 @@ async fn commands_work_against_a_running_instance_as_far_as_the_role_goes() {
         crate::admin::control::ReloadReport { errors: vec![problem], ..Default::default() };
     let reload = door(house.token(Role::Admin)).ask(Method::POST, "/admin/reload", None).await.unwrap_err();
     assert!(reload.exit == Exit::Conflict && reload.text.contains("3:5: a.b: no"), "{}", reload.text);
+}
+
+#[test]
+fn policies_are_checked_formatted_tried_imported_and_compared() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let ok = |line: &[&str]| marg(dir, line).unwrap_or_else(|failure| panic!("{line:?}: {failure:?}"));
+    let fails = |line: &[&str]| marg(dir, line).unwrap_err().0;
+    let good = write("good.cedar", include_str!("../../conf/policy.cedar"));
+    let bad = write("bad.cedar", "permit(principal, action, resource) when { context.nothing };");
+    ok(&["policy", "check", &good]);
+    ok(&["policy", "fmt", "--check", &good]);
+    assert_eq!(fails(&["policy", "check", &bad]), Exit::Failed);
+    assert_eq!(fails(&["policy", "check", "/nowhere.cedar"]), Exit::Failed);
+    // What the configuration names is the default.
+    assert_eq!(fails(&["policy", "check"]), Exit::Failed);
+    write("marg.yaml", &format!("kavach: {{policy: {good}}}"));
+    ok(&["policy", "check"]);
+
+    let ugly = write("ugly.cedar", "// begin\n// Why.\npermit(principal,action,\nresource);\n// end\n");
+    assert_eq!(fails(&["policy", "fmt", "--check", &ugly]), Exit::Failed);
+    ok(&["policy", "fmt", &ugly]);
+    let text = std::fs::read_to_string(&ugly).unwrap();
+    assert_eq!(text, "// begin\n// Why.\npermit (principal, action, resource);\n// end\n");
+
+    let cases = write(
+        "cases.yaml",
+        "cases: [{name: a, expect: allow}, {name: b, expect: deny, call: {context: {drift: {geo: 95}}}}]",
+    );
+    ok(&["policy", "test", &cases]);
+    assert_eq!(fails(&["policy", "test", &cases, "--policy", &ugly]), Exit::Failed);
+    assert_eq!(fails(&["policy", "test", &cases, "--time-zone", "Mars"]), Exit::Usage);
+    let call = write("call.yaml", "{caller: {key: key_1}, context: {drift: {geo: 95}}}");
+    ok(&["policy", "explain", &call]);
+    ok(&["policy", "diff", &good, &ugly, "--cases", &cases]);
+
+    let toml = write("old.toml", "[[policy]]\nname = \"a\"\neffect = \"permit\"\n");
+    let new = dir.join("new.cedar").display().to_string();
+    ok(&["policy", "import", &toml, "--to", &new]);
+    ok(&["policy", "check", &new]);
+    assert_eq!(fails(&["policy", "import", &toml, "--to", &new]), Exit::Failed);
+    assert_eq!(fails(&["policy", "import", &good]), Exit::Failed);
 }

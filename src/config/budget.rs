@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, contradicts, quantity};
+use crate::budget::WhenAway;
+use crate::budget::check::contradictions;
+use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, quantity};
 use crate::budget::limit::{Limit, Scope};
 use crate::config::decode::Table;
 use crate::config::problem::Report;
@@ -23,6 +25,8 @@ use crate::unit::secret::SecretRef;
 /// How limits are held, and who is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BudgetConfig {
+    /// Who owns the counters. Needs a restart.
+    pub authority: AuthorityConfig,
     /// How long a call waits for amounts that other calls and processes hold, before it is refused.
     pub wait_ms: u64,
     /// What happens to calls when whoever owns the counters cannot be reached and the leases of this process are used up.
@@ -45,6 +49,7 @@ pub struct BudgetConfig {
 impl Default for BudgetConfig {
     fn default() -> Self {
         Self {
+            authority: AuthorityConfig::default(),
             wait_ms: 1_000,
             when_away: WhenAway::default(),
             dead_node: DeadNode::default(),
@@ -57,14 +62,14 @@ impl Default for BudgetConfig {
     }
 }
 
-/// What happens to calls when the owner of the counters is away and no lease is left.
+/// Who owns the counters of limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenAway {
-    /// They are refused with 503.
+pub enum AuthorityConfig {
+    /// The database.
     #[default]
-    Refuse,
-    /// They pass uncounted by limits until it is back; what they used is told to it then, so a limit may be exceeded.
-    Admit,
+    Store,
+    /// Redis; the database keeps count along, so that Redis may lose everything.
+    Redis,
 }
 
 /// What happens to the leases of a process that does not come back.
@@ -81,8 +86,11 @@ pub enum DeadNode {
 pub(super) fn budget(table: &mut Table<'_, '_>) -> BudgetConfig {
     const AWAY: &[(&str, WhenAway)] = &[("refuse", WhenAway::Refuse), ("admit", WhenAway::Admit)];
     const DEAD: &[(&str, DeadNode)] = &[("hold", DeadNode::Hold), ("release", DeadNode::Release)];
+    const AUTHORITIES: &[(&str, AuthorityConfig)] =
+        &[("store", AuthorityConfig::Store), ("redis", AuthorityConfig::Redis)];
     let default = BudgetConfig::default();
     BudgetConfig {
+        authority: table.text_or("authority", default.authority, |text| word(text, AUTHORITIES)),
         wait_ms: table.number("wait_ms", default.wait_ms),
         when_away: table.text_or("when_away", default.when_away, |text| word(text, AWAY)),
         dead_node: table.text_or("dead_node", default.dead_node, |text| word(text, DEAD)),
@@ -220,10 +228,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             );
         }
     }
-    for (index, (path, limit)) in limits.iter().enumerate() {
-        if let Some((earlier, _)) = limits.iter().take(index).find(|(_, earlier)| contradicts(limit, earlier)) {
-            let line = report.line(earlier);
-            report.error(path, format!("{earlier} in line {line} counts the same already; remove one of them"));
+    let place = |id: &str| limits.iter().find(|(_, limit)| *limit.id == *id).map(|(path, _)| *path);
+    for found in contradictions(&config.limits) {
+        if let (Some(first), Some(second)) = (place(&found.first), place(&found.second)) {
+            let line = report.line(first);
+            let text = format!("{first} in line {line} counts the same already; remove one of them, or switch one off");
+            report.error(second, text);
         }
     }
     let known = |model: &str| config.default_provider.is_some() || takes(config, model);

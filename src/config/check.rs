@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use crate::config::decode::join;
 use crate::config::demo::SIMULATED;
 use crate::config::problem::Report;
-use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, budget, routes, suggest, url};
+use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, budget, kavach, redis, routes, suggest, url};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, UrlRef};
 use crate::provider::preset::{BaseUrl, TABLE};
 
@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     ports(&config.server, &config.admin, report);
     server(&config.server, report);
     ledger(&config.ledger, report);
+    kavach::check(config, report);
     for (name, provider) in &config.providers {
         self::provider(name, provider, report);
         // An overlay may hold providers of its own.
@@ -45,6 +46,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     routes::check(config, report);
     budget::check(config, report);
+    redis::check(config, report);
 }
 
 /// How a provider's credentials are sent.

@@ -12,7 +12,7 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{shape, tree, url};
+use crate::config::{RedisSecrets, shape, tree, url};
 use crate::provider::config::{ProviderConfig, ProviderSettings, UrlRef};
 use crate::unit::secret::Secret;
 
@@ -37,6 +37,8 @@ pub struct Loaded {
     pub hash_key: Option<Secret>,
     /// Where events of limits are posted, if `budget.webhook_url` is set.
     pub webhook: Option<Webhook>,
+    /// What `redis` refers to, if it has addresses.
+    pub redis: Option<RedisSecrets>,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
 }
@@ -129,11 +131,11 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook } =
+    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
-    Ok(Loaded { config, providers, price_providers, database_url, listen_url, hash_key, webhook, warnings })
+    Ok(Loaded { config, providers, price_providers, database_url, listen_url, hash_key, webhook, redis, warnings })
 }
 
 fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
-pub use crate::config::budget::{BudgetConfig, DeadNode, WhenAway};
+pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode};
+pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};
+use crate::kavach::config::KavachConfig;
 use crate::key::draft::KeyDefaults;
 use crate::provider::config::{ProviderConfig, UrlRef};
 use crate::route::config::RouteConfig;
@@ -22,10 +24,12 @@ mod budget;
 mod check;
 mod decode;
 pub mod demo;
+mod kavach;
 pub mod keys;
 pub mod load;
 mod pem;
 pub mod problem;
+mod redis;
 pub mod reload;
 mod resolve;
 mod routes;
@@ -58,8 +62,12 @@ pub struct Config {
     pub prices: PricesConfig,
     /// How limits are held, and who is told.
     pub budget: BudgetConfig,
+    /// The gate, sessions and drift.
+    pub kavach: KavachConfig,
     /// What may be spent; besides the limits in the store.
     pub limits: Vec<Limit>,
+    /// How to reach Redis.
+    pub redis: RedisConfig,
     /// Who serves, by name. Names are 1 to 64 of `a-z A-Z 0-9 . _ -`.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// The provider for models that no route matches; none means that such models are refused with 404.
@@ -80,7 +88,9 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             prices: PricesConfig::default(),
             budget: BudgetConfig::default(),
+            kavach: KavachConfig::default(),
             limits: Vec::new(),
+            redis: RedisConfig::default(),
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),

@@ -1,6 +1,6 @@
 //! What a reload cannot apply.
 
-use crate::config::{AdminConfig, Config, DatabaseConfig, KeysConfig, LogConfig, ServerConfig};
+use crate::config::{AdminConfig, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, ServerConfig};
 
 /// The keys that differ and whose new values need a restart, in the order of the file. They are those that
 /// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
@@ -14,10 +14,12 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         admin,
         log,
         keys,
+        budget,
+        redis,
         // All of these are applied by a reload.
         ledger: _,
         prices: _,
-        budget: _,
+        kavach: _,
         limits: _,
         providers: _,
         default_provider: _,
@@ -35,7 +37,30 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let KeysConfig { prefix_style, hash_key, defaults: _ } = keys;
     note(&mut changed, "keys.prefix_style", *prefix_style != old.keys.prefix_style);
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
+    note(&mut changed, "budget.authority", budget.authority != old.budget.authority);
+    in_redis(&mut changed, &old.redis, redis);
     changed
+}
+
+fn in_redis(changed: &mut Vec<&'static str>, old: &RedisConfig, new: &RedisConfig) {
+    let RedisConfig {
+        urls,
+        mode,
+        sentinel_master,
+        username,
+        password,
+        key_prefix,
+        request_timeout_ms,
+        background_timeout_ms,
+    } = new;
+    note(changed, "redis.urls", *urls != old.urls);
+    note(changed, "redis.mode", *mode != old.mode);
+    note(changed, "redis.sentinel_master", *sentinel_master != old.sentinel_master);
+    note(changed, "redis.username", *username != old.username);
+    note(changed, "redis.password", *password != old.password);
+    note(changed, "redis.key_prefix", *key_prefix != old.key_prefix);
+    note(changed, "redis.request_timeout_ms", *request_timeout_ms != old.request_timeout_ms);
+    note(changed, "redis.background_timeout_ms", *background_timeout_ms != old.background_timeout_ms);
 }
 
 /// The parts of the configuration that differ, as key paths: whole sections, and single providers.
@@ -50,7 +75,9 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ledger,
         prices,
         budget,
+        kavach,
         limits,
+        redis,
         providers,
         default_provider,
         routes,
@@ -65,7 +92,9 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ("ledger", *ledger != old.ledger),
         ("prices", *prices != old.prices),
         ("budget", *budget != old.budget),
+        ("kavach", *kavach != old.kavach),
         ("limits", *limits != old.limits),
+        ("redis", *redis != old.redis),
         ("default_provider", *default_provider != old.default_provider),
         ("routes", *routes != old.routes),
     ];

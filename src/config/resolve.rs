@@ -15,7 +15,7 @@ use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{BudgetConfig, Config, pem, url};
+use crate::config::{BudgetConfig, Config, RedisConfig, RedisSecrets, pem, redis, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
@@ -37,6 +37,7 @@ pub(super) struct Resolved {
     pub(super) listen_url: Option<Secret>,
     pub(super) hash_key: Option<Secret>,
     pub(super) webhook: Option<Webhook>,
+    pub(super) redis: Option<RedisSecrets>,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
@@ -53,12 +54,13 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
         resolver.hash_key(reference)
     });
     let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
+    let redis = Resolver { environment, report, lenient: false }.redis(&config.redis);
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, database_url, listen_url, hash_key, webhook }
+    Resolved { providers, database_url, listen_url, hash_key, webhook, redis }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -95,6 +97,7 @@ fn files(config: &Config, report: &mut Report) {
     {
         report.error("prices.overlay", text);
     }
+    crate::config::kavach::files(config, report);
     for (name, provider) in &config.providers {
         if let Some(path) = &provider.ca_file {
             check_pem(&join(&join("providers", name), "ca_file"), path, pem::certificates, report);
@@ -267,6 +270,17 @@ impl Resolver<'_> {
         }
         self.fault("keys.hash_key", "expected 64 hexadecimal digits; `openssl rand -hex 32` makes them");
         None
+    }
+
+    fn redis(&mut self, config: &RedisConfig) -> Option<RedisSecrets> {
+        let password = config.password.as_ref().and_then(|reference| self.secret("redis.password", reference));
+        let urls: Vec<Secret> =
+            config.urls.iter().filter_map(|reference| self.secret("redis.urls", reference)).collect();
+        if urls.iter().any(|url| !redis::is_url(url.expose())) {
+            self.fault("redis.urls", "expected redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// with TLS");
+            return None;
+        }
+        (!urls.is_empty()).then_some(RedisSecrets { urls, password })
     }
 
     fn secret(&mut self, path: &str, reference: &SecretRef) -> Option<Secret> {

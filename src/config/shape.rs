@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::budget::limit::Limit;
-use crate::config::budget;
 use crate::config::decode::Table;
 use crate::config::{
     AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
     PrefixStyle, PricesConfig, ServerConfig, TlsConfig,
 };
-use crate::config::{suggest, url};
+use crate::config::{budget, kavach, redis, suggest, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
@@ -36,7 +35,9 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         ledger: table.section("ledger", ledger),
         prices: table.section("prices", prices),
         budget: table.section("budget", budget::budget),
+        kavach: table.section("kavach", kavach::kavach),
         limits: limits(table),
+        redis: table.section("redis", redis::redis),
         providers: table.named("providers", provider),
         default_provider: table.text("default_provider", |text| Ok(text.to_owned())),
         routes: table.tables("routes", |table| Some(route(table))),

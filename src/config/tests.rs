@@ -476,6 +476,8 @@ fn files_that_are_missing_or_wrong_are_refused() {
     refuses("providers: {a: {preset: ollama, ca_file: /nowhere}}", "1:42: providers.a.ca_file", "cannot read");
     refuses(&format!("providers: {{a: {{preset: ollama, ca_file: {path}}}}}"), "1:42", "no certificate");
     refuses("prices: {overlay: /nowhere}", "1:19: prices.overlay", "cannot read");
+    refuses("prices: {default: {input: 1}}", "1:10: prices.default", "output");
+    refuses("prices: {default: {input: -1, output: 1}}", "1:27: prices.default.input", "dollars per million");
     refuses("prices: {overlay: /}", "1:19: prices.overlay", "not a plain file");
     refuses(&format!("data_dir: {path}"), "1:11: data_dir", "not a folder");
 }
@@ -560,7 +562,7 @@ fn scalars_mean_what_their_key_says() {
 #[test]
 fn every_key_that_is_read_is_in_the_list() {
     let mut decoder = decode::Decoder::new(problem::Report::new(""));
-    let yaml = "server: {tls: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]\nlimits: [{}]";
+    let yaml = "server: {tls: {}}\nprices: {default: {}}\nproviders: {a: {}}\nroutes: [{split: [{}]}]\nlimits: [{}]";
     let node = tree::read(yaml, &mut decoder.report);
     decoder.root(node.as_ref(), shape::config);
     let parts = [
@@ -571,10 +573,15 @@ fn every_key_that_is_read_is_in_the_list() {
         "keys",
         "ledger",
         "prices",
+        "prices.default",
         "routes[].match",
         "budget",
         "budget.default_caps",
+        "redis",
         "keys.defaults",
+        "kavach",
+        "kavach.session",
+        "kavach.drift",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
     let mut listed: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
@@ -604,15 +611,31 @@ fn other_value(path: &str) -> &'static str {
         "ledger.batch_rows" | "server.max_exchanges" | "server.max_connections" | "server.threads" => "7",
         "log.level" => "debug",
         "log.format" => "json",
+        "prices.default.input" | "prices.default.output" => "2.5",
         "keys.prefix_style" => "openai",
         "keys.hash_key" | "budget.webhook_secret" => "env:HEX",
         "keys.defaults.expires_in" => "90d",
         "keys.defaults.labels" => "{env: dev}",
         "keys.defaults.models" => "[gpt-*]",
+        "budget.authority" => "redis",
+        "redis.urls" => "['env:REDIS']",
+        "redis.mode" => "cluster",
+        "redis.sentinel_master" | "redis.username" | "redis.key_prefix" => "other",
+        "redis.password" => "env:HEX",
+        "redis.request_timeout_ms" | "redis.background_timeout_ms" => "77",
         "budget.when_away" => "admit",
         "budget.dead_node" => "release",
         "budget.dead_node_after_ms" => "20000",
         "budget.webhook_url" => "https://hooks.example/x?y=z",
+        "kavach.mode" => "observe, policy: x",
+        "kavach.policy" | "kavach.drift.geo_database" => "/policy",
+        "kavach.reveal" => "nothing",
+        "kavach.time_zone" => "Asia/Kolkata",
+        "kavach.cache_entries"
+        | "kavach.session.max_sessions"
+        | "kavach.drift.geo_speed_km_h"
+        | "kavach.drift.max_keys" => "7",
+        "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
         "default_provider" => "a",
         path if path.ends_with("_tokens") => "77",
         path if path.ends_with("_ms") || path.ends_with("_bytes") || path.ends_with("_days") => "5000",
@@ -641,6 +664,18 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
                 "server: {tls: {certificate: a, key: b}}".to_owned(),
                 "server: {tls: {certificate: a, key: c}}".to_owned(),
             ),
+            "prices.default.input" => (
+                "prices: {default: {input: 1, output: 1}}".to_owned(),
+                "prices: {default: {input: 2.5, output: 1}}".to_owned(),
+            ),
+            "prices.default.output" => (
+                "prices: {default: {input: 1, output: 1}}".to_owned(),
+                "prices: {default: {input: 1, output: 2.5}}".to_owned(),
+            ),
+            "budget.authority" => {
+                let urls = "redis: {urls: ['env:A']}\n";
+                (urls.to_owned(), format!("{urls}budget: {{authority: redis}}"))
+            }
             "default_provider" => (A.to_owned(), format!("{A}default_provider: a")),
             _ => (String::new(), with(path, value)),
         };
@@ -683,4 +718,31 @@ proptest! {
             prop_assert!(problem.line == 2 && problem.column >= 1, "{}", problem);
         }
     }
+}
+
+#[test]
+fn a_redis_that_cannot_be_reached_as_written_is_refused() {
+    refuses("budget: {authority: redis}", "1:10: budget.authority", "redis.urls");
+    refuses("redis: {urls: ['plain:redis://a'], mode: sentinel}", "1:36: redis.mode", "redis.sentinel_master");
+    refuses("redis: {urls: ['plain:redis://a', 'plain:redis://b']}", "1:9: redis.urls", "one address");
+    refuses("redis: {urls: ['plain:http://a']}", "1:9: redis.urls", "rediss://");
+    refuses("redis: {key_prefix: '{x}'}", "1:9: redis.key_prefix", "prefix of keys");
+    let loaded = load("redis: {urls: ['plain:rediss://:hidden@a:1']}\nbudget: {authority: redis}").unwrap();
+    assert_eq!(loaded.redis.as_ref().unwrap().urls.len(), 1);
+    assert!(!format!("{loaded:?}").contains("hidden"));
+}
+
+#[test]
+fn a_gate_with_an_unknown_mode_or_without_policies_does_not_load() {
+    refuses("kavach: {mode: enforced}", "1:16: kavach.mode", "enforce");
+    refuses("kavach: {mode: Observe}", "1:16: kavach.mode", "observe");
+    refuses("kavach: {mode: enforce}", "1:16: kavach.mode", "needs `policy`");
+    refuses("kavach: {policy: /nowhere.cedar}", "1:18: kavach.policy", "cannot be read");
+    refuses("kavach: {mode: observe, policy: /nowhere.cedar}", "1:33: kavach.policy", "cannot be read");
+    refuses("kavach: {time_zone: Mars/Base}", "1:21: kavach.time_zone", "no such time zone");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.cedar");
+    std::fs::write(&file, "permit(principal, action, resource) when { context.max_tokens < 1 };").unwrap();
+    let yaml = format!("kavach: {{mode: observe, policy: {}}}", file.display());
+    refuses(&yaml, "1:33: kavach.policy", ":1:44: policy policy#1: attribute `max_tokens`");
 }

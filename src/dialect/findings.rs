@@ -270,18 +270,18 @@ impl<'a> Parts<'a> {
     fn of(answer: Value<'a>) -> Self {
         let mut parts = Self::default();
         for (name, value) in answer.members() {
-            let slot = match name.decode().as_ref() {
-                "id" => &mut parts.id,
-                "model" => &mut parts.model,
-                "type" => &mut parts.kind,
-                "status" => &mut parts.status,
-                "incomplete_details" => &mut parts.incomplete_details,
-                "choices" => &mut parts.choices,
-                "response" => &mut parts.response,
-                "error" => &mut parts.error,
-                "usage" => &mut parts.usage,
-                "x_groq" => &mut parts.groq,
-                "service_tier" => &mut parts.service_tier,
+            let slot = match &*name.bytes() {
+                b"id" => &mut parts.id,
+                b"model" => &mut parts.model,
+                b"type" => &mut parts.kind,
+                b"status" => &mut parts.status,
+                b"incomplete_details" => &mut parts.incomplete_details,
+                b"choices" => &mut parts.choices,
+                b"response" => &mut parts.response,
+                b"error" => &mut parts.error,
+                b"usage" => &mut parts.usage,
+                b"x_groq" => &mut parts.groq,
+                b"service_tier" => &mut parts.service_tier,
                 _ => continue,
             };
             *slot = Some(value).filter(|value| !value.is_null());

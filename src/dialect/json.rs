@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::dialect::json::keys::Keys;
-use crate::dialect::json::special::{MASK_BYTES, first_of_word, plain_chunks, special_mask};
+use crate::dialect::json::special::{MASK_BYTES, plain_chunks, special_mask};
 use crate::dialect::value;
 
 mod fault;
@@ -19,6 +19,7 @@ mod keys;
 mod special;
 
 pub use crate::dialect::json::fault::{Fault, JsonError};
+pub(super) use crate::dialect::json::special::first_of_word;
 
 /// How many containers may be open at once.
 pub const DEPTH_LIMIT: usize = 128;

@@ -70,30 +70,29 @@ impl Counts {
     fn collect(usage: Value<'_>) -> Self {
         let mut counts = Self::default();
         for (name, value) in usage.members() {
-            let name = name.decode();
-            match &*name {
-                "prompt_tokens" => {
+            match &*name.bytes() {
+                b"prompt_tokens" => {
                     counts.input = value.u64().or(counts.input);
                     counts.prompt_named = true;
                 }
-                "completion_tokens" => counts.output = value.u64().or(counts.output),
-                "input_tokens" => counts.input = counts.input.or(value.u64()),
-                "output_tokens" => counts.output = counts.output.or(value.u64()),
-                "total_tokens" => counts.total = value.u64(),
-                "prompt_cache_hit_tokens" => counts.cache_hit = value.u64(),
-                "prompt_cache_miss_tokens" => counts.cache_miss = value.u64(),
-                "cached_tokens" => counts.cached = value.u64(),
-                "citation_tokens" => counts.citations = value.u64(),
-                "reasoning_tokens" => counts.reasoning = value.u64(),
-                "cache_read_input_tokens" => counts.beside_read = value.u64(),
-                "cache_creation_input_tokens" => counts.beside_write = value.u64(),
-                "cache_creation" => {
+                b"completion_tokens" => counts.output = value.u64().or(counts.output),
+                b"input_tokens" => counts.input = counts.input.or(value.u64()),
+                b"output_tokens" => counts.output = counts.output.or(value.u64()),
+                b"total_tokens" => counts.total = value.u64(),
+                b"prompt_cache_hit_tokens" => counts.cache_hit = value.u64(),
+                b"prompt_cache_miss_tokens" => counts.cache_miss = value.u64(),
+                b"cached_tokens" => counts.cached = value.u64(),
+                b"citation_tokens" => counts.citations = value.u64(),
+                b"reasoning_tokens" => counts.reasoning = value.u64(),
+                b"cache_read_input_tokens" => counts.beside_read = value.u64(),
+                b"cache_creation_input_tokens" => counts.beside_write = value.u64(),
+                b"cache_creation" => {
                     counts.beside_write_1h = value.get("ephemeral_1h_input_tokens").and_then(Value::u64);
                 }
-                "prompt_tokens_details" | "input_tokens_details" | "input_token_details" => {
+                b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
                     counts.input_details.collect(value);
                 }
-                "completion_tokens_details" | "output_tokens_details" | "output_token_details" => {
+                b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => {
                     counts.output_details.collect(value);
                 }
                 _ => {}
@@ -189,17 +188,16 @@ impl Details {
     fn collect(&mut self, details: Value<'_>) {
         for (name, value) in details.members() {
             self.present = true;
-            let name = name.decode();
-            match &*name {
-                "cached_tokens" => self.cached = value.u64(),
-                "cache_write_tokens" | "cache_creation_tokens" | "cache_creation_input_tokens" => {
+            match &*name.bytes() {
+                b"cached_tokens" => self.cached = value.u64(),
+                b"cache_write_tokens" | b"cache_creation_tokens" | b"cache_creation_input_tokens" => {
                     self.cache_write = value.u64();
                 }
-                "cached_tokens_details" => self.cached_audio = value.get("audio_tokens").and_then(Value::u64),
-                "reasoning_tokens" => self.reasoning = value.u64(),
-                "audio_tokens" => self.audio = value.u64(),
-                "image_tokens" => self.image = value.u64(),
-                "text_tokens" => self.text = value.u64(),
+                b"cached_tokens_details" => self.cached_audio = value.get("audio_tokens").and_then(Value::u64),
+                b"reasoning_tokens" => self.reasoning = value.u64(),
+                b"audio_tokens" => self.audio = value.u64(),
+                b"image_tokens" => self.image = value.u64(),
+                b"text_tokens" => self.text = value.u64(),
                 _ => {}
             }
         }

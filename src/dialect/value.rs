@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::dialect::json::Type;
+use crate::dialect::json::{Type, first_of_word};
 
 /// One value: its bytes, from its first to behind its last.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +126,11 @@ impl<'a> Name<'a> {
     /// The key, decoded.
     pub fn decode(self) -> Cow<'a, str> {
         if self.0.contains(&b'\\') { Cow::Owned(unescape(self.0)) } else { String::from_utf8_lossy(self.0) }
+    }
+
+    /// The bytes of the key, decoded: enough to compare it, and without a check for UTF-8.
+    pub fn bytes(self) -> Cow<'a, [u8]> {
+        if self.0.contains(&b'\\') { Cow::Owned(unescape(self.0).into_bytes()) } else { Cow::Borrowed(self.0) }
     }
 }
 
@@ -257,6 +262,12 @@ fn is_structure(byte: u8) -> bool {
 /// The length of a string's content up to its closing quote, and whether there is one.
 #[inline]
 fn string_length(content: &[u8]) -> (usize, bool) {
+    // Most strings are keys and words: a search by vectors takes longer to begin than they are long.
+    if let Some(length) = content.first_chunk().and_then(first_of_word)
+        && content.get(length) == Some(&b'"')
+    {
+        return (length, true);
+    }
     let mut at = 0;
     while let Some(found) = content.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found;

@@ -59,6 +59,14 @@ impl RequestCaps {
     /// No caps at all.
     pub const NONE: Self = Self { max_input_tokens: None, max_output_tokens: None };
 
+    /// These caps, and others where there are none.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_input_tokens: self.max_input_tokens.or(other.max_input_tokens),
+            max_output_tokens: self.max_output_tokens.or(other.max_output_tokens),
+        }
+    }
+
     /// The smaller of both, cap by cap.
     pub fn smallest(self, other: Self) -> Self {
         let least = |one: Option<u64>, other: Option<u64>| match (one, other) {

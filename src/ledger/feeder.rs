@@ -5,7 +5,8 @@
 //! by itself: one that is away is tried again at growing pauses, at most five seconds apart, and holds nobody else up. Those
 //! who stand at the same place share what is read and decoded. A segment goes when all have passed its end and have forced to
 //! their disk what they made of it. Damaged lines and lines that a taker refuses for what they are get skipped, counted and
-//! logged. When the last segment of a dead process goes, whoever holds something in its name is told before (`OwnerEnd`).
+//! logged. A taker that forgot what it took (Redis after a restart) is asked once more before a segment goes, and fed again from
+//! where it stands. When the last segment of a dead process goes, whoever holds something in its name is told before (`OwnerEnd`).
 
 mod outlet;
 mod owners;
@@ -14,7 +15,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -136,6 +137,8 @@ struct Shared {
     bereft: Mutex<Vec<String>>,
     /// The last segment of a dead owner can go.
     ending: Notify,
+    /// The right to let segments go.
+    retiring: tokio::sync::Mutex<()>,
 }
 
 /// One who is fed, and how others ask it to hurry.
@@ -146,6 +149,8 @@ struct Door {
     /// The last ticket served; `None` once the feeder has ended.
     served: watch::Sender<Option<u64>>,
     wake: Notify,
+    /// It does not have any more what it once took: its positions must be asked again.
+    has_lost: AtomicBool,
 }
 
 impl FeederHandle {
@@ -218,6 +223,7 @@ impl Feeder {
             gone: Mutex::default(),
             bereft: Mutex::default(),
             ending: Notify::new(),
+            retiring: tokio::sync::Mutex::new(()),
         };
         Self { shared: Arc::new(shared), store: ledger, owner_end }
     }
@@ -276,7 +282,13 @@ async fn all(mut feeds: Vec<Pin<Box<dyn Future<Output = bool> + Send + '_>>>) ->
 
 impl Door {
     fn new(consumer: Arc<dyn Consumer>) -> Self {
-        Self { consumer, tickets: AtomicU64::new(0), served: watch::Sender::new(Some(0)), wake: Notify::new() }
+        Self {
+            consumer,
+            tickets: AtomicU64::new(0),
+            served: watch::Sender::new(Some(0)),
+            wake: Notify::new(),
+            has_lost: AtomicBool::new(false),
+        }
     }
 }
 

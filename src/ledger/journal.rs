@@ -27,6 +27,7 @@ pub use segment::owner as owner_of;
 pub(super) use segment::{Piece, Segment};
 
 use crate::error::{Error, Kind};
+use crate::ledger::record::Record;
 use crate::unit::clock::Timestamp;
 
 /// The bounds of a journal.
@@ -176,8 +177,20 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; the line then may or may not appear in the ledger, and later lines are not harmed.
     pub fn append(&self, line: &Line) -> Result<(), JournalError> {
+        self.append_frame(|frame| line::encode(line, frame))
+    }
+
+    /// Appends the line of a record, like [`Journal::append`]; a record is large, and so is not moved into a `Line` for it.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn append_record(&self, record: &Record) -> Result<(), JournalError> {
+        self.append_frame(|frame| line::encode_record(record, frame))
+    }
+
+    fn append_frame(&self, encode: impl Fn(&mut Vec<u8>) -> Result<(), JournalError>) -> Result<(), JournalError> {
         FRAME.with_borrow_mut(|frame| {
-            let done = line::encode(line, frame).and_then(|()| self.write(frame));
+            let done = encode(frame).and_then(|()| self.write(frame));
             let failing = matches!(done, Err(JournalError::Disk(_)));
             if failing != self.failing.load(Ordering::Relaxed) {
                 self.failing.store(failing, Ordering::Relaxed);

@@ -7,6 +7,7 @@ pub mod consumer;
 pub mod feeder;
 pub mod journal;
 pub mod query;
+pub mod reconcile;
 pub mod record;
 pub mod reprice;
 

@@ -1,5 +1,6 @@
 //! Asking the ledger, and what the ledger needs from storage.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::{Usage, UsageSource};
 
 /// The most records in one page.
 pub const MAX_LIMIT: usize = 1_000;
@@ -164,6 +166,62 @@ pub struct Summary {
     pub cost: NanoUsd,
 }
 
+/// The most sums that one question is answered with.
+pub const MAX_SUMS: usize = 100_000;
+
+/// What the records of one span, provider, model and credential sum up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageSum {
+    /// Where the span begins: a multiple of its width since 1970.
+    pub from: Timestamp,
+    /// The provider whose answer went to the caller.
+    pub provider: String,
+    /// The model that it said it used, else the one that was requested; empty if neither is known.
+    pub model: String,
+    /// The position of the credential in the provider's list, if it has one.
+    pub credential: Option<u32>,
+    /// How many records there are.
+    pub records: u64,
+    /// How many of them broke off, were left by their caller, or were interrupted.
+    pub cut: u64,
+    /// How many were counted by Marg, because the provider reported nothing.
+    pub estimated: u64,
+    /// How many have no cost.
+    pub unpriced: u64,
+    /// Tokens, where known.
+    pub usage: Usage,
+    /// What they cost, where known.
+    pub cost: NanoUsd,
+}
+
+/// Which sum: span, provider, model, credential.
+type SumKey = (i64, String, String, Option<u32>);
+
+fn add_to_sums(sums: &mut BTreeMap<SumKey, UsageSum>, record: &Record, width: i64) {
+    // What a provider refused it does not charge for.
+    let Some(provider) = record.provider.as_deref().filter(|_| record.usage.is_some() || record.status < 400) else {
+        return;
+    };
+    let from = Timestamp(record.started_at.micros() / width * width);
+    let model = record.model_served.as_ref().or(record.model_requested.as_ref()).cloned().unwrap_or_default();
+    let credential = record.attempts.last().and_then(|attempt| attempt.credential);
+    let key = (from.micros(), provider.to_owned(), model.clone(), credential);
+    let sum = sums.entry(key).or_insert_with(|| UsageSum {
+        from,
+        provider: provider.to_owned(),
+        model,
+        credential,
+        ..UsageSum::default()
+    });
+    sum.records += 1;
+    let cut = matches!(record.outcome, Outcome::ClientGone | Outcome::UpstreamCut | Outcome::Interrupted);
+    sum.cut += u64::from(cut);
+    sum.estimated += u64::from(record.usage_source == Some(UsageSource::Estimated));
+    sum.unpriced += u64::from(record.cost.is_none());
+    sum.usage = sum.usage.plus(&record.usage.unwrap_or_default());
+    sum.cost = NanoUsd(sum.cost.nanos().saturating_add(record.cost.unwrap_or_default().nanos()));
+}
+
 /// What records are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -240,6 +298,31 @@ pub trait LedgerStore: Send + Sync {
 
     /// Sums over all that match. Reads every matching row.
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError>;
+
+    /// Sums by span (`width` microseconds, at least 1), provider, model and credential, over the records that match and for which
+    /// a provider is likely to charge: those with tokens or with a status below 400. In the order of these four.
+    ///
+    /// Reads every matching row; what this trait does by itself does so page by page, and a store may know better.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when there are more than [`MAX_SUMS`].
+    async fn sums(&self, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+        let mut sums = BTreeMap::new();
+        let mut filter = Filter { order: Order::OldestFirst, after: None, limit: MAX_LIMIT, ..filter.clone() };
+        loop {
+            let page = self.find(&filter).await?;
+            page.records.iter().for_each(|record| add_to_sums(&mut sums, record, width.max(1)));
+            if sums.len() > MAX_SUMS {
+                return Err(StoreError::Conflict(
+                    format!("There are more than {MAX_SUMS} sums; ask for less time.").into(),
+                ));
+            }
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => return Ok(sums.into_values().collect()),
+            }
+        }
+    }
 
     /// Sums by group over all that match, the dearest first, then those with the most records, then by name; at most `limit`
     /// groups (order, cursor and limit of the filter do not matter). Reads every matching row.

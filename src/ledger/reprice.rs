@@ -34,6 +34,9 @@ pub trait Adjust: Send + Sync {
     /// The ids of the limits that count dollars.
     async fn money_limits(&self) -> Result<HashSet<Arc<str>>, StoreError>;
 
+    /// Whether counters can be moved now; asked before anything is written.
+    async fn ready(&self) -> Result<(), StoreError>;
+
     /// Moves what is spent on a counter; never below 0.
     async fn adjust(&self, counter: &CounterId, delta: i64) -> Result<(), StoreError>;
 }
@@ -45,6 +48,10 @@ pub struct NoLimits;
 impl Adjust for NoLimits {
     async fn money_limits(&self) -> Result<HashSet<Arc<str>>, StoreError> {
         Ok(HashSet::new())
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn adjust(&self, _: &CounterId, _: i64) -> Result<(), StoreError> {
@@ -189,6 +196,7 @@ pub async fn run(
     let money = adjust.money_limits().await?;
     let mut tally = Tally { report: Report { dry_run: !job.apply, ..Report::default() }, ..Tally::default() };
     if job.apply {
+        adjust.ready().await?;
         let id = id::mint("rpc");
         let (since, until) = (job.filter.since, job.filter.until);
         let repricing = Repricing { id: id.clone(), by: job.by, started_at: job.now, since, until };

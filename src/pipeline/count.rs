@@ -1,24 +1,26 @@
 //! Counts the tokens of answers whose providers reported none, off the request path.
 //!
 //! One thread takes jobs from a bounded queue and appends what it counted to the journal as an amendment of the record. When
-//! the queue is full the job is dropped, the record stays without usage – which is not zero – and a counter says so.
+//! the queue is full the sizes of request and answer are taken for a count, at once.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::{Catalog, PriceQuery};
 use crate::catalog::tokens;
 use crate::dialect::{self, Operation};
 use crate::ledger::Amendment;
 use crate::ledger::journal::{Journal, Line};
-use crate::pipeline::settle::count_usage;
+use crate::pipeline::settle::{count_usage, signed};
 use crate::provider::Provider;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
+use crate::unit::money::NanoUsd;
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// The most answers that wait to be counted.
@@ -52,12 +54,15 @@ pub struct Uncounted {
     pub tier: ServiceTier,
     /// The prices that hold.
     pub catalog: Arc<Catalog>,
+    /// What the exchange holds of limits until it is counted.
+    pub reservation: Option<Reservation>,
 }
 
 /// The thread that counts.
 pub struct Counter {
     queue: Mutex<Option<SyncSender<Uncounted>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    journal: Arc<Journal>,
 }
 
 impl Counter {
@@ -67,8 +72,9 @@ impl Counter {
     /// When the system gives no thread.
     pub fn start(journal: Arc<Journal>) -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
+        let kept = journal.clone();
         let thread = std::thread::Builder::new().name("count".to_owned()).spawn(move || work(&jobs, &journal))?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), journal: kept })
     }
 
     /// Hands an answer over; never waits.
@@ -77,11 +83,15 @@ impl Counter {
             // A large body is not held for a figure that is an estimate anyway.
             job.request = Bytes::new();
         }
-        let provider = job.provider.name.clone();
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.as_ref().is_none_or(|queue| queue.try_send(job).is_err()) {
-            tracing::warn!(%provider, "an answer without reported usage was not counted: too many wait");
-        }
+        let refused = match queue.as_ref().map(|queue| queue.try_send(job)) {
+            Some(Ok(())) | None => return,
+            Some(Err(TrySendError::Full(job) | TrySendError::Disconnected(job))) => job,
+        };
+        drop(queue);
+        // Too many wait: four bytes a token is an estimate, too, and costs nothing.
+        let usage = Usage { input: refused.request_bytes / 4, output: refused.delivered_bytes / 4, ..Usage::default() };
+        finish(refused, usage, &self.journal);
     }
 
     /// Counts what waits, then ends the thread.
@@ -97,23 +107,36 @@ impl Counter {
 fn work(jobs: &Receiver<Uncounted>, journal: &Journal) {
     while let Ok(job) = jobs.recv() {
         let usage = usage(&job);
-        METRICS.estimated.with_label_values(&[&*job.provider.name]).inc();
-        count_usage(&job.provider.name, &job.model, &usage);
-        let query = PriceQuery {
-            provider_name: &job.provider.name,
-            price_provider: job.provider.settings.price_provider.as_deref(),
-            model: &job.model,
-            at: job.at,
-            tier: job.tier,
-        };
-        let cost = job.catalog.cost(&query, &usage);
-        let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
-        let amendment =
-            Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges: Vec::new() };
-        if let Err(error) = journal.append(&Line::Amend(amendment)) {
-            tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");
-        }
+        finish(job, usage, journal);
     }
+}
+
+/// Prices a count, charges it to the limits that wait for it, and writes it down behind the record.
+fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
+    METRICS.estimated.with_label_values(&[&*job.provider.name]).inc();
+    count_usage(&job.provider.name, &job.model, &usage);
+    let query = PriceQuery {
+        provider_name: &job.provider.name,
+        price_provider: job.provider.settings.price_provider.as_deref(),
+        model: &job.model,
+        at: job.at,
+        tier: job.tier,
+    };
+    let cost = job.catalog.cost(&query, &usage);
+    let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
+    let used = Amounts {
+        usd: cost.map(NanoUsd::nanos),
+        input_tokens: signed(usage.input_total()),
+        output_tokens: signed(usage.output_total()),
+    };
+    let mut reservation = job.reservation.take();
+    let charges = reservation.as_mut().map(|reservation| reservation.charges(&used)).unwrap_or_default();
+    let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges };
+    if let Err(error) = journal.append(&Line::Amend(amendment)) {
+        tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");
+    }
+    // Only now: what is neither reserved nor in the journal is free.
+    drop(reservation);
 }
 
 fn usage(job: &Uncounted) -> Usage {

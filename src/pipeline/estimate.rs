@@ -13,6 +13,7 @@ use crate::catalog::tokens;
 use crate::dialect::{self, Facts, Operation};
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::settle::signed;
 use crate::unit::money::NanoUsd;
 use crate::unit::usage::ServiceTier;
 
@@ -122,8 +123,4 @@ impl Exchange {
 fn counted(model: &str, operation: Operation, body: &Bytes) -> u64 {
     let words = tokens::count(model, &dialect::request_text(operation, body));
     if tokens::is_known(model) { words } else { words.saturating_add(words * 2 / 5) }
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

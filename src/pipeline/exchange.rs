@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::{Amounts, Downgrade, Rates, Reservation};
 use crate::dialect::{AnswerReader, Facts, Operation, Place};
 use crate::error::{Error, Kind};
 use crate::key::Key;
@@ -38,6 +39,16 @@ pub struct Exchange {
     pub outgoing: Bytes,
     /// The ceiling on output tokens that providers are told because the caller named none.
     pub ceiling: Option<u64>,
+    /// What it holds of limits, from admission until it is settled.
+    pub reservation: Option<Reservation>,
+    /// How much that is.
+    pub reserved: Amounts,
+    /// A reservation whose charges are known, until they are in the journal.
+    pub(crate) ended: Option<Reservation>,
+    /// What is left of limits on requests and tokens, for the answer's head.
+    pub rates: Option<Rates>,
+    /// The model that a limit puts in the place of the one that was asked for.
+    pub downgrade: Option<Downgrade>,
     /// The targets, once planned.
     pub plan: Vec<Step>,
     /// Which step of the plan is next or current.
@@ -93,6 +104,11 @@ impl Exchange {
             body: Bytes::new(),
             outgoing: Bytes::new(),
             ceiling: None,
+            reservation: None,
+            reserved: Amounts::default(),
+            ended: None,
+            rates: None,
+            downgrade: None,
             plan: Vec::new(),
             at: 0,
             current: None,
@@ -151,7 +167,7 @@ pub fn clip(text: &str) -> String {
 }
 
 /// A record of which nothing is known but its id.
-pub(crate) fn blank(id: ExchangeId) -> Record {
+fn blank(id: ExchangeId) -> Record {
     Record {
         id,
         started_at: Timestamp::now(),

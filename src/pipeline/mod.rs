@@ -8,11 +8,15 @@ pub mod answer;
 pub mod arrive;
 pub mod attempt;
 pub mod count;
+mod estimate;
 pub mod exchange;
 pub mod identify;
+#[cfg(test)]
+mod invoices;
 pub mod label;
 pub mod local;
 pub mod relay;
+mod reserve;
 pub mod settle;
 pub mod understand;
 
@@ -25,7 +29,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
+use crate::budget::Budget;
 use crate::catalog::prices::Catalog;
+use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
 use crate::pipeline::count::Counter;
@@ -39,6 +45,8 @@ pub struct Gateway {
     pub live: ArcSwap<Live>,
     /// The application keys.
     pub ring: Arc<Ring>,
+    /// What may be spent.
+    pub budget: Arc<Budget>,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
@@ -87,6 +95,10 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// Whether `x-marg-provider` is honoured.
     pub provider_header: bool,
+    /// The ceiling on output tokens that a provider is told where the caller names none, no cap applies, and a limit does.
+    pub default_max_output_tokens: u64,
+    /// Caps on single requests where neither the key nor its org, team or user has any.
+    pub default_caps: RequestCaps,
 }
 
 impl Settings {
@@ -98,10 +110,12 @@ impl Settings {
 
 impl Gateway {
     /// A gateway that takes exchanges at once.
-    pub fn new(live: Live, ring: Arc<Ring>, journal: Arc<Journal>, counter: Counter) -> Self {
+    pub fn new(live: Live, ring: Arc<Ring>, budget: Arc<Budget>, records: (Arc<Journal>, Counter)) -> Self {
+        let (journal, counter) = records;
         Self {
             live: ArcSwap::from_pointee(live),
             ring,
+            budget,
             journal,
             counter,
             draining: AtomicBool::new(false),

@@ -4,7 +4,9 @@
 //! consume, or none does. A caller that names no ceiling on its output is given one, and a lower one when little is left: a
 //! budget that can still pay for a short answer does not refuse. Settlement is in `settle`.
 
-use crate::budget::{Amounts, Payer, Refusal};
+use std::time::Duration;
+
+use crate::budget::{Amounts, Payer, Refusal, Reservation};
 use crate::dialect::{Facts, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
@@ -14,7 +16,23 @@ const LEAST_CEILING: u64 = 256;
 /// By how much a ceiling is lowered when it does not fit.
 const CEILING_STEP: u64 = 4;
 
+/// A reservation, and what it is for.
+struct Granted {
+    reservation: Reservation,
+    need: Amounts,
+    ceiling: Option<u64>,
+}
+
 impl Exchange {
+    /// Puts another model in the place of the one that was asked for, where a limit says so because little of it is left.
+    pub fn give_way(&mut self) {
+        let Some(key) = self.key.clone().filter(|_| self.gateway.budget.has_limits()) else { return };
+        let named = self.facts.as_ref().is_some_and(|facts| facts.model.is_some());
+        let downgrade = self.gateway.budget.downgrade(&self.payer(&key)).filter(|_| named);
+        // A model that this key may not use is no way out.
+        self.downgrade = downgrade.filter(|downgrade| self.gateway.ring.allows_model(&key, &downgrade.to));
+    }
+
     /// Reserves what the exchange can consume at most.
     ///
     /// # Errors
@@ -28,20 +46,43 @@ impl Exchange {
         if !budget.applies(&payer) {
             return Ok(());
         }
-        let ceilings = self.ceilings();
+        let ceilings = self.ceilings(budget.counts_output(&payer));
         let bound = self.input_bound();
-        let first = ceilings.first().copied().flatten();
-        let reserved = match budget.reserve_now(&payer, &self.most(bound, first)) {
-            Ok(reservation) => Ok((reservation, first)),
+        let need = self.most(bound, ceilings.first().copied().flatten());
+        let granted = match budget.reserve_now(&payer, &need) {
+            Ok(reservation) => Ok(Granted { reservation, need, ceiling: ceilings.first().copied().flatten() }),
             Err(_short) => self.reserve_patiently(&payer, bound, &ceilings).await,
         };
         let rates = budget.rates(&payer);
-        drop(payer);
         self.rates = Some(rates);
-        let (reservation, ceiling) = reserved.map_err(|refusal| self.refused(&refusal))?;
-        self.ceiling = ceiling;
-        self.reservation = Some(reservation);
+        let granted = granted.map_err(|refusal| self.refused(&refusal))?;
+        self.ceiling = granted.ceiling;
+        self.reserved = granted.need;
+        self.reservation = Some(granted.reservation);
         Ok(())
+    }
+
+    /// What the caller reads of its limits: `x-ratelimit-*` as OpenAI sends them, and that another model was asked.
+    ///
+    /// *Source*: <https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers>.
+    pub fn limit_headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        if let Some(rates) = &self.rates {
+            let names = [
+                ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+                ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+            ];
+            for (rate, (limit, remaining, reset)) in [rates.requests, rates.tokens].into_iter().zip(names) {
+                let Some(rate) = rate else { continue };
+                headers.push((limit, rate.limit.to_string()));
+                headers.push((remaining, rate.remaining.max(0).to_string()));
+                headers.extend(rate.reset.map(|left| (reset, seconds(left))));
+            }
+        }
+        if let Some(downgrade) = &self.downgrade {
+            headers.push(("x-marg-downgrade", downgrade.limit.to_string()));
+        }
+        headers
     }
 
     fn payer<'a>(&'a self, key: &'a crate::key::Key) -> Payer<'a> {
@@ -59,25 +100,32 @@ impl Exchange {
         payer: &Payer<'_>,
         bound: u64,
         ceilings: &[Option<u64>],
-    ) -> std::result::Result<(crate::budget::Reservation, Option<u64>), Refusal> {
-        let budget = &self.gateway.budget;
+    ) -> std::result::Result<Granted, Refusal> {
         let first = ceilings.first().copied().flatten();
-        let mut refusal = match budget.reserve(payer, &self.most(bound, first), false).await {
-            Ok(reservation) => return Ok((reservation, first)),
-            Err(refusal) => refusal,
+        let mut refusal = match self.try_reserve(payer, (bound, first), false).await {
+            Err(refusal) if refusal.is_about_amount() => refusal,
+            done => return done,
         };
-        if !refusal.is_about_amount() {
-            return Err(refusal);
-        }
         let input = self.exact_input().await;
-        for ceiling in ceilings {
-            let last = std::ptr::eq(ceiling, ceilings.last().unwrap_or(ceiling));
-            match budget.reserve(payer, &self.most(input, *ceiling), last).await {
-                Ok(reservation) => return Ok((reservation, *ceiling)),
+        for (index, ceiling) in ceilings.iter().enumerate() {
+            let last = index + 1 == ceilings.len();
+            match self.try_reserve(payer, (input, *ceiling), last).await {
+                Ok(granted) => return Ok(granted),
                 Err(next) => refusal = next,
             }
         }
         Err(refusal)
+    }
+
+    async fn try_reserve(
+        &self,
+        payer: &Payer<'_>,
+        (input, ceiling): (u64, Option<u64>),
+        wait: bool,
+    ) -> std::result::Result<Granted, Refusal> {
+        let need = self.most(input, ceiling);
+        let reservation = self.gateway.budget.reserve(payer, &need, wait).await?;
+        Ok(Granted { reservation, need, ceiling })
     }
 
     fn refused(&self, refusal: &Refusal) -> Error {
@@ -86,9 +134,9 @@ impl Exchange {
     }
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
-    fn ceilings(&self) -> Vec<Option<u64>> {
-        let Some(facts) = self.facts.as_ref().filter(|facts| facts.max_output_tokens.is_none() && facts.takes_ceiling())
-        else {
+    fn ceilings(&self, counts_output: bool) -> Vec<Option<u64>> {
+        let open = |facts: &&Facts| counts_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
+        let Some(facts) = self.facts.as_ref().filter(open) else {
             return vec![self.ceiling];
         };
         let default = self.live.settings.default_max_output_tokens / facts.choices.max(1);
@@ -104,7 +152,7 @@ impl Exchange {
     /// Checks the caps on single requests; gives the ceiling that the caller must be given because it named none.
     async fn cap(&self) -> Result<Option<u64>> {
         let (Some(key), Some(facts)) = (&self.key, &self.facts) else { return Ok(None) };
-        let caps = self.gateway.parties.caps(&key.principal, key.caps, self.live.settings.caps);
+        let caps = self.gateway.ring.caps(key).or(self.live.settings.default_caps);
         if let Some(most) = caps.max_input_tokens
             && self.input_bound() > most
         {
@@ -118,6 +166,17 @@ impl Exchange {
         }
         let Some(most) = caps.max_output_tokens else { return Ok(None) };
         cap_output(facts, most)
+    }
+}
+
+/// A span as OpenAI writes it: `6m0s`, `1.5s`, `12ms`.
+fn seconds(span: Duration) -> String {
+    let whole = span.as_secs();
+    match (whole / 3_600, whole / 60 % 60, whole % 60) {
+        (0, 0, 0) => format!("{}ms", span.as_millis()),
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
@@ -138,9 +197,22 @@ fn cap_output(facts: &Facts, most: u64) -> Result<Option<u64>> {
         }
         Some(_) => Ok(None),
         None if choices > most => {
-            let text = format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
+            let text =
+                format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
             Err(Error::new(Kind::InvalidRequest, text).param("n"))
         }
         None => Ok(facts.takes_ceiling().then_some(most / choices)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_reads_as_openai_writes_it() {
+        for (millis, text) in [(0, "0ms"), (12, "12ms"), (1_500, "1s"), (360_000, "6m0s"), (7_265_000, "2h1m5s")] {
+            assert_eq!(seconds(Duration::from_millis(millis)), text);
+        }
     }
 }

@@ -5,16 +5,17 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
 use crate::error::Kind;
-use crate::ledger::journal::Line;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
-use crate::pipeline::exchange::{Exchange, Relaying, blank};
+use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
+use crate::unit::money::NanoUsd;
 use crate::unit::usage::{Usage, UsageSource};
 
 impl Exchange {
@@ -38,13 +39,44 @@ impl Exchange {
         self.close_attempt(outcome);
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
+        let reservation = self.charge(uncounted.is_some());
         self.journal();
         count(&self.record);
         tell(&self.record);
-        if let Some(uncounted) = uncounted {
+        if let Some(mut uncounted) = uncounted {
+            uncounted.reservation = reservation;
             self.gateway.counter.hand(uncounted);
         }
         self.held = None;
+    }
+
+    /// Charges what the exchange used to the limits that it reserved on; gives the reservation back if that is not known yet.
+    /// Without a provider that was asked nothing is charged and everything free again.
+    fn charge(&mut self, counted_later: bool) -> Option<Reservation> {
+        let mut reservation = self.reservation.take()?;
+        let asked = self.record.attempts.iter().any(|attempt| attempt.end != AttemptEnd::NoCredential);
+        if counted_later || !asked {
+            return Some(reservation).filter(|_| counted_later);
+        }
+        let used = self.used();
+        self.record.charges = reservation.charges(&used);
+        // The record is handed to the journal before the reservation ends by being dropped: what is in neither is free.
+        self.ended = Some(reservation);
+        None
+    }
+
+    /// What was used. An answer that was served without anybody counting it used what was reserved: absent is not zero.
+    fn used(&self) -> Amounts {
+        let served = matches!(self.record.status, 200..=299);
+        match &self.record.usage {
+            Some(usage) => Amounts {
+                usd: self.record.cost.map(NanoUsd::nanos),
+                input_tokens: signed(usage.input_total()),
+                output_tokens: signed(usage.output_total()),
+            },
+            None if served => Amounts { usd: None, ..self.reserved },
+            None => Amounts { usd: Some(0), ..Amounts::default() },
+        }
     }
 
     /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count.
@@ -91,6 +123,7 @@ impl Exchange {
             at: self.record.started_at,
             tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
+            reservation: None,
         })
     }
 
@@ -133,15 +166,10 @@ impl Exchange {
     }
 
     fn journal(&mut self) {
+        let _ended = self.ended.take();
         let started = Tick::now();
-        // Lent to the journal and taken back, rather than copied.
-        let id = self.record.id;
-        let line = Line::Record(std::mem::replace(&mut self.record, blank(id)));
-        if let Err(error) = self.gateway.journal.append(&line) {
-            tracing::error!(%error, %id, "an exchange could not be recorded");
-        }
-        if let Line::Record(record) = line {
-            self.record = record;
+        if let Err(error) = self.gateway.journal.append_record(&self.record) {
+            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
         }
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
     }
@@ -171,6 +199,11 @@ fn count(record: &Record) {
         let model = METRICS.model_label(record.model_served.as_deref().unwrap_or("none"));
         METRICS.cost.with_label_values(&[provider, model]).inc_by(u64::try_from(cost.nanos()).unwrap_or(0));
     }
+}
+
+/// A count as limits hold it, saturating.
+pub(crate) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Counts tokens by class.

@@ -57,7 +57,8 @@ impl Exchange {
     /// # Errors
     /// `ModelNotFound` if no route leads anywhere, `LimitExceeded` if every credential on the way rests.
     pub fn plan(&mut self, headers: &HeaderMap) -> Result<()> {
-        let asked = self.facts.as_ref().and_then(|facts| facts.model.clone());
+        let downgrade = self.downgrade.as_ref().map(|downgrade| downgrade.to.clone());
+        let asked = downgrade.or_else(|| self.facts.as_ref().and_then(|facts| facts.model.clone()));
         let plan = match self.chosen_provider(headers)? {
             Some(plan) => plan,
             None => self.routed(asked.as_deref())?,

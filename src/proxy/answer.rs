@@ -41,6 +41,9 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
     if !exchange.record.attempts.is_empty() {
         response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
     }
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
+    }
     for (name, value) in &answer.headers {
         response.insert_header(*name, value.as_str())?;
     }

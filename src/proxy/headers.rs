@@ -12,65 +12,75 @@ use crate::provider::Provider;
 use crate::provider::config::Auth;
 use crate::unit::secret::Secret;
 
-/// Headers of a caller that no provider sees: its credentials, what describes its connection, what would choose another
-/// account, and what would make the answer unreadable here. `expect` is answered by Marg.
-const KEPT_FROM_PROVIDERS: &[&str] = &[
-    "authorization",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "proxy-authorization",
-    "cookie",
-    "expect",
-    "accept-encoding",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "via",
-    "cf-connecting-ip",
-    "true-client-ip",
-    "openai-organization",
-    "openai-project",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "range",
-    "if-range",
-    "origin",
-    "referer",
-];
+/// Whether a caller's header is kept from providers: its credentials, what describes its connection, what would choose another
+/// account, and what would make the answer unreadable here. `expect` is answered by Marg. (A `match`, because the compiler
+/// finds a name in it by its length; a list is gone through whole for each header.)
+fn is_kept_from_providers(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "authorization"
+            | "x-api-key"
+            | "api-key"
+            | "x-goog-api-key"
+            | "proxy-authorization"
+            | "cookie"
+            | "expect"
+            | "accept-encoding"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-forwarded-prefix"
+            | "x-real-ip"
+            | "via"
+            | "cf-connecting-ip"
+            | "true-client-ip"
+            | "openai-organization"
+            | "openai-project"
+            | "content-length"
+            | "transfer-encoding"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "range"
+            | "if-range"
+            | "origin"
+            | "referer"
+    ) || name.as_str().starts_with("x-marg-")
+}
 
-/// Headers of a provider that no caller sees: cookies, what describes the connection or the account, and redirects.
-const KEPT_FROM_CALLERS: &[&str] = &[
-    "set-cookie",
-    "alt-svc",
-    "strict-transport-security",
-    "location",
-    "content-location",
-    "refresh",
-    "openai-organization",
-    "openai-project",
-    "server",
-    "via",
-    "cf-ray",
-    "cf-cache-status",
-    "report-to",
-    "nel",
-    "www-authenticate",
-    "link",
-    "access-control-allow-origin",
-    "access-control-expose-headers",
-    "access-control-allow-credentials",
-    "x-request-id",
-    "keep-alive",
-    "proxy-connection",
-];
+/// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, and redirects.
+fn is_kept_from_callers(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "set-cookie"
+            | "alt-svc"
+            | "strict-transport-security"
+            | "location"
+            | "content-location"
+            | "refresh"
+            | "openai-organization"
+            | "openai-project"
+            | "server"
+            | "via"
+            | "cf-ray"
+            | "cf-cache-status"
+            | "report-to"
+            | "nel"
+            | "www-authenticate"
+            | "link"
+            | "access-control-allow-origin"
+            | "access-control-expose-headers"
+            | "access-control-allow-credentials"
+            | "x-request-id"
+            | "keep-alive"
+            | "proxy-connection"
+    )
+}
+
+/// How the headers of a provider's own limits begin: they tell of the account behind Marg, which is not this caller's.
+const LIMITS_OF_PROVIDERS: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 
 /// Turns the caller's head into one for the current target.
 pub fn address(
@@ -116,13 +126,12 @@ pub fn authorize(request: &mut RequestHeader, provider: &Provider, secret: &Secr
 }
 
 fn strip(request: &mut RequestHeader) {
-    let kept = |name: &HeaderName| KEPT_FROM_PROVIDERS.contains(&name.as_str()) || name.as_str().starts_with("x-marg-");
-    for name in listed(&request.headers, kept) {
+    for name in listed(&request.headers, is_kept_from_providers) {
         request.remove_header(&name);
     }
 }
 
-/// The names in a head that fit. A head has few headers and a list has many names, so it is the head that is gone through.
+/// The names in a head that fit.
 fn listed(headers: &HeaderMap, fits: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
     headers.keys().filter(|name| fits(name)).cloned().collect()
 }
@@ -135,7 +144,12 @@ pub fn sign(
     bodyless: bool,
 ) -> pingora_error::Result<()> {
     let theirs = response.headers.get("x-request-id").cloned();
-    for name in listed(&response.headers, |name| KEPT_FROM_CALLERS.contains(&name.as_str())) {
+    let limited = exchange.rates.is_some();
+    let kept = |name: &HeaderName| {
+        is_kept_from_callers(name)
+            || (limited && LIMITS_OF_PROVIDERS.iter().any(|begin| name.as_str().starts_with(begin)))
+    };
+    for name in listed(&response.headers, kept) {
         response.remove_header(&name);
     }
     response.set_status(framing.status)?;
@@ -163,6 +177,9 @@ pub fn sign(
     response.insert_header("x-marg-attempts", exchange.record.attempts.len() + 1)?;
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
+    }
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
     }
     Ok(())
 }

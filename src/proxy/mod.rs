@@ -111,7 +111,9 @@ impl Front {
         let request = session.req_header();
         let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
         exchange.understand(content_type)?;
+        exchange.give_way();
         exchange.plan(&request.headers)?;
+        exchange.reserve().await?;
         let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
         // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
         let old = session.req_header().version < http::Version::HTTP_11;

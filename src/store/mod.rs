@@ -7,6 +7,7 @@
 mod copy;
 pub mod postgres;
 mod record;
+pub mod redis;
 pub mod shadow;
 pub mod sqlite;
 mod value;

@@ -4,11 +4,15 @@
 //! which byte of which segment; with both from one moment, another authority goes on from there, and every charge still counts
 //! exactly once.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use crate::budget::counter::Counter;
 use crate::error::StoreError;
-use crate::unit::charge::{CounterId, WindowId};
+use crate::ledger::Line;
+use crate::unit::charge::{Charge, CounterId, WindowId};
+use crate::unit::clock::Timestamp;
 
 /// Knows what is spent.
 #[async_trait]
@@ -33,7 +37,7 @@ impl Snapshot {
             let parts: Vec<(i64, i64)> = match id.window {
                 WindowId::Sliding { .. } => counter.buckets().collect(),
                 WindowId::Now => Vec::new(),
-                window => vec![(0, counter.spent(window, crate::unit::clock::Timestamp(0)))],
+                window => vec![(0, counter.spent(window, Timestamp(0)))],
             };
             let parts: Vec<(i64, i64)> = parts.into_iter().filter(|(_, amount)| *amount > 0).collect();
             (!parts.is_empty()).then_some((id, parts))
@@ -45,4 +49,15 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.spent.is_empty() && self.positions.is_empty()
     }
+}
+
+/// The charges of the lines, added up by counter and second. Counters of what runs at present are not charged.
+pub(in crate::store) fn sums(lines: &[Line]) -> BTreeMap<&CounterId, BTreeMap<i64, i64>> {
+    let mut sums: BTreeMap<&CounterId, BTreeMap<i64, i64>> = BTreeMap::new();
+    let charges = lines.iter().flat_map(Line::charges);
+    for Charge { counter, amount, at } in charges.filter(|charge| charge.counter.window != WindowId::Now) {
+        let sum = sums.entry(counter).or_default().entry(at.seconds()).or_default();
+        *sum = sum.saturating_add((*amount).max(0));
+    }
+    sums
 }

@@ -12,6 +12,9 @@
 #[path = "../../tests/support/postgres_server.rs"]
 pub mod postgres_server;
 
+#[path = "../../tests/support/redis_server.rs"]
+pub mod redis_server;
+
 use std::sync::LazyLock;
 
 use postgres_server::{Pooler, PostgresServer};

@@ -5,6 +5,8 @@
 //! record. Prompts and answers are never logged, nor are credentials. Pingora's own messages are capped at warnings, because
 //! its debug lines hold request heads.
 
+mod json;
+
 use std::io::{self, IsTerminal, Write};
 use std::mem;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -18,6 +20,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::telemetry::log::json::JsonLines;
 use crate::telemetry::metrics::METRICS;
 
 /// The most that waits for the standard error stream.
@@ -63,11 +66,10 @@ pub fn start(level: LevelFilter, format: Format) {
         Format::Text => false,
         Format::Auto => !io::stderr().is_terminal(),
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(&SINK);
     let layer = if json {
-        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        JsonLines::to(|line| SINK.push(line)).boxed()
     } else {
-        layer.with_ansi(io::stderr().is_terminal()).boxed()
+        tracing_subscriber::fmt::layer().with_writer(&SINK).with_ansi(io::stderr().is_terminal()).boxed()
     };
     // Another subscriber may be there already when Marg is used as a library; that one then stays.
     if tracing_subscriber::registry().with(layer.with_filter(filter.and(quiet))).try_init().is_ok() {

@@ -59,8 +59,30 @@ pub struct Metrics {
     pub journal_append: Histogram,
     /// Application keys known to this process.
     pub keys: IntGauge,
+    /// Calls that limits refused, by scope, unit and why.
+    pub limit_refusals: IntCounterVec,
+    /// Calls that waited for what others held, by how it ended.
+    pub limit_waits: IntCounterVec,
+    /// Settlements beyond their reservation, by unit.
+    pub limit_overruns: IntCounterVec,
+    /// Thresholds passed, by scope.
+    pub limit_thresholds: IntCounterVec,
+    /// Counters on which this process holds a lease.
+    pub limit_leases: IntGauge,
+    /// Counters of limits in memory.
+    pub limit_counters: IntGauge,
+    /// Reservations that have not ended.
+    pub reservations: IntGauge,
+    /// Reservations that nobody ended in time.
+    pub reservations_expired: IntCounter,
+    /// Round trips to the authority over limits, by call and result.
+    pub authority_calls: IntCounterVec,
+    /// 1 while the authority over limits does not answer.
+    pub authority_away: IntGauge,
     /// Reloads of the configuration, by result.
     pub reloads: IntCounterVec,
+    /// Events of limits for the webhook, by what became of them (delivered, failed, lost).
+    pub webhook_posts: IntCounterVec,
     /// Log lines dropped because the standard error stream did not keep up.
     pub log_lines_dropped: IntCounter,
     /// Resident memory in bytes, read when asked.
@@ -129,7 +151,26 @@ impl Metrics {
             journal_corrupt: counter("marg_journal_corrupt_lines_total", "Journal lines that could not be read back."),
             journal_append: append_histogram(),
             keys: gauge("marg_keys", "Application keys known to this process."),
+            limit_refusals: counters(
+                "marg_limit_refusals_total",
+                "Calls that limits refused.",
+                &["scope", "unit", "why"],
+            ),
+            limit_waits: counters("marg_limit_waits_total", "Calls that waited for what others held.", &["result"]),
+            limit_overruns: counters("marg_limit_overruns_total", "Settlements beyond their reservation.", &["unit"]),
+            limit_thresholds: counters("marg_limit_thresholds_total", "Thresholds of limits passed.", &["scope"]),
+            limit_leases: gauge("marg_limit_leases", "Counters on which this process holds a lease."),
+            limit_counters: gauge("marg_limit_counters", "Counters of limits in memory."),
+            reservations: gauge("marg_reservations", "Reservations that have not ended."),
+            reservations_expired: counter("marg_reservations_expired_total", "Reservations that nobody ended in time."),
+            authority_calls: counters(
+                "marg_authority_calls_total",
+                "Round trips to the authority over limits.",
+                &["call", "result"],
+            ),
+            authority_away: gauge("marg_authority_away", "1 while the authority over limits does not answer."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
+            webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
             log_lines_dropped: counter("marg_log_lines_dropped_total", "Log lines dropped under pressure."),
             resident: gauge("process_resident_memory_bytes", "Resident memory."),
             build: build_info(),
@@ -166,7 +207,18 @@ impl Metrics {
             Box::new(self.journal_corrupt.clone()),
             Box::new(self.journal_append.clone()),
             Box::new(self.keys.clone()),
+            Box::new(self.limit_refusals.clone()),
+            Box::new(self.limit_waits.clone()),
+            Box::new(self.limit_overruns.clone()),
+            Box::new(self.limit_thresholds.clone()),
+            Box::new(self.limit_leases.clone()),
+            Box::new(self.limit_counters.clone()),
+            Box::new(self.reservations.clone()),
+            Box::new(self.reservations_expired.clone()),
+            Box::new(self.authority_calls.clone()),
+            Box::new(self.authority_away.clone()),
             Box::new(self.reloads.clone()),
+            Box::new(self.webhook_posts.clone()),
             Box::new(self.log_lines_dropped.clone()),
             Box::new(self.resident.clone()),
             Box::new(self.build.clone()),

@@ -19,6 +19,7 @@ const ROWS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str], &str)] = &[
     ("pingora_", &["proxy/", "admin/", "assemble", "provider/transport.rs"], "everything else must outlive the proxy"),
     ("sqlx::", &["store/"], "nouns know traits, not databases"),
+    ("deadpool_redis", &["store/"], "nouns know traits, not databases"),
     ("std::env", &["config/"], "the environment is read once, at load"),
     ("Instant::now", &["unit/clock.rs"], "time is an argument"),
     ("SystemTime::now", &["unit/clock.rs"], "time is an argument"),
@@ -50,6 +51,7 @@ fn the_checker_finds_each_kind_of_fault() {
         ("pipeline/mod.rs", "use pingora_core::server::Server;"),
         ("provider/mod.rs", "use pingora_core::server::Server;"),
         ("pipeline/mod.rs", "let pool = sqlx::query(text);"),
+        ("config/redis.rs", "use deadpool_redis::redis::Client;"),
         ("cli/mod.rs", "let home = std::env::var(name);"),
         ("proxy/mod.rs", "let now = Instant::now();"),
         ("proxy/mod.rs", "let now = std::time::SystemTime::now();"),

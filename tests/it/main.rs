@@ -25,6 +25,7 @@ mod failover;
 mod layers;
 mod lifecycle;
 mod models;
+mod money;
 mod passthrough;
 mod postgres;
 mod slow_readers;

@@ -5,7 +5,7 @@
 use crate::admin::State;
 use crate::admin::control::Question;
 use crate::admin::respond::{self, Refusal};
-use crate::budget::draft::contradicts;
+use crate::budget::check::contradictions;
 use crate::budget::limit::{Action, Limit, Scope};
 use crate::error::{Error, Kind};
 use crate::key::party::PartyKind;
@@ -16,12 +16,15 @@ use crate::key::store::{KeyFilter, KeyPage};
 /// # Errors
 /// 400 or 409, with the field and the reason.
 pub(super) async fn check(state: &State, limit: &Limit) -> Result<(), Refusal> {
-    let others = super::all(state).await?;
-    if let Some(other) = others.iter().find(|other| other.id != limit.id && contradicts(limit, other)) {
+    let mut all = super::all(state).await?;
+    all.retain(|other| other.id != limit.id);
+    all.push(limit.clone());
+    if let Some(found) = contradictions(&all).into_iter().find(|found| found.second == limit.id) {
+        let name = all.iter().find(|other| other.id == found.first).map_or("", |other| &other.name);
         let text = format!(
-            "The limit {} ({:?}) counts the same already; change that one, or tell them apart by scope, subject, models, unit \
-             or window.",
-            other.id, other.name
+            "The limit {} ({name:?}) counts the same already; change or disable that one, or tell them apart by scope, subject, \
+             models, unit or window.",
+            found.first
         );
         return Err(conflict("subject", text));
     }

@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::budget::draft::{
-    DEEDS, MAX_COUNT, MAX_MODELS, MAX_SUBJECT_CHARS, MAX_THRESHOLDS, MAX_USD, SCOPES, SPANS, UNITS,
-};
+use crate::budget::check::{MOST_MODELS, MOST_THRESHOLDS, MOST_TOKENS, MOST_USD};
+use crate::budget::draft::{DEEDS, MAX_SUBJECT_CHARS, SCOPES, SPANS, UNITS};
 use crate::unit::glob::Glob;
 
 /// A text that is not only white space, without control characters.
@@ -29,7 +28,7 @@ fn dollars(description: &str) -> Value {
 }
 
 fn count(least: i64, description: &str) -> Value {
-    json!({ "type": "integer", "minimum": least, "maximum": MAX_COUNT, "description": description })
+    json!({ "type": "integer", "minimum": least, "maximum": MOST_TOKENS, "description": description })
 }
 
 /// The fields that a patch may name, too.
@@ -42,13 +41,13 @@ fn changeable() -> Map<String, Value> {
             "type": "string", "minLength": 1, "maxLength": 128, "pattern": TEXT, "description": "A name for people.",
         },
         "models": {
-            "type": "array", "items": pattern, "maxItems": MAX_MODELS,
+            "type": "array", "items": pattern, "maxItems": MOST_MODELS,
             "description": "Only for models of these patterns, as callers name them; empty is all.",
         },
         "amount": count(0, "The amount, for other units than `usd`."),
         "amount_usd": dollars("The amount in dollars, as decimal text; for the unit `usd`."),
         "amount_nano_usd": {
-            "type": "integer", "minimum": 0, "maximum": MAX_USD.nanos(),
+            "type": "integer", "minimum": 0, "maximum": MOST_USD,
             "description": "The amount in nano-dollars, instead of `amount_usd`.",
         },
         "action": words(DEEDS, "What happens when a call does not fit."),
@@ -61,7 +60,7 @@ fn changeable() -> Map<String, Value> {
             "description": "The share of the amount that must be left for the model that was asked for; of `downgrade` only.",
         },
         "warn_at_percent": {
-            "type": "array", "items": share, "maxItems": MAX_THRESHOLDS,
+            "type": "array", "items": share, "maxItems": MOST_THRESHOLDS,
             "description": "The shares of the amount at which operators are told.",
         },
         "enabled": { "type": "boolean", "description": "Whether it is in force." },

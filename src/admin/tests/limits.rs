@@ -126,6 +126,12 @@ async fn two_limits_that_contradict_are_refused_and_the_other_one_is_named() {
     let against = json!({"scope": "gateway", "unit": "requests", "window": "minute", "amount": 1});
     let refused = house.post("/admin/limits", against).await;
     assert!(refused.status == 409 && refused.text.contains(&configured), "{}", refused.text);
+    // One that is off contradicts nothing until it is switched on.
+    let mut off = gateway("30");
+    off["enabled"] = json!(false);
+    let path = format!("/admin/limits/{}", house.limit(off).await["id"].as_str().unwrap());
+    let on = house.ask_as(Role::Admin, Method::PATCH, &path, Some(json!({"enabled": true}))).await;
+    assert_eq!(on.status, 409, "{}", on.text);
     // Another unit, another window, other models: other things.
     for (field, value) in [("window", json!("day")), ("models", json!(["gpt-*"]))] {
         let mut body = gateway("20");

@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod parties;
 mod prices;
+mod reconcile;
 mod requests;
 mod roles;
 mod routes;

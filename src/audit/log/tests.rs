@@ -1,1 +1,397 @@
+use std::collections::BTreeMap;
 
+use super::*;
+use crate::audit::disk::System;
+use crate::audit::disk::tests::{Fault, Faulty};
+use crate::audit::entry::tests::{event, exchange};
+use crate::audit::entry::{Noun, salt};
+use crate::audit::key::Purpose;
+use crate::audit::receipt::Receipt;
+use crate::audit::tiles;
+use crate::audit::verify;
+
+pub const ORIGIN: &str = "marg.example/node-1";
+
+pub fn keys(seed: u8) -> SigningKeys {
+    let seed = secrecy::zeroize::Zeroizing::new(vec![seed; 64]);
+    SigningKeys::from_seed(Purpose::Log, ORIGIN, seed, Timestamp(0)).unwrap()
+}
+
+pub fn now(second: i64) -> Timestamp {
+    Timestamp(1_790_000_000_000_000 + second * 1_000_000)
+}
+
+pub fn settings(folder: &Path) -> Settings {
+    Settings { folder: folder.to_owned(), interval: Duration::from_millis(500), policy: Policy::default() }
+}
+
+pub fn open(folder: &Path) -> Log {
+    Log::open(settings(folder), keys(1), None, Arc::new(System), now(0)).unwrap()
+}
+
+pub fn taken(number: u128) -> Taken {
+    Taken::new(&Entry::Exchange(Box::new(exchange(number))), None)
+}
+
+/// A log of `count` entries, finished, as somebody else would see it.
+pub fn filled(folder: &Path, count: u64) {
+    let log = open(folder);
+    let entries: Vec<Taken> = (0..u128::from(count)).map(taken).collect();
+    log.take(&entries, "s", (0, count)).unwrap();
+    log.finish(now(1)).unwrap();
+}
+
+fn bytes_of(folder: &Path) -> Vec<Vec<u8>> {
+    let log = folder.join(LOG);
+    let note = std::fs::read(log.join("checkpoint")).unwrap();
+    let size = Checkpoint::from_note(&note).unwrap().0.size;
+    (0..size.div_ceil(256)).flat_map(|number| tiles::read_entries(&log, number, size).unwrap()).collect()
+}
+
+fn verified(folder: &Path) -> verify::Report {
+    verify::log(&folder.join(LOG), &Policy::of_log(keys(1).public()), &[]).unwrap()
+}
+
+#[test]
+fn a_log_goes_on_after_every_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    for (round, count) in [3_u64, 252, 1, 300, 0, 700].into_iter().enumerate() {
+        let log = open(folder.path());
+        let from = expected.len() as u64;
+        assert_eq!(log.position("s"), from);
+        let entries: Vec<Taken> = (0..u128::from(count)).map(|at| taken(u128::from(from) + at)).collect();
+        log.take(&entries, "s", (from, from + count)).unwrap();
+        expected.extend(entries.into_iter().map(|entry| entry.bytes));
+        log.finish(now(round as i64)).unwrap();
+        drop(log);
+        let report = verified(folder.path());
+        assert_eq!(report.entries, expected.len() as u64);
+        assert_eq!(bytes_of(folder.path()), expected);
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = open(folder.path());
+    let second = Log::open(settings(folder.path()), keys(1), None, Arc::new(System), now(0));
+    assert!(matches!(second, Err(LogError::Busy(_))));
+}
+
+#[test]
+fn a_part_of_a_segment_is_taken_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    log.take(&[taken(1)], "s", (0, 10)).unwrap();
+    assert!(matches!(log.take(&[taken(1)], "s", (0, 10)), Err(LogError::Position { kept: 10, .. })));
+    log.take(&[], "s", (10, 20)).unwrap();
+    assert_eq!((log.position("s"), log.status().size), (20, 1));
+    log.forget("s");
+    assert!(log.segments().is_empty());
+}
+
+#[test]
+fn what_was_not_committed_is_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    log.take(&[taken(1)], "s", (0, 10)).unwrap();
+    log.sync().unwrap();
+    log.take(&[taken(2)], "s", (10, 20)).unwrap();
+    drop(log);
+    let log = open(folder.path());
+    assert_eq!((log.position("s"), log.status().size), (10, 1));
+}
+
+#[test]
+fn checkpoints_are_no_more_frequent_than_the_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    let at = |millis: i64| Timestamp(now(0).micros() + millis * 1_000);
+    let mut signed = 0;
+    for step in 0..100 {
+        log.take(&[taken(step)], "s", (step as u64, step as u64 + 1)).unwrap();
+        signed += usize::from(log.tend(at(step as i64 * 20)).unwrap().is_some());
+    }
+    assert_eq!(signed, 4, "100 entries in two seconds");
+    assert!(log.tend(at(2_500)).unwrap().is_some());
+    assert!(log.tend(at(9_000)).unwrap().is_none(), "nothing new, nothing signed");
+    let status = log.status();
+    assert_eq!((status.size, status.published), (100, 100));
+}
+
+/// Every operation of the disk goes wrong in every way while a log is written; whoever feeds it does what the journal does: asks
+/// for the position and offers again. In the end every entry is there once and in order.
+#[test]
+fn no_fault_of_the_disk_loses_or_doubles_an_entry() {
+    let all: Vec<Taken> = (0..280).map(taken).collect();
+    let expected: Vec<Vec<u8>> = all.iter().map(|entry| entry.bytes.clone()).collect();
+    for fault in [Fault::Fails, Fault::Torn, Fault::Dies, Fault::DiesAfter] {
+        let mut operation = 0;
+        loop {
+            let folder = tempfile::tempdir().unwrap();
+            let faulty = Arc::new(Faulty::after(operation, fault));
+            let dead = feed(folder.path(), faulty.clone(), &all);
+            if dead {
+                assert!(!feed(folder.path(), Arc::new(System), &all));
+            }
+            let report = verified(folder.path());
+            assert_eq!(report.entries, 280, "{fault:?} at operation {operation}");
+            assert!(bytes_of(folder.path()) == expected, "{fault:?} at operation {operation}");
+            if !faulty.struck() {
+                break;
+            }
+            operation += 1;
+        }
+        assert!(operation > 30, "the faults struck");
+    }
+}
+
+/// Feeds 280 entries in pieces; whether the process died on the way.
+fn feed(folder: &Path, disk: Arc<dyn Disk>, all: &[Taken]) -> bool {
+    let mut tries = 0;
+    let log = loop {
+        match Log::open(settings(folder), keys(1), None, disk.clone(), now(0)) {
+            Ok(log) => break log,
+            Err(LogError::Disk(_)) if tries < 3 => tries += 1,
+            Err(LogError::Disk(_)) => return true,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut failures = 0;
+    loop {
+        let from = log.position("s");
+        let to = (from + 70).min(280);
+        let fed = log.take(&all[from as usize..to as usize], "s", (from, to)).and_then(|()| log.finish(now(1)));
+        match fed {
+            Ok(_) if to == 280 => return false,
+            Ok(_) => failures = 0,
+            Err(LogError::Disk(_)) if failures < 3 => failures += 1,
+            Err(LogError::Disk(_)) => return true,
+            Err(error) => panic!("{error}"),
+        }
+        if failures == 0 {
+            assert_eq!(log.status().failing, None);
+        }
+    }
+}
+
+#[test]
+fn an_event_that_could_not_be_recorded_is_not_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let entry = || Taken::new(&Entry::Event(event(Noun::Key, "key_1")), None);
+    for operation in 0..40 {
+        let disk = Arc::new(Faulty::after(operation, Fault::Fails));
+        let Ok(log) = Log::open(settings(folder.path()), keys(1), None, disk.clone(), now(0)) else { continue };
+        let before = log.status().size;
+        let recorded = log.record(&[entry()]);
+        let after = before + u64::from(recorded.is_ok());
+        assert_eq!(log.status().size, after);
+        log.finish(now(1)).or_else(|_| log.finish(now(1))).unwrap();
+        drop(log);
+        assert_eq!(verified(folder.path()).entries, after);
+    }
+}
+
+#[test]
+fn memory_waits_for_the_disk_only_up_to_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let disk = Arc::new(Faulty::after(12, Fault::Dies));
+    let log = Log::open(settings(folder.path()), keys(1), None, disk, now(0)).unwrap();
+    let entries: Vec<Taken> = (0..100).map(taken).collect();
+    let mut at = 0;
+    let error = loop {
+        match log.take(&entries, "s", (at, at + 1)) {
+            Ok(()) => at += 1,
+            Err(error) => break error,
+        }
+        assert!(at < 1_000, "it takes without end");
+    };
+    assert!(matches!(error, LogError::Disk(_)));
+    assert_eq!((log.position("s"), log.status().size), (at, at * 100));
+    assert!(log.status().failing.is_some());
+}
+
+#[test]
+fn a_lost_state_is_made_again_and_nothing_comes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 300);
+    std::fs::remove_file(folder.path().join("state")).unwrap();
+    let log = open(folder.path());
+    assert_eq!(log.position("s"), 0, "the journal begins again");
+    let entries: Vec<Taken> = (0..320).map(taken).collect();
+    log.take(&entries, "s", (0, 320)).unwrap();
+    log.finish(now(2)).unwrap();
+    drop(log);
+    let all = bytes_of(folder.path());
+    assert_eq!(all.len(), 321, "300, the gap, and 20 new ones");
+    assert!(String::from_utf8_lossy(&all[300]).contains("state_lost"));
+    assert_eq!(verified(folder.path()).entries, 321);
+}
+
+#[test]
+fn torn_partial_tiles_mend_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 300);
+    for tile in ["log/tile/0/001.p/44", "log/tile/1/000.p/1"] {
+        std::fs::write(folder.path().join(tile), b"torn").unwrap();
+        assert!(verify::log(&folder.path().join(LOG), &Policy::of_log(keys(1).public()), &[]).is_err());
+        drop(open(folder.path()));
+        assert_eq!(verified(folder.path()).entries, 300);
+    }
+}
+
+#[test]
+fn a_log_that_contradicts_itself_is_not_opened() {
+    type Edit = fn(&Path);
+    let cases: [(&str, Edit, &str); 7] = [
+        ("an entry", |folder| flip(&folder.join("log/tile/entries/001.p/44"), 40), "log/tile"),
+        ("an old entry's hash", |folder| flip(&folder.join("log/tile/0/000"), 40), "log/tile"),
+        (
+            "a missing bundle",
+            |folder| std::fs::remove_file(folder.join("log/tile/entries/001.p/44")).unwrap(),
+            "001.p/44",
+        ),
+        ("an edited state", |folder| replace(&folder.join("state"), "\"s\":300", "\"s\":100"), "state"),
+        (
+            "an edited checkpoint",
+            |folder| replace(&folder.join("log/checkpoint"), "\n300\n", "\n299\n"),
+            "log/checkpoint",
+        ),
+        (
+            "no checkpoint, no state",
+            |folder| {
+                std::fs::remove_file(folder.join("state")).unwrap();
+                std::fs::remove_file(folder.join("log/checkpoint")).unwrap();
+            },
+            "state",
+        ),
+        (
+            "a foreign state",
+            |folder| {
+                let other = tempfile::tempdir().unwrap();
+                filled(other.path(), 200);
+                std::fs::copy(other.path().join("state"), folder.join("state")).unwrap();
+            },
+            "log/",
+        ),
+    ];
+    for (name, edit, place) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 300);
+        edit(folder.path());
+        match Log::open(settings(folder.path()), keys(1), None, Arc::new(System), now(0)) {
+            Err(LogError::Contradiction(text)) => assert!(text.contains(place), "{name}: {text}"),
+            Err(error) => panic!("{name}: {error}"),
+            Ok(_) => panic!("{name} was not seen"),
+        }
+    }
+}
+
+pub fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn replace(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn keys_rotate_and_every_verifier_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 5);
+    let log = open(folder.path());
+    let early = Receipt::make(&log, 2).unwrap();
+    log.rotate(keys(2), now(5)).unwrap();
+    log.take(&[taken(9)], "s", (5, 6)).unwrap();
+    log.finish(now(6)).unwrap();
+    let late = Receipt::make(&log, 6).unwrap();
+    drop(log);
+    assert!(matches!(
+        Log::open(settings(folder.path()), keys(1), None, Arc::new(System), now(7)),
+        Err(LogError::Contradiction(_))
+    ));
+    for (first, name) in [(1, "old"), (2, "new")] {
+        let policy = Policy::of_log(keys(first).public());
+        let report = verify::log(&folder.path().join(LOG), &policy, &[]).unwrap();
+        assert_eq!((report.entries, report.rotations), (7, 1), "{name}");
+        assert!(Receipt::parse(late.to_text().as_bytes()).unwrap().verify(&policy).is_ok(), "{name}");
+    }
+    assert!(early.verify(&Policy::of_log(keys(1).public())).is_ok());
+    assert!(early.verify(&Policy::of_log(keys(2).public())).is_err());
+    assert!(late.verify(&Policy::of_log(keys(3).public())).is_err());
+}
+
+#[test]
+fn a_rotation_is_done_once_whatever_crashes() {
+    for operation in (0..60).step_by(2) {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 5);
+        let disk = Arc::new(Faulty::after(operation, Fault::DiesAfter));
+        drop(Log::open(settings(folder.path()), keys(1), Some(keys(2)), disk, now(5)));
+        let log = Log::open(settings(folder.path()), keys(1), Some(keys(2)), Arc::new(System), now(6)).unwrap();
+        assert_eq!(log.rotations().len(), 1, "operation {operation}");
+        drop(log);
+        let log = Log::open(settings(folder.path()), keys(2), None, Arc::new(System), now(7)).unwrap();
+        log.finish(now(8)).unwrap();
+        drop(log);
+        assert_eq!(verified(folder.path()).rotations, 1);
+    }
+}
+
+#[test]
+fn a_salt_can_be_erased_and_the_proof_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    let salts: BTreeMap<u64, Salt> = (0..300).map(|number| (number, salt().unwrap())).collect();
+    let entries: Vec<Taken> = salts
+        .iter()
+        .map(|(number, salt)| Taken::new(&Entry::Exchange(Box::new(exchange(u128::from(*number)))), Some(*salt)))
+        .collect();
+    log.take(&entries, "s", (0, 1)).unwrap();
+    log.finish(now(1)).unwrap();
+    let kept = |index: u64| {
+        let salts = std::fs::read(folder.path().join(crate::audit::tail::salts_path(index / 256))).unwrap();
+        salts[(index % 256) as usize * 32..][..32].to_vec()
+    };
+    for index in [7, 299] {
+        assert_eq!(kept(index), salts[&index]);
+        log.erase_salt(index).unwrap();
+        assert_eq!(kept(index), [0; 32]);
+    }
+    log.take(&entries[..1], "s", (1, 2)).unwrap();
+    log.finish(now(2)).unwrap();
+    assert_eq!(kept(299), [0; 32], "a later commit does not bring it back");
+    assert_eq!(kept(298), salts[&298]);
+    drop(log);
+    assert_eq!(verified(folder.path()).entries, 301);
+    assert!(matches!(open(folder.path()).erase_salt(301), Err(LogError::Missing(_))));
+}
+
+#[test]
+fn old_entries_go_and_their_proofs_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 1_000);
+    let log = open(folder.path());
+    let receipt = Receipt::make(&log, 3).unwrap();
+    let mut prune = event(Noun::Prune, "entries");
+    prune.detail.insert("below".to_owned(), 600.into());
+    assert_eq!(log.prune(&Taken::new(&Entry::Event(prune), None), 600).unwrap(), 512);
+    log.finish(now(3)).unwrap();
+    assert!(matches!(Receipt::make(&log, 3), Err(LogError::Missing(_))));
+    assert!(Receipt::make(&log, 600).unwrap().verify(&log.policy()).is_ok());
+    assert!(receipt.verify(&log.policy()).is_ok());
+    drop(log);
+    let report = verified(folder.path());
+    assert_eq!((report.entries, report.pruned), (489, 512));
+    std::fs::remove_file(folder.path().join("log/tile/entries/002")).unwrap();
+    let fault = verify::log(&folder.path().join(LOG), &Policy::of_log(keys(1).public()), &[]).unwrap_err();
+    assert!(fault.to_string().contains("768") && fault.to_string().contains("600"), "{fault}");
+    drop(open(folder.path()));
+}

@@ -1,8 +1,9 @@
 //! Limits, the section `budget`, and the defaults of keys.
 
 use super::{check, load, refuses, warnings};
+use crate::budget::WhenAway;
 use crate::budget::limit::{Action, Unit, Window};
-use crate::config::{DeadNode, WhenAway};
+use crate::config::DeadNode;
 use crate::unit::secret::Secret;
 
 fn limit(fields: &str) -> String {
@@ -16,7 +17,7 @@ fn a_limit_that_makes_no_sense_is_refused_at_its_place() {
         ("unit: usd, window: day, amount_usd: .nan", "amount_usd", "not an amount of dollars"),
         ("unit: usd, window: day, amount_usd: 1e3", "amount_usd", "not an amount of dollars"),
         ("unit: usd, window: day, amount_usd: 99999999999999999999", "amount_usd", "not an amount of dollars"),
-        ("unit: usd, window: day, amount_usd: 2000000000", "amount_usd", "typing error"),
+        ("unit: usd, window: day, amount_usd: 2000000000", "amount_usd", "nano-dollars"),
         ("unit: usd, window: day, amount: 5", "amount", "amount_usd"),
         ("unit: usd, window: day", "", "amount_usd"),
         ("unit: usd, window: day, amount: 5, amount_usd: 5", "amount", "not both"),
@@ -41,7 +42,7 @@ fn a_limit_that_makes_no_sense_is_refused_at_its_place() {
         assert!(faults.len() == 1 && faults[0].contains(&format!(" {path}: ")), "{fields}: {faults:?}");
         assert!(faults[0].starts_with("2:") && faults[0].contains(text), "{fields}: {faults:?}");
     }
-    refuses("limits: [{scope: gateway, subject: x, unit: requests, window: day, amount: 1}]", "", "no subject");
+    refuses("limits: [{scope: gateway, subject: x, unit: requests, window: day, amount: 1}]", "", "must be absent");
     refuses("limits: [{scope: key, subject: mine, unit: requests, window: day, amount: 1}]", "", "key_ and 26");
 }
 
@@ -50,8 +51,8 @@ fn two_limits_that_count_the_same_are_refused_with_the_line_of_the_first() {
     let one = "  - {scope: key, unit: usd, window: day, amount_usd: 1}\n";
     let faults = check(&format!("limits:\n{one}{one}"));
     assert!(faults.len() == 1 && faults[0].contains("limits[0] in line 2 counts the same"), "{faults:?}");
-    let warn = "  - {scope: key, unit: usd, window: day, amount_usd: 1, action: warn, warn_at_percent: [50]}\n";
-    assert_eq!(check(&format!("limits:\n{one}{warn}")), Vec::<String>::new());
+    let off = "  - {scope: key, unit: usd, window: day, amount_usd: 2, enabled: false}\n";
+    assert_eq!(check(&format!("limits:\n{one}{off}")), Vec::<String>::new());
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn mask_of(chunk: &[u8; MASK_BYTES]) -> u64 {
 
 /// The position of the first special byte of a word.
 #[inline]
-pub(super) fn first_of_word(word: &[u8; 8]) -> Option<usize> {
+pub(in crate::dialect) fn first_of_word(word: &[u8; 8]) -> Option<usize> {
     let hits = hits(u64::from_le_bytes(*word));
     (hits != 0).then(|| hits.trailing_zeros() as usize / 8)
 }

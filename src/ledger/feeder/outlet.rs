@@ -46,8 +46,6 @@ struct Progress {
     fed: u64,
     /// The taker must be asked how far it has come.
     in_doubt: bool,
-    /// Nothing of it is needed any more.
-    passed: bool,
 }
 
 impl<'a> Outlet<'a> {
@@ -113,6 +111,9 @@ impl<'a> Outlet<'a> {
 
     /// Feeds everything that was in the journal when it began.
     pub(super) async fn pass(&mut self) -> Result<(), Halt> {
+        if self.door.has_lost.swap(false, Ordering::SeqCst) {
+            self.progress.values_mut().for_each(|progress| progress.in_doubt = true);
+        }
         let mut unreadable = Ok(());
         let queue = self.shared.journal.queue();
         for segment in &queue {
@@ -133,7 +134,7 @@ impl<'a> Outlet<'a> {
         if self.shared.doors.len() == 1 {
             self.shared.pieces.clear();
         }
-        self.shared.retire(self.tells_owners)?;
+        self.shared.retire(self.tells_owners).await?;
         self.forget_gone().await?;
         unreadable
     }
@@ -142,7 +143,7 @@ impl<'a> Outlet<'a> {
         // In this order: the length of a finished segment is final.
         let finished = segment.is_finished();
         let goal = segment.written();
-        if self.progress_mut(segment).passed {
+        if segment.passed() & self.bit() != 0 {
             return Ok(());
         }
         if self.progress_mut(segment).in_doubt && goal > 0 {
@@ -174,8 +175,7 @@ impl<'a> Outlet<'a> {
         if self.progress_mut(segment).fed > 0 {
             self.door.consumer.sync().await?;
         }
-        self.progress_mut(segment).passed = true;
-        segment.pass();
+        segment.pass(self.bit());
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl<'a> Outlet<'a> {
 
     /// Forgets the positions of segments that are gone.
     pub(super) async fn forget_gone(&self) -> Result<(), Halt> {
-        let bit = 1_u64 << self.number;
+        let bit = self.bit();
         let known: Vec<String> = {
             let gone = self.shared.gone.lock().unwrap_or_else(PoisonError::into_inner);
             gone.iter().filter(|(_, forgotten)| **forgotten & bit == 0).map(|(name, _)| name.clone()).collect()
@@ -256,8 +256,12 @@ impl<'a> Outlet<'a> {
         self.door.consumer.sync().await
     }
 
+    fn bit(&self) -> u64 {
+        1 << self.number
+    }
+
     fn progress_mut(&mut self, segment: &Segment) -> &mut Progress {
-        let fresh = Progress { fed: 0, in_doubt: segment.is_inherited(), passed: false };
+        let fresh = Progress { fed: 0, in_doubt: segment.is_inherited() };
         self.progress.entry(segment.name().clone()).or_insert(fresh)
     }
 

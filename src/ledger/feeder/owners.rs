@@ -3,6 +3,7 @@
 //! A segment goes when all takers have passed it. The last one of a dead process goes only after it was told that the process
 //! is over, so a crash in between tells it again.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
@@ -17,8 +18,13 @@ use crate::ledger::journal::{Segment, owner_of};
 impl Shared {
     /// Lets every segment go that all takers have passed; the last ones of dead owners are left to
     /// [`Feeder::end_owners_again_and_again`] if somebody is to be told.
-    pub(super) fn retire(&self, tells_owners: bool) -> std::io::Result<()> {
+    pub(super) async fn retire(&self, tells_owners: bool) -> std::io::Result<()> {
+        // Whoever comes while another is at it has nothing to add: that one is waited for at the next pass.
+        let Ok(_alone) = self.retiring.try_lock() else { return Ok(()) };
         for segment in self.passed_by_all() {
+            if !self.is_kept_by_all(&segment).await {
+                continue;
+            }
             let owner = owner_of(segment.name()).filter(|owner| tells_owners && *owner != self.journal.owner());
             let Some(owner) = owner else {
                 self.let_go(&segment)?;
@@ -39,9 +45,37 @@ impl Shared {
     }
 
     fn passed_by_all(&self) -> Vec<Arc<Segment>> {
+        let all = self.all();
         let mut queue = self.journal.queue();
-        queue.retain(|segment| segment.is_finished() && segment.passed() >= self.doors.len());
+        queue.retain(|segment| segment.is_finished() && segment.passed() & all == all);
         queue
+    }
+
+    fn all(&self) -> u64 {
+        (1 << self.doors.len()) - 1
+    }
+
+    /// Whether all takers still have what they took of it, asked one by one. One that was rebuilt from another taker after a loss
+    /// may have less, if that happened before the other had it all.
+    async fn is_kept_by_all(&self, segment: &Segment) -> bool {
+        for (number, door) in self.doors.iter().enumerate() {
+            match door.consumer.position(segment.name()).await {
+                Ok(byte) if byte >= segment.written() => {}
+                Ok(_) => {
+                    tracing::warn!(
+                        taker = door.consumer.name(),
+                        "the journal's lines were taken and lost; they are given again"
+                    );
+                    segment.pass_again(1 << number);
+                    door.has_lost.store(true, Ordering::SeqCst);
+                    door.wake.notify_one();
+                    return false;
+                }
+                // It is asked again at the next pass.
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     fn let_go(&self, segment: &Arc<Segment>) -> std::io::Result<()> {
@@ -53,7 +87,7 @@ impl Shared {
 
     /// Records that one taker keeps no position of a segment that is gone; the last one buries it.
     pub(super) fn forgotten(&self, name: &str, bit: u64) -> std::io::Result<()> {
-        let all = (1_u64 << self.doors.len()) - 1;
+        let all = self.all();
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bits) = gone.get_mut(name) else { return Ok(()) };
         if (*bits | bit) & all == all {
@@ -111,6 +145,9 @@ impl Feeder {
             let Some(owner) = owner_of(segment.name()).filter(|owner| *owner != own) else { continue };
             if self.shared.journal.has_other_segments(owner, segment.name()).map_err(away)? {
                 continue;
+            }
+            if !self.shared.is_kept_by_all(&segment).await {
+                return Err(StoreError::Away("somebody who took its lines is away, or has lost them".into()));
             }
             owner_end.owner_finished(owner).await?;
             tracing::info!(owner, "everything of a process that is over has been applied");

@@ -6,6 +6,8 @@
 
 use std::io::Write;
 
+use serde::Serialize;
+
 use super::JournalError;
 use crate::ledger::record::{Amendment, Record};
 use crate::unit::charge::Charge;
@@ -21,6 +23,8 @@ pub enum Line {
     Amend(Amendment),
     /// Something that happened to the gateway itself.
     Event(Event),
+    /// What counters are charged without the record of an exchange: reservations that nobody ended.
+    Charges(Vec<Charge>),
 }
 
 impl Line {
@@ -30,6 +34,7 @@ impl Line {
             Self::Record(record) => record.id.0,
             Self::Amend(amendment) => amendment.id.0,
             Self::Event(event) => event.id,
+            Self::Charges(_) => uuid::Uuid::nil(),
         }
     }
 
@@ -39,6 +44,7 @@ impl Line {
             Self::Record(record) => &record.charges,
             Self::Amend(amendment) => &amendment.charges,
             Self::Event(_) => &[],
+            Self::Charges(charges) => charges,
         }
     }
 }
@@ -48,7 +54,7 @@ impl Line {
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) => Some(record),
-            Self::Amend(_) | Self::Event(_) => None,
+            Self::Amend(_) | Self::Event(_) | Self::Charges(_) => None,
         }
     }
 
@@ -56,7 +62,7 @@ impl Line {
     pub fn amendment(&self) -> Option<&Amendment> {
         match self {
             Self::Amend(amendment) => Some(amendment),
-            Self::Record(_) | Self::Event(_) => None,
+            Self::Record(_) | Self::Event(_) | Self::Charges(_) => None,
         }
     }
 }
@@ -67,28 +73,30 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
 const EVENT: u8 = b'e';
+const CHARGES: u8 = b'c';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
-/// Writes the line into the buffer, in place of what is there.
+/// Writes a line into the buffer, in place of what is there.
 pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+    match line {
+        Line::Record(record) => encode_record(record, frame),
+        Line::Amend(amendment) => frame_json(AMENDMENT, amendment, frame),
+        Line::Event(event) => frame_json(EVENT, event, frame),
+        Line::Charges(charges) => frame_json(CHARGES, charges, frame),
+    }
+}
+
+/// Writes the line of a record into the buffer, in place of what is there.
+pub(super) fn encode_record(record: &Record, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+    frame_json(RECORD, record, frame)
+}
+
+fn frame_json<T: Serialize>(kind: u8, value: &T, frame: &mut Vec<u8>) -> Result<(), JournalError> {
     frame.clear();
     frame.extend_from_slice(b"\n00000000 ");
-    match line {
-        Line::Record(record) => {
-            frame.extend_from_slice(&[RECORD, b' ']);
-            serde_json::to_writer(&mut *frame, record)
-        }
-        Line::Amend(amendment) => {
-            frame.extend_from_slice(&[AMENDMENT, b' ']);
-            serde_json::to_writer(&mut *frame, amendment)
-        }
-        Line::Event(event) => {
-            frame.extend_from_slice(&[EVENT, b' ']);
-            serde_json::to_writer(&mut *frame, event)
-        }
-    }
-    .map_err(JournalError::Encode)?;
+    frame.extend_from_slice(&[kind, b' ']);
+    serde_json::to_writer(&mut *frame, value).map_err(JournalError::Encode)?;
     let checksum = crc32fast::hash(frame.get(HEAD..).unwrap_or_default());
     frame.push(b'\n');
     if frame.len() > MAX_LINE_BYTES {
@@ -108,10 +116,13 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     if crc32fast::hash(payload) != checksum {
         return None;
     }
-    match payload {
-        [RECORD, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Record),
-        [AMENDMENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Amend),
-        [EVENT, b' ', json @ ..] => serde_json::from_slice(json).ok().map(Line::Event),
+    // One check for the whole line is cheaper than one for each string in it.
+    let (kind, json) = simdutf8::basic::from_utf8(payload).ok()?.split_at_checked(2)?;
+    match kind.as_bytes() {
+        [RECORD, b' '] => serde_json::from_str(json).ok().map(Line::Record),
+        [AMENDMENT, b' '] => serde_json::from_str(json).ok().map(Line::Amend),
+        [EVENT, b' '] => serde_json::from_str(json).ok().map(Line::Event),
+        [CHARGES, b' '] => serde_json::from_str(json).ok().map(Line::Charges),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::line::{self, Line, MAX_LINE_BYTES};
 use crate::unit::clock::Timestamp;
@@ -36,8 +36,8 @@ pub(in crate::ledger) struct Segment {
     fed: AtomicU64,
     /// It was there before this process: whoever is fed must be asked how far they have come.
     inherited: bool,
-    /// How many of those who are fed have passed its end for good.
-    passed: AtomicUsize,
+    /// A bit for each of those who are fed and need nothing of it any more.
+    passed: AtomicU64,
     /// The size at which the next segment is tried.
     pub(super) rotate_at: AtomicU64,
     /// Nobody writes to it any more.
@@ -104,7 +104,7 @@ impl Segment {
             synced: AtomicU64::new(0),
             fed: AtomicU64::new(0),
             inherited: data.len() > 0,
-            passed: AtomicUsize::new(0),
+            passed: AtomicU64::new(0),
             rotate_at: AtomicU64::new(u64::MAX),
             finished: AtomicBool::new(false),
         }))
@@ -231,13 +231,18 @@ impl Segment {
         self.inherited
     }
 
-    /// Records that one more of those who are fed needs nothing of it any more.
-    pub(in crate::ledger) fn pass(&self) {
-        self.passed.fetch_add(1, Ordering::AcqRel);
+    /// Records that one of those who are fed needs nothing of it any more.
+    pub(in crate::ledger) fn pass(&self, bit: u64) {
+        self.passed.fetch_or(bit, Ordering::AcqRel);
     }
 
-    /// How many need nothing of it any more.
-    pub(in crate::ledger) fn passed(&self) -> usize {
+    /// Records that one of them needs it again.
+    pub(in crate::ledger) fn pass_again(&self, bit: u64) {
+        self.passed.fetch_and(!bit, Ordering::AcqRel);
+    }
+
+    /// Who needs nothing of it any more.
+    pub(in crate::ledger) fn passed(&self) -> u64 {
         self.passed.load(Ordering::Acquire)
     }
 

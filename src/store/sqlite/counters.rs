@@ -6,7 +6,6 @@
 
 mod row;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use crate::budget::counter::holds;
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, Line, owner_of};
-use crate::store::shadow::{Shadow, Snapshot};
-use crate::unit::charge::{Charge, CounterId, WindowId};
+use crate::store::shadow::{Shadow, Snapshot, sums};
+use crate::unit::charge::CounterId;
 use crate::unit::clock::Timestamp;
 
 /// For how long a counter is kept after its window.
@@ -204,17 +203,6 @@ impl Consumer for Counters {
         row::forget_position(&mut transaction, segment).await?;
         transaction.commit().await.map_err(failed)
     }
-}
-
-/// The charges of the lines, added up by counter and second. Counters of what runs at present are not charged.
-pub(in crate::store) fn sums(lines: &[Line]) -> BTreeMap<&CounterId, BTreeMap<i64, i64>> {
-    let mut sums: BTreeMap<&CounterId, BTreeMap<i64, i64>> = BTreeMap::new();
-    let charges = lines.iter().flat_map(Line::charges);
-    for Charge { counter, amount, at } in charges.filter(|charge| charge.counter.window != WindowId::Now) {
-        let sum = sums.entry(counter).or_default().entry(at.seconds()).or_default();
-        *sum = sum.saturating_add((*amount).max(0));
-    }
-    sums
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use sqlx::SqliteConnection;
 use super::super::record;
 use super::{Store, bind, failed};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary, UsageSum};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
@@ -89,6 +89,10 @@ impl LedgerStore for Store {
 
     async fn summarize(&self, filter: &Filter) -> Result<Summary, StoreError> {
         find::summary(&self.readers, filter).await
+    }
+
+    async fn sums(&self, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+        find::usage_sums(&self.readers, filter, width).await
     }
 
     async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError> {

@@ -63,7 +63,7 @@ impl Consumer for Counts {
                 .iter()
                 .filter_map(|line| match line {
                     Line::Record(record) => Some(record.path.clone()),
-                    Line::Amend(_) | Line::Event(_) => None,
+                    Line::Amend(_) | Line::Event(_) | Line::Charges(_) => None,
                 })
                 .collect();
             if paths.iter().any(|path| Some(path.as_str()) == poison) {
@@ -83,7 +83,7 @@ impl Consumer for Counts {
         self.call(|taken| taken.positions.keys().cloned().collect()).await
     }
     async fn forget(&self, segment: &str) -> Result<(), StoreError> {
-        self.call(|taken| drop(taken.positions.remove(segment))).await
+        self.call(|taken| taken.positions.remove(segment)).await.map(|_| ())
     }
 }
 
@@ -303,5 +303,29 @@ async fn a_process_that_died_without_a_line_is_over_too() {
     let running = start_all(folder.path(), Memory::default(), Vec::new(), Some(owners.clone()));
     owners.told.notified().await;
     assert_eq!(*owners.over.lock().unwrap(), ["0000000000000001-00000007"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_forgot_what_it_took_is_fed_again_before_a_segment_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Memory::default();
+    store.faults.lock().unwrap().extend([Fault::Before; 1_000]);
+    let counts = Arc::new(Counts::default());
+    let running = start_all(folder.path(), store, vec![counts.clone()], None);
+    running.append_all(&names(12));
+    // It has passed all finished segments, which wait for the database.
+    while counts.paths().len() < 12 || counts.taken.lock().unwrap().syncs == 0 {
+        tokio::task::yield_now().await;
+    }
+    *counts.taken.lock().unwrap() = Taken::default();
+    running.store.faults.lock().unwrap().clear();
+    while counts.paths().len() < 12 {
+        running.append("/later");
+        running.handle.flush_everywhere().await.unwrap();
+    }
+    let mut paths = counts.paths();
+    paths.retain(|path| path != "/later");
+    assert_eq!(paths.len(), paths.iter().collect::<std::collections::BTreeSet<_>>().len(), "given twice");
     running.stop().await;
 }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use super::*;
 use crate::budget::conformance::conformance;
 use crate::ledger::journal::tests::record;
+use crate::unit::charge::{Charge, WindowId};
 use crate::unit::clock::Tick;
 
 async fn store() -> (tempfile::TempDir, Store) {

@@ -5,11 +5,14 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::super::failed;
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, Order, Page, Spender, StatusFilter, Summary};
+use crate::ledger::query::{
+    Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, StatusFilter, Summary, UsageSum,
+};
 use crate::store::record;
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::Usage;
 
 /// A page of records.
 pub(super) async fn page(readers: &SqlitePool, filter: &Filter) -> Result<Page, StoreError> {
@@ -85,6 +88,76 @@ fn sums(row: &SqliteRow) -> Result<Summary, StoreError> {
         errors: number("errors")?.unsigned_abs(),
         input_tokens: number("input_tokens")?.unsigned_abs(),
         output_tokens: number("output_tokens")?.unsigned_abs(),
+        cost: NanoUsd(number("cost")?),
+    })
+}
+
+/// Sums by span, provider, model and credential. One row cannot spoil them, as above.
+pub(super) async fn usage_sums(readers: &SqlitePool, filter: &Filter, width: i64) -> Result<Vec<UsageSum>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT started_at / ");
+    query.push_bind(width.max(1));
+    query.push(
+        " AS span, provider, coalesce(model_served, model_requested, '') AS model, \
+         json_extract(attempts, '$[#-1].credential') AS credential, count(*) AS records, \
+         sum(outcome IN ('client_gone', 'upstream_cut', 'interrupted')) AS cut, \
+         coalesce(sum(usage_source = 'estimated'), 0) AS estimated, sum(cost_nano_usd IS NULL) AS unpriced, \
+         coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost",
+    );
+    for class in CLASSES {
+        query.push(format_args!(", coalesce(sum(min(tokens_{class}, 1000000000000)), 0) AS tokens_{class}"));
+    }
+    query.push(" FROM exchange WHERE provider IS NOT NULL AND (tokens_input IS NOT NULL OR status < 400)");
+    push_conditions(&mut query, filter);
+    query.push(format_args!(" GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4 LIMIT {}", MAX_SUMS + 1));
+    let rows = query.build().persistent(false).fetch_all(readers).await.map_err(failed)?;
+    if rows.len() > MAX_SUMS {
+        return Err(StoreError::Conflict(format!("There are more than {MAX_SUMS} sums; ask for less time.").into()));
+    }
+    rows.iter().map(|row| read_sum(row, width.max(1))).collect()
+}
+
+/// The classes of tokens, as their columns are called.
+const CLASSES: [&str; 10] = [
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "input_audio",
+    "input_image",
+    "output",
+    "reasoning",
+    "output_audio",
+    "output_image",
+];
+
+fn read_sum(row: &SqliteRow, width: i64) -> Result<UsageSum, StoreError> {
+    let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed);
+    let count = |column: &str| number(column).map(i64::unsigned_abs);
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed);
+    Ok(UsageSum {
+        from: Timestamp(number("span")?.saturating_mul(width)),
+        provider: text("provider")?,
+        model: text("model")?,
+        credential: row
+            .try_get::<Option<i64>, _>("credential")
+            .map_err(failed)?
+            .and_then(|position| u32::try_from(position).ok()),
+        records: count("records")?,
+        cut: count("cut")?,
+        estimated: count("estimated")?,
+        unpriced: count("unpriced")?,
+        usage: Usage {
+            input: count("tokens_input")?,
+            cache_read: count("tokens_cache_read")?,
+            cache_write_5m: count("tokens_cache_write_5m")?,
+            cache_write_1h: count("tokens_cache_write_1h")?,
+            input_audio: count("tokens_input_audio")?,
+            input_image: count("tokens_input_image")?,
+            output: count("tokens_output")?,
+            reasoning: count("tokens_reasoning")?,
+            output_audio: count("tokens_output_audio")?,
+            output_image: count("tokens_output_image")?,
+        },
         cost: NanoUsd(number("cost")?),
     })
 }

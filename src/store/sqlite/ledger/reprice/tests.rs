@@ -26,6 +26,10 @@ impl Adjust for Counters {
         Ok(["lim_usd".into()].into())
     }
 
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn adjust(&self, counter: &CounterId, delta: i64) -> Result<(), StoreError> {
         if let Some(left) = &mut *self.away_after.lock().unwrap() {
             *left = left.checked_sub(1).ok_or_else(|| StoreError::Away("the authority is away".into()))?;

@@ -1,0 +1,334 @@
+//! The accounts of this process: one for each counter that its calls touch.
+//!
+//! An account has a lease and the part of it that is free; both are single atomics. A reservation takes from what is free, if
+//! there is enough; settling gives back what was not used and lowers the lease by what was charged. When a calendar window
+//! ends, the account starts another one; reservations keep the window that they were made in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::authority::Grant;
+use super::lease::{self, Settlement};
+use super::line::Line;
+use crate::unit::charge::{CounterId, WindowId};
+use crate::unit::clock::Timestamp;
+
+const RELAXED: Ordering = Ordering::Relaxed;
+const STRICT: Ordering = Ordering::SeqCst;
+
+/// What this process knows and holds of one limit for one subject.
+pub(super) struct Account {
+    pub(super) line: Arc<Line>,
+    pub(super) subject: Arc<str>,
+    period: ArcSwap<Period>,
+    /// Woken when something becomes free.
+    pub(super) freed: Notify,
+    pub(super) waiting: AtomicUsize,
+    average: AtomicI64,
+    /// When it was last asked for, in microseconds of the process.
+    pub(super) used: AtomicI64,
+}
+
+/// What this process knows and holds of one counter.
+pub(super) struct Period {
+    pub(super) window: WindowId,
+    /// Its first microsecond, and the first after it, by the authority's clock.
+    from: i64,
+    until: i64,
+    /// What the authority leased and was not charged, released or forgotten since.
+    lease: AtomicI64,
+    /// The part of the lease that no reservation has taken.
+    free: AtomicI64,
+    low_water: AtomicI64,
+    /// A refill is asked for.
+    queued: AtomicBool,
+    /// What is spent and what is leased to this process, as last told. A charge moves its amount from the lease to what is
+    /// spent, so this sum is the same before and after the authority has applied it; taking the lease off gives what is
+    /// spent, charges on their way included, none counted twice.
+    total: AtomicI64,
+    /// What was charged without a lease since it was last told.
+    loose: AtomicI64,
+    paced: bool,
+    /// What other processes hold, as last told.
+    elsewhere: AtomicI64,
+    /// The authority has told at least once.
+    told: AtomicBool,
+    /// Until when the last refusal holds, in microseconds of the process.
+    refused_until: AtomicI64,
+    /// When the authority says that what was refused could fit, by its clock; 0 if it does not say.
+    retry_at: AtomicI64,
+    /// Until when leases cover only what a call needs.
+    contended_until: AtomicI64,
+    /// From when on it can be found out what the authority holds for this process, after an answer was lost or more was
+    /// charged than leased; 0 if there is no doubt.
+    doubted: AtomicI64,
+    /// When a charge was last made or settled.
+    charged: AtomicI64,
+    /// Charges that are made but not yet settled here.
+    settling: AtomicUsize,
+    /// The highest threshold that was told, in percent.
+    threshold: AtomicU8,
+}
+
+impl Account {
+    pub(super) fn new(line: Arc<Line>, subject: Arc<str>, now: Timestamp, micros: i64) -> Self {
+        let period = ArcSwap::from_pointee(Period::new(line.spans.at(now), line.paced));
+        Self {
+            line,
+            subject,
+            period,
+            freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            average: AtomicI64::new(0),
+            used: AtomicI64::new(micros),
+        }
+    }
+
+    /// The counter for the authority's time `now`, and the one that it replaced if a window has just ended.
+    pub(super) fn period(&self, now: Timestamp) -> (Arc<Period>, Option<Arc<Period>>) {
+        let period = self.period.load();
+        if period.holds(now) {
+            return (Arc::clone(&period), None);
+        }
+        let next = Arc::new(Period::new(self.line.spans.at(now), self.line.paced));
+        let before = self.period.compare_and_swap(&*period, next.clone());
+        if Arc::ptr_eq(&before, &period) { (next, Some(Arc::clone(&before))) } else { (self.period.load_full(), None) }
+    }
+
+    /// The counter that was last used.
+    pub(super) fn last_period(&self) -> Arc<Period> {
+        self.period.load_full()
+    }
+
+    pub(super) fn counter(&self, period: &Period) -> CounterId {
+        CounterId { limit: self.line.id.clone(), window: period.window, subject: self.subject.clone() }
+    }
+
+    pub(super) fn average(&self) -> i64 {
+        self.average.load(RELAXED)
+    }
+
+    /// Notes what one call needs.
+    pub(super) fn touch(&self, need: i64, micros: i64) {
+        self.average.store(lease::average(self.average(), need), RELAXED);
+        self.used.store(micros, RELAXED);
+    }
+
+    /// Wakes those who wait.
+    pub(super) fn wake(&self) {
+        if self.waiting.load(STRICT) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+impl Period {
+    pub(super) fn new(window: WindowId, paced: bool) -> Self {
+        let (from, until) = match window {
+            WindowId::Calendar { from, until } => (from.saturating_mul(1_000_000), until.saturating_mul(1_000_000)),
+            _ => (i64::MIN, i64::MAX),
+        };
+        Self {
+            window,
+            from,
+            until,
+            lease: AtomicI64::new(0),
+            free: AtomicI64::new(0),
+            low_water: AtomicI64::new(i64::MIN),
+            queued: AtomicBool::new(false),
+            total: AtomicI64::new(0),
+            loose: AtomicI64::new(0),
+            paced,
+            elsewhere: AtomicI64::new(0),
+            told: AtomicBool::new(false),
+            refused_until: AtomicI64::new(0),
+            retry_at: AtomicI64::new(0),
+            contended_until: AtomicI64::new(0),
+            doubted: AtomicI64::new(0),
+            charged: AtomicI64::new(0),
+            settling: AtomicUsize::new(0),
+            threshold: AtomicU8::new(0),
+        }
+    }
+
+    /// Takes an amount from what is free, or nothing. An amount of nothing always fits.
+    pub(super) fn take(&self, need: i64) -> bool {
+        need <= 0
+            || self.free.fetch_update(STRICT, RELAXED, |free| (free >= need).then(|| free.saturating_sub(need))).is_ok()
+    }
+
+    /// Whether a refill should be asked for; true once until [`Period::granted`].
+    pub(super) fn wants_refill(&self) -> bool {
+        self.free.load(RELAXED) < self.low_water.load(RELAXED) && !self.queued.swap(true, STRICT)
+    }
+
+    /// Notes that what was asked for was answered, whatever the answer.
+    pub(super) fn answered(&self) {
+        self.queued.store(false, STRICT);
+    }
+
+    /// Gives back what a reservation took.
+    pub(super) fn put_back(&self, amount: i64) {
+        self.free.fetch_add(amount, STRICT);
+    }
+
+    /// Settles a part of a reservation. Says whether something became free.
+    pub(super) fn settle(&self, settlement: Settlement, micros: i64) -> bool {
+        let lease = self.lease.fetch_sub(settlement.consumed, STRICT).saturating_sub(settlement.consumed);
+        self.free.fetch_add(settlement.freed, STRICT);
+        self.charged.fetch_max(micros, RELAXED);
+        if lease < 0 {
+            self.doubt(micros);
+        }
+        settlement.freed > 0
+    }
+
+    /// A charge is made, and may be applied by the authority before it is settled here.
+    pub(super) fn begin_settling(&self, micros: i64) {
+        self.settling.fetch_add(1, STRICT);
+        self.charged.fetch_max(micros, RELAXED);
+    }
+
+    /// The charge is settled here too.
+    pub(super) fn end_settling(&self, micros: i64) {
+        self.charged.fetch_max(micros, RELAXED);
+        self.settling.fetch_sub(1, STRICT);
+    }
+
+    /// Counts what was charged without a lease.
+    pub(super) fn spend(&self, amount: i64, micros: i64) {
+        self.loose.fetch_add(amount, STRICT);
+        self.charged.fetch_max(micros, RELAXED);
+    }
+
+    /// Takes what the authority granted; `now` is the time there.
+    pub(super) fn granted(&self, grant: &Grant, (cap, average): (i64, i64), now: Timestamp) {
+        self.lease.fetch_add(grant.granted, STRICT);
+        let free = self.free.fetch_add(grant.granted, STRICT).saturating_add(grant.granted);
+        self.hear(grant, cap);
+        self.low_water.store(lease::low_water(free, grant.granted, average), RELAXED);
+        self.refused_until.store(0, RELAXED);
+        let retry_at = grant.retry_after.map_or(0, |wait| now.plus(wait).micros());
+        self.retry_at.store(retry_at, RELAXED);
+    }
+
+    /// Takes what the authority told.
+    pub(super) fn hear(&self, grant: &Grant, cap: i64) {
+        self.total.store(grant.spent.saturating_add(grant.own), STRICT);
+        let loose = self.loose.swap(0, STRICT);
+        if !self.told.load(RELAXED) {
+            // What had passed before this process came was told by others.
+            let before = super::event::share(grant.spent.saturating_sub(loose), cap);
+            self.threshold.fetch_max(before, STRICT);
+        }
+        self.elsewhere.store((grant.leased - grant.own).max(0), RELAXED);
+        self.told.store(true, RELAXED);
+    }
+
+    /// Notes that the authority gave nothing, so that it is not asked again at once.
+    pub(super) fn refused(&self, until: i64) {
+        self.refused_until.store(until, RELAXED);
+    }
+
+    pub(super) fn is_refused(&self, micros: i64) -> bool {
+        micros < self.refused_until.load(RELAXED)
+    }
+
+    /// Takes all that is free away, to be released at the authority.
+    pub(super) fn strip(&self) -> i64 {
+        let taken = self.free.fetch_update(STRICT, RELAXED, |free| (free > 0).then_some(0)).unwrap_or(0);
+        self.total.fetch_sub(taken, STRICT);
+        self.lease.fetch_sub(taken, STRICT);
+        self.low_water.store(i64::MIN, RELAXED);
+        taken
+    }
+
+    /// Forgets a part of the lease that the authority does not know of.
+    pub(super) fn forget(&self, amount: i64) {
+        self.free.fetch_sub(amount, STRICT);
+        self.lease.fetch_sub(amount, STRICT);
+    }
+
+    /// Notes that the authority may hold something else for this process than it knows; that can be found out from `ripe` on.
+    pub(super) fn doubt(&self, ripe: i64) {
+        self.doubted.fetch_max(ripe.max(1), RELAXED);
+    }
+
+    pub(super) fn is_certain(&self) {
+        self.doubted.store(0, RELAXED);
+    }
+
+    /// From when on a doubt can be cleared.
+    pub(super) fn doubted(&self) -> Option<i64> {
+        Some(self.doubted.load(RELAXED)).filter(|ripe| *ripe > 0)
+    }
+
+    /// Whether all charges that were ever made had been settled here by that reading, and what the lease is.
+    pub(super) fn settled_before(&self, micros: i64) -> Option<i64> {
+        let lease = self.lease();
+        (self.settling.load(STRICT) == 0 && self.charged.load(STRICT) < micros).then_some(lease)
+    }
+
+    pub(super) fn contend(&self, until: i64) {
+        self.contended_until.store(until, RELAXED);
+        self.low_water.store(i64::MIN, RELAXED);
+    }
+
+    pub(super) fn is_contended(&self, micros: i64) -> bool {
+        micros < self.contended_until.load(RELAXED)
+    }
+
+    pub(super) fn lease(&self) -> i64 {
+        self.lease.load(STRICT)
+    }
+
+    pub(super) fn free(&self) -> i64 {
+        self.free.load(STRICT)
+    }
+
+    /// What reservations of this process hold.
+    pub(super) fn reserved(&self) -> i64 {
+        self.lease().saturating_sub(self.free()).max(0)
+    }
+
+    /// What is spent, as last told, with what was charged here since.
+    pub(super) fn spent(&self) -> i64 {
+        let leased = if self.paced { 0 } else { self.lease().max(0) };
+        self.total.load(STRICT).saturating_sub(leased).saturating_add(self.loose.load(STRICT)).max(0)
+    }
+
+    pub(super) fn elsewhere(&self) -> i64 {
+        self.elsewhere.load(RELAXED)
+    }
+
+    /// Whether the authority has told how the counter stands.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(RELAXED)
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Timestamp> {
+        Some(self.retry_at.load(RELAXED)).filter(|at| *at > 0).map(Timestamp)
+    }
+
+    /// The highest threshold that was told, in percent.
+    pub(super) fn threshold(&self) -> u8 {
+        self.threshold.load(STRICT)
+    }
+
+    pub(super) fn set_threshold(&self, percent: u8) {
+        self.threshold.store(percent, STRICT);
+    }
+
+    /// Notes a threshold as told; true for the first who does.
+    pub(super) fn pass_threshold(&self, percent: u8) -> bool {
+        self.threshold.fetch_max(percent, STRICT) < percent
+    }
+
+    /// Whether the window holds the authority's time.
+    pub(super) fn holds(&self, now: Timestamp) -> bool {
+        (self.from..self.until).contains(&now.micros())
+    }
+}

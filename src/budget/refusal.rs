@@ -1,0 +1,282 @@
+//! Why a call was not admitted, in the words that its caller reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::limit::{Scope, Unit, Window};
+use crate::error::{Error, Kind};
+use crate::unit::clock::Timestamp;
+use crate::unit::money::NanoUsd;
+
+/// Why a call was not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not fit now.
+    Limit(Box<Refused>),
+    /// It never fits: what it needs is more than the whole amount.
+    NeverFits(Box<Refused>),
+    /// A limit in dollars applies, and no price is known.
+    Unpriced(Box<Refused>),
+    /// The authority cannot be reached and the lease of this process is used up.
+    Away(Box<Refused>),
+    /// This process has as many counters in memory as it may (`BudgetSettings::max_counters`).
+    Crowded,
+}
+
+/// The limit that refused, and how its counter stands as this process knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The id of the limit.
+    pub limit: Arc<str>,
+    /// Its name.
+    pub name: String,
+    /// Whose consumption it counts.
+    pub scope: Scope,
+    /// Whose exactly; empty for the gateway.
+    pub subject: Arc<str>,
+    /// What it counts; the unit of all amounts here.
+    pub unit: Unit,
+    /// Its window.
+    pub window: Window,
+    /// The most: of a paced limit the most at once, else the amount.
+    pub amount: i64,
+    /// What the call needs at most.
+    pub need: i64,
+    /// What is spent in this window.
+    pub spent: i64,
+    /// What calls in flight hold, here, and elsewhere together with what other processes keep ready.
+    pub reserved: i64,
+    /// What is left.
+    pub remaining: i64,
+    /// When the window ends, or when a sliding window has room; by the clock of the authority.
+    pub resets_at: Option<Timestamp>,
+    /// When trying again may help.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The limit that refused.
+    pub fn limit(&self) -> Option<&Refused> {
+        match self {
+            Self::Limit(refused) | Self::NeverFits(refused) | Self::Unpriced(refused) | Self::Away(refused) => {
+                Some(refused)
+            }
+            Self::Crowded => None,
+        }
+    }
+
+    /// Whether asking for less could help.
+    pub fn is_about_amount(&self) -> bool {
+        let amount = |refused: &Refused| !matches!(refused.unit, Unit::Requests | Unit::Concurrent);
+        match self {
+            Self::Limit(refused) | Self::NeverFits(refused) => amount(refused),
+            _ => false,
+        }
+    }
+
+    /// The word for it in metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Limit(_) => "limit",
+            Self::NeverFits(_) => "never_fits",
+            Self::Unpriced(_) => "unpriced",
+            Self::Away(_) => "away",
+            Self::Crowded => "crowded",
+        }
+    }
+
+    /// The error that the caller reads: 429 `LimitExceeded`, 403 `PermissionDenied` without a price, 503 `Unavailable` or
+    /// `Overloaded`; never 401. `model` is named where its price is missing.
+    pub fn to_error(&self, model: Option<&str>) -> Error {
+        match self {
+            Self::Limit(refused) => {
+                let error = Error::new(Kind::LimitExceeded, refused.sentence());
+                match refused.retry_after {
+                    Some(wait) => error.retry_after(seconds(wait)),
+                    None => error,
+                }
+            }
+            Self::NeverFits(refused) => Error::new(Kind::LimitExceeded, refused.never()),
+            Self::Unpriced(refused) => {
+                let text = format!(
+                    "No price is known for the model {:?}, and the limit {:?}{} counts dollars. Ask for another model; \
+                     the operator can give it a price in the overlay of prices, or a default price (prices.default).",
+                    model.unwrap_or("that was asked for"),
+                    refused.name,
+                    refused.whose()
+                );
+                Error::new(Kind::PermissionDenied, text).param("model")
+            }
+            Self::Away(refused) => {
+                let text = format!(
+                    "The counter of the limit {:?}{} cannot be reached, and what this gateway had ready of it is used up. \
+                     Try again soon.",
+                    refused.name,
+                    refused.whose()
+                );
+                Error::new(Kind::Unavailable, text).retry_after(1)
+            }
+            Self::Crowded => {
+                let text = "The gateway holds as many counters of limits in memory as it may. Try again in a minute.";
+                Error::new(Kind::Overloaded, text).retry_after(60)
+            }
+        }
+    }
+}
+
+impl Refused {
+    fn sentence(&self) -> String {
+        let state = format!(
+            "{} spent, {} reserved by calls in flight, {} left; this call needs up to {}.",
+            self.shown(self.spent),
+            self.shown(self.reserved),
+            self.shown(self.remaining),
+            self.shown(self.need)
+        );
+        let advice = match (self.resets_at, self.unit) {
+            (_, Unit::Concurrent) => "Wait until a call ends.".to_owned(),
+            (Some(at), _) if matches!(self.window, Window::Minute | Window::Paced { .. }) => {
+                format!("There is room again at {}.", at.rfc3339())
+            }
+            (Some(at), _) => format!("It resets at {}.", at.rfc3339()),
+            (None, _) if matches!(self.window, Window::Total) => {
+                "It does not reset by itself; ask for less, or ask the operator to raise it.".to_owned()
+            }
+            (None, _) => "Try again soon.".to_owned(),
+        };
+        format!(
+            "The limit {:?}{} of {}{} is reached: {state} {advice}",
+            self.name,
+            self.whose(),
+            self.shown(self.amount),
+            self.span()
+        )
+    }
+
+    fn never(&self) -> String {
+        format!(
+            "This call needs up to {}, more than the whole limit {:?}{} of {}{}, so it can never pass. Ask for less: a \
+             shorter prompt, a lower ceiling on the output, or a cheaper model; or ask the operator to raise the limit.",
+            self.shown(self.need),
+            self.name,
+            self.whose(),
+            self.shown(self.amount),
+            self.span()
+        )
+    }
+
+    fn whose(&self) -> String {
+        match self.scope {
+            Scope::Gateway => " (gateway)".to_owned(),
+            scope => format!(" ({} {})", scope_word(scope), self.subject),
+        }
+    }
+
+    fn span(&self) -> &'static str {
+        match self.window {
+            Window::Minute => " in 60 seconds",
+            Window::Paced { .. } => " at once",
+            Window::Hour => " an hour",
+            Window::Day { .. } => " a day",
+            Window::Month { .. } => " a month",
+            Window::Total => " in all",
+            Window::Now => "",
+        }
+    }
+
+    fn shown(&self, amount: i64) -> String {
+        match self.unit {
+            Unit::Usd => format!("{} USD", dollars(amount)),
+            Unit::InputTokens => format!("{amount} input tokens"),
+            Unit::OutputTokens => format!("{amount} output tokens"),
+            Unit::Tokens => format!("{amount} tokens"),
+            Unit::Requests => format!("{amount} requests"),
+            Unit::Concurrent => format!("{amount} calls at one time"),
+        }
+    }
+}
+
+/// Dollars with at least two decimals and no zeros behind them.
+fn dollars(nanos: i64) -> String {
+    let text = NanoUsd(nanos).to_string();
+    let point = text.find('.').unwrap_or(0);
+    let end = text.trim_end_matches('0').len().max(point + 3);
+    text.get(..end).unwrap_or(&text).to_owned()
+}
+
+/// Whole seconds, rounded up, at least 1.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// The word for a scope, as in JSON.
+pub fn scope_word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Gateway => "gateway",
+        Scope::Org => "org",
+        Scope::Team => "team",
+        Scope::User => "user",
+        Scope::Key => "key",
+        Scope::Model => "model",
+        Scope::Tag => "tag",
+        Scope::Session => "session",
+    }
+}
+
+/// The word for a unit, as in JSON.
+pub fn unit_word(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Usd => "usd",
+        Unit::InputTokens => "input_tokens",
+        Unit::OutputTokens => "output_tokens",
+        Unit::Tokens => "tokens",
+        Unit::Requests => "requests",
+        Unit::Concurrent => "concurrent",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Box<Refused> {
+        Box::new(Refused {
+            limit: "lim_1".into(),
+            name: "daily".into(),
+            scope: Scope::Team,
+            subject: "research".into(),
+            unit: Unit::Usd,
+            window: Window::Day { timezone: "UTC".into() },
+            amount: 10_000_000_000,
+            need: 300_000_000,
+            spent: 9_800_000_000,
+            reserved: 150_000_000,
+            remaining: 50_000_000,
+            resets_at: Some(Timestamp(1_795_996_800_000_000)),
+            retry_after: Some(Duration::from_millis(1_500)),
+        })
+    }
+
+    #[test]
+    fn a_refusal_says_which_limit_how_it_stands_and_when_it_resets() {
+        let error = Refusal::Limit(refused()).to_error(Some("gpt-4o"));
+        assert_eq!((error.kind().status(), error.retry_after_seconds()), (429, Some(2)));
+        assert_eq!(
+            error.text(),
+            "The limit \"daily\" (team research) of 10.00 USD a day is reached: 9.80 USD spent, 0.15 USD reserved by calls \
+             in flight, 0.05 USD left; this call needs up to 0.30 USD. It resets at 2026-11-30T00:00:00.000000Z."
+        );
+        assert!(Refusal::NeverFits(refused()).to_error(None).text().contains("can never pass"));
+    }
+
+    #[test]
+    fn a_missing_price_is_403_and_a_missing_authority_503_never_401() {
+        let unpriced = Refusal::Unpriced(refused()).to_error(Some("my-model"));
+        assert_eq!(unpriced.kind().status(), 403);
+        assert!(unpriced.text().contains("\"my-model\"") && unpriced.text().contains("prices.default"));
+        let away = Refusal::Away(refused()).to_error(None);
+        assert_eq!((away.kind().status(), away.retry_after_seconds()), (503, Some(1)));
+        assert_eq!(Refusal::Crowded.to_error(None).kind().status(), 503);
+        assert!(!Refusal::Away(refused()).is_about_amount() && Refusal::Limit(refused()).is_about_amount());
+    }
+}

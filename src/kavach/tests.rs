@@ -1,0 +1,6 @@
+//! The gate by its public door: sets, decisions, properties, faults.
+
+mod drawn;
+mod faults;
+mod gate;
+mod table;

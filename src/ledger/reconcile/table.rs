@@ -1,0 +1,79 @@
+//! CSV with a heading: columns by name, rows one by one, places as line numbers.
+
+use csv::{ByteRecord, ReaderBuilder};
+
+use super::row::{Export, ExportRow};
+
+/// The most lines before the heading (Google writes some about the invoice).
+const PREAMBLE_LIMIT: usize = 64;
+
+/// A row by the names of its columns.
+pub(super) struct Cells<'a> {
+    heading: &'a [String],
+    record: &'a ByteRecord,
+}
+
+impl<'a> Cells<'a> {
+    /// The cell of the first of these columns that the file has; `None` if it has none or the cell is empty.
+    pub(super) fn get(&self, names: &[&str]) -> Option<&'a str> {
+        let index = names.iter().find_map(|name| self.heading.iter().position(|column| column == name))?;
+        let text = std::str::from_utf8(self.record.get(index)?).ok()?.trim();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The same for a cell that is needed.
+    pub(super) fn need(&self, names: &[&str]) -> Result<&'a str, String> {
+        self.get(names).ok_or_else(|| format!("the column {:?} is missing or empty", names.first().unwrap_or(&"")))
+    }
+
+    /// The cell of the first column whose name begins like this.
+    pub(super) fn begins(&self, prefix: &str) -> Option<&'a str> {
+        let index = self.heading.iter().position(|column| column.starts_with(prefix))?;
+        std::str::from_utf8(self.record.get(index)?).ok().map(str::trim).filter(|text| !text.is_empty())
+    }
+}
+
+/// Reads a file whose heading has one of these sets of columns (names in small letters); lines before it are passed over.
+///
+/// # Errors
+/// When there is no such heading, or a bound is passed.
+pub(super) fn read(
+    bytes: &[u8],
+    headings: &[&[&str]],
+    mut row: impl FnMut(&Cells<'_>) -> Result<Option<ExportRow>, String>,
+) -> Result<Export, String> {
+    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let mut record = ByteRecord::new();
+    let mut heading: Option<Vec<String>> = None;
+    let mut export = Export::default();
+    let mut passed = 0;
+    loop {
+        match reader.read_byte_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return Err(format!("The file is not CSV: {error}.")),
+        }
+        let Some(heading) = &heading else {
+            let names: Vec<String> =
+                record.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_lowercase()).collect();
+            let fits = |columns: &&[&str]| columns.iter().all(|column| names.iter().any(|name| name == column));
+            passed += 1;
+            if headings.iter().any(|columns| fits(columns)) {
+                heading = Some(names);
+            } else if passed > PREAMBLE_LIMIT {
+                break;
+            }
+            continue;
+        };
+        let line = record.position().map_or(0, csv::Position::line);
+        let result = row(&Cells { heading, record: &record });
+        export.take(|| format!("line {line}"), result)?;
+    }
+    match heading {
+        Some(_) => Ok(export),
+        None => {
+            let wanted: Vec<String> = headings.iter().map(|columns| columns.join(", ")).collect();
+            Err(format!("The file has no heading with the columns {}.", wanted.join("; or ")))
+        }
+    }
+}

@@ -1,0 +1,15 @@
+redis.call('ZADD', space .. 'owners', text(now), owner)
+redis.call('ZREMRANGEBYSCORE', space .. 'wanted', '-inf', text(now))
+local answer = {'OK', text(now)}
+for _, id in ipairs(redis.call('ZRANGE', space .. 'wanted', 0, -1)) do
+  local counter = load(id)
+  if counter.own > 0 then
+    for _, other in ipairs(counter.wanted) do
+      if other ~= owner then
+        answer[#answer + 1] = id
+        break
+      end
+    end
+  end
+end
+return answer

@@ -1,0 +1,221 @@
+//! Limits: never exceeded, nobody refused wrongly, through races, crashes and disconnects.
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::answers;
+use crate::support::client::{Call, Client};
+use crate::support::marg::{Marg, Setup};
+use crate::support::reply::Reply;
+use crate::support::until;
+use crate::support::upstream::Upstream;
+
+/// What a call of [`fixed`] costs: 3 output tokens at 10 dollars a million.
+const COST_NANO_USD: i64 = 30_000;
+
+/// A gateway whose model `fixed` costs [`COST_NANO_USD`] a call, reserved and in truth alike.
+async fn gateway(upstream: &Upstream, limits: Value) -> Marg {
+    let setup = Setup::with_default(upstream);
+    let overlay =
+        "prices:\n  - provider: main\n    model: fixed\n    usd_per_million_tokens: {input: 0.0, output: 10.0}\n";
+    std::fs::write(setup.path("prices.yaml"), overlay).unwrap();
+    let path = setup.path("prices.yaml");
+    setup.set("prices", json!({"overlay": path})).set("limits", limits).start().await
+}
+
+fn fixed() -> Value {
+    json!({"model": "fixed", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 3})
+}
+
+/// A call that leaves the length of its answer open.
+fn open_ended(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "Say hello."}]})
+}
+
+/// Sends so many calls at once, each on a connection of its own; how many had which status.
+async fn storm(marg: &Marg, calls: usize, body: &Value) -> Vec<(u16, usize)> {
+    let mut tasks = JoinSet::new();
+    for number in 0..calls {
+        let (address, key, body) = (marg.address, marg.key.clone(), body.clone());
+        tasks.spawn(async move {
+            let mut client = Client::http1(address, &key).await;
+            client.send(Call::chat(&format!("storm {number}"), &body)).await.status
+        });
+    }
+    let mut counts = std::collections::BTreeMap::<u16, usize>::new();
+    while let Some(status) = tasks.join_next().await {
+        *counts.entry(status.unwrap()).or_default() += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// The one counter of a limit, once it is as wanted.
+async fn counter_when(marg: &Marg, limit: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    until(&format!("the counter of {limit}"), || async {
+        let answer = marg.ask_admin("GET", &format!("/admin/limits/{limit}/state"), None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let state = answer.json()["states"][0].clone();
+        wanted(&state).then_some(state)
+    })
+    .await
+}
+
+async fn spent_is(marg: &Marg, limit: &str, spent: i64) {
+    counter_when(marg, limit, |state| state["spent"].as_i64() == Some(spent)).await;
+}
+
+#[tokio::test]
+async fn a_call_beyond_a_limit_is_refused_in_words_that_say_what_to_do() {
+    let upstream = Upstream::http1().await;
+    let limits =
+        json!([{"name": "pocket money", "scope": "key", "unit": "usd", "window": "day", "amount_usd": "0.00005"}]);
+    let marg = gateway(&upstream, limits).await;
+    let first = marg.chat("first", &fixed()).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let refused = marg.chat("second", &fixed()).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    let error = &refused.json()["error"];
+    assert_eq!(error["code"], "limit_exceeded", "{error}");
+    let words = error["message"].as_str().unwrap();
+    for part in ["pocket money", "0.00005", "0.00003", "reset"] {
+        assert!(words.contains(part), "{words} does not say {part}");
+    }
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(upstream.seen("second").len(), 0, "the provider was asked");
+    let record = marg.record(&refused.id()).await;
+    assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), (Some("refused"), Some("limit_exceeded")));
+}
+
+#[tokio::test]
+async fn a_model_without_a_price_is_refused_under_a_limit_in_dollars() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "usd", "window": "day", "amount_usd": "10"}]);
+    let marg = gateway(&upstream, limits).await;
+    let refused = marg.chat("unpriced", &open_ended("of-my-own")).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("price"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn a_thousand_racing_calls_get_exactly_what_the_cap_pays_for() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let marg = gateway(&upstream, limits).await;
+    assert_eq!(storm(&marg, 1_000, &fixed()).await, [(200, 100), (429, 900)]);
+    spent_is(&marg, "config-1", 100 * COST_NANO_USD).await;
+}
+
+#[tokio::test]
+async fn five_levels_at_once_let_through_what_the_narrowest_allows() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([
+        {"scope": "gateway", "unit": "requests", "window": "day", "amount": 90},
+        {"scope": "key", "unit": "requests", "window": "minute", "amount": 60},
+        {"scope": "model", "subject": "fix*", "unit": "tokens", "window": "hour", "amount": 1_000_000},
+        {"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"},
+        {"scope": "tag", "subject": "it", "unit": "output_tokens", "window": "day", "amount": 3_000},
+    ]);
+    let marg = gateway(&upstream, limits).await;
+    assert_eq!(storm(&marg, 300, &fixed()).await, [(200, 60), (429, 240)]);
+    spent_is(&marg, "config-1", 60).await;
+    spent_is(&marg, "config-4", 60 * COST_NANO_USD).await;
+}
+
+#[tokio::test]
+async fn no_more_run_at_one_time_than_a_limit_allows() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "concurrent", "window": "now", "amount": 1}]);
+    let marg = gateway(&upstream, limits).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("held", reply);
+    let mut stream = fixed();
+    stream["stream"] = json!(true);
+    let mut client = marg.http1().await;
+    let open = client.open(Call::chat("held", &stream)).await;
+    assert_eq!(marg.chat("beside", &fixed()).await.status, 429);
+    feed.send(answers::text("fixed", "Hello")).await;
+    feed.send("data: [DONE]\n\n").await;
+    drop(feed);
+    assert_eq!(open.finish().await.status, 200);
+    assert_eq!(marg.chat("after", &fixed()).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_a_failed_or_abandoned_call_reserved_can_be_spent_again() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.00003"}]);
+    let marg = gateway(&upstream, limits).await;
+    upstream.answer("broken", Reply::error(400));
+    assert_eq!(marg.chat("broken", &fixed()).await.status, 400);
+    let (reply, feed) = Reply::fed();
+    upstream.answer("abandoned", reply);
+    let mut stream = fixed();
+    stream["stream"] = json!(true);
+    let mut client = marg.http1().await;
+    let open = client.open(Call::chat("abandoned", &stream)).await;
+    drop((open, client));
+    feed.abandoned().await;
+    assert_eq!(marg.chat("whole", &fixed()).await.status, 200);
+    spent_is(&marg, "config-1", COST_NANO_USD).await;
+    assert_eq!(marg.chat("too much", &fixed()).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_caller_that_names_no_ceiling_gets_one_that_its_budget_pays_for() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let marg = gateway(&upstream, limits).await;
+    let answer = marg.chat("open", &open_ended("fixed")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let sent = upstream.only("open").await.json();
+    let ceiling = sent["max_tokens"].as_i64().unwrap();
+    assert!((256..=300).contains(&ceiling), "{sent}: 0.003 dollars pay for 300 tokens");
+}
+
+#[tokio::test]
+async fn a_limit_holds_through_a_kill_and_a_restart() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let mut marg = gateway(&upstream, limits).await;
+    let before = storm(&marg, 40, &fixed()).await;
+    assert_eq!(before, [(200, 40)]);
+    marg.kill9();
+    marg.restart().await;
+    assert_eq!(storm(&marg, 200, &fixed()).await, [(200, 60), (429, 140)]);
+    spent_is(&marg, "config-1", 100 * COST_NANO_USD).await;
+}
+
+#[tokio::test]
+async fn an_answer_says_what_is_left_of_its_limits() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([
+        {"scope": "key", "unit": "requests", "window": "minute", "amount": 10},
+        {"scope": "key", "unit": "tokens", "window": "minute", "amount": 10_000},
+    ]);
+    let marg = gateway(&upstream, limits).await;
+    let answer = marg.chat("first", &fixed()).await;
+    let header = |name: &str| answer.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(header("x-ratelimit-limit-requests").as_deref(), Some("10"));
+    assert_eq!(header("x-ratelimit-remaining-requests").as_deref(), Some("9"));
+    assert_eq!(header("x-ratelimit-limit-tokens").as_deref(), Some("10000"));
+    assert!(header("x-ratelimit-reset-requests").is_some());
+}
+
+#[tokio::test]
+async fn below_its_share_a_model_gives_way_to_a_cheaper_one() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{
+        "scope": "key", "unit": "requests", "window": "day", "amount": 4,
+        "action": {"kind": "downgrade", "to": "cheap", "below_percent": 50},
+    }]);
+    let marg = gateway(&upstream, limits).await;
+    let mut asked = Vec::new();
+    for number in 0..4 {
+        let case = format!("call {number}");
+        assert_eq!(marg.chat(&case, &fixed()).await.status, 200);
+        let sent = upstream.only(&case).await.json();
+        asked.push(sent["model"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(asked, ["fixed", "fixed", "fixed", "cheap"]);
+    assert_eq!(marg.chat("too many", &fixed()).await.status, 429);
+}
