@@ -91,14 +91,25 @@ impl OwnerEnd for Closing {
     }
 }
 
+/// The ids of the limits that count dollars.
+pub fn money<'a>(limits: impl Iterator<Item = &'a Limit>) -> HashSet<Arc<str>> {
+    limits.filter(|limit| limit.unit == Unit::Usd).map(|limit| limit.id.clone()).collect()
+}
+
 /// Moves counters when prices are corrected; see `ledger::reprice`.
 pub struct Correcting(pub Arc<Core>);
 
 #[async_trait]
 impl Adjust for Correcting {
     async fn money_limits(&self) -> std::result::Result<HashSet<Arc<str>>, StoreError> {
-        let limits = in_force(&self.0.loaded.load(), &self.0.stored_limits.load());
-        Ok(limits.into_iter().filter(|limit| limit.unit == Unit::Usd).map(|limit| limit.id).collect())
+        Ok(money(in_force(&self.0.loaded.load(), &self.0.stored_limits.load()).iter()))
+    }
+
+    async fn ready(&self) -> std::result::Result<(), StoreError> {
+        if self.money_limits().await?.is_empty() {
+            return Ok(());
+        }
+        self.0.authority.owners().await.map(drop)
     }
 
     async fn adjust(&self, counter: &CounterId, delta: i64) -> std::result::Result<(), StoreError> {

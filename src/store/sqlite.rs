@@ -34,7 +34,6 @@ use sqlx::sqlite::{
 use sqlx::{Row as _, Sqlite, Transaction};
 
 pub use counters::Counters;
-pub(super) use counters::sums;
 
 use super::value::{Row, Value};
 use super::{Address, Applied, Backend, CounterStore, Opened};

@@ -17,8 +17,7 @@ use crate::budget::counter::{Counter, holds};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, LedgerStore, Line, owner_of};
-use crate::store::shadow::{Shadow, Snapshot};
-use crate::store::sqlite::sums;
+use crate::store::shadow::{Shadow, Snapshot, sums};
 use crate::unit::charge::{CounterId, WindowId};
 use crate::unit::clock::Timestamp;
 
