@@ -59,7 +59,7 @@ need-build:
 # What tests start for themselves.
 .PHONY: need-servers
 need-servers:
-	@tools/need redis
+	@tools/need redis postgresql pgbouncer
 
 .PHONY: test-env
 test-env: $(ENV)/python.done $(NODE_MODULES)

@@ -57,6 +57,7 @@ use crate::ledger::Journal;
 use crate::ledger::query::LedgerStore;
 use crate::ledger::reprice::{Adjust, NoLimits, RepriceStore};
 use crate::route::store::RouteStore;
+use crate::store::Backend;
 use crate::unit::clock::Timestamp;
 
 /// What the admin side works with. Cheap to clone.
@@ -100,11 +101,7 @@ pub struct State {
 
 impl State {
     /// An admin side over one store that holds everything, of a process that starts now.
-    pub fn new<S>(store: Arc<S>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self
-    where
-        S: KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore,
-        S: PriceStore + RepriceStore + LedgerStore + 'static,
-    {
+    pub fn new(store: Arc<dyn Backend>, ring: Arc<Ring>, hash_key: Arc<HashKey>, control: Arc<dyn Control>) -> Self {
         Self {
             keys: store.clone(),
             ring,

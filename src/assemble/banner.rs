@@ -73,7 +73,7 @@ async fn welcome(core: &Core, config: &Config) -> anyhow::Result<String> {
 async fn admin_token(core: &Core, path: &Path) -> anyhow::Result<Secret> {
     let now = Timestamp::now();
     if let Some(kept) = read_secret(path)? {
-        let known = core.house.store.find(&core.house.hash_key.hash(kept.expose())).await?;
+        let known = AdminTokenStore::find(&*core.house.store, &core.house.hash_key.hash(kept.expose())).await?;
         if known.is_some_and(|token| token.is_active(now)) {
             return Ok(kept);
         }

@@ -16,24 +16,25 @@ use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
 use crate::budget::store::LimitStore;
-use crate::catalog::stored::{PriceStore, StoredPrice};
+use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
+use crate::error::StoreError;
 use crate::key::ring::Ring;
-use crate::key::store::KeyStore;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
 use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
 use crate::route::store::{RouteStore, StoredRoute};
-use crate::store::Store;
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
 
 /// How often the store is asked whether another process has written to it.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
+const ASK_FOR: Duration = Duration::from_secs(1);
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
 const LAST_FEED: Duration = Duration::from_secs(20);
 
@@ -88,7 +89,7 @@ impl Core {
             .build()
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
-        let house = runtime.block_on(house::open(&loaded.config, loaded.hash_key.as_ref()))?;
+        let house = runtime.block_on(house::open(&loaded))?;
         let stored_limits =
             runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
         let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
@@ -153,7 +154,7 @@ impl Core {
 
     /// What the admin side works with.
     pub fn admin_state(self: &Arc<Self>) -> admin::State {
-        let store: Arc<Store> = self.house.store.clone();
+        let store = self.house.store.clone();
         admin::State {
             keys: store.clone(),
             ring: self.ring.clone(),
@@ -276,36 +277,55 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
     }
 }
 
-/// Notices what other processes – the command line above all – write to the store.
+/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
 async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let mut known = core.house.store.generation().await.unwrap_or_default();
+    let store = core.house.store.clone();
+    let mut known = None;
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = store.changed() => {}
             () = tokio::time::sleep(WATCH_EVERY) => {}
         }
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
-        let Ok(generation) = core.house.store.generation().await else { continue };
-        if generation == known {
+        let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
+            core.ring.set_stale(true);
             continue;
+        };
+        if known != Some(generation) {
+            match take_changes(&core).await {
+                Ok(true) => known = Some(generation),
+                Ok(false) => {}
+                Err(_) => {
+                    core.ring.set_stale(true);
+                    continue;
+                }
+            }
         }
-        if core.ring.refresh(&*core.house.store).await.is_err()
-            || core.ring.parties().refresh(&*core.house.store).await.is_err()
-        {
-            continue;
-        }
-        METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
-        if let Err(error) = core.take_routes().await {
-            tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
-        }
-        if core.take_limits().await.is_err() {
-            continue;
-        }
-        if let Err(error) = core.take_prices().await {
-            tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
-        }
-        known = generation;
+        core.ring.set_stale(false);
     }
+}
+
+/// Reads everything that is kept in memory again; false if a part of it must be tried again.
+///
+/// # Errors
+/// When the keys cannot be read.
+async fn take_changes(core: &Core) -> Result<bool, StoreError> {
+    core.ring.refresh(&*core.house.store).await?;
+    METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
+    if core.ring.parties().refresh(&*core.house.store).await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_routes().await {
+        tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+    }
+    if core.take_limits().await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_prices().await {
+        tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
+    }
+    Ok(true)
 }
 
 trait SpawnNamed {

@@ -5,12 +5,17 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::Config;
+use crate::config::DatabaseConfig;
+use crate::config::load::Loaded;
+use crate::key::admin::AdminTokenStore;
+use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
-use crate::store::Store;
+use crate::store::{self, Address, Applied, Backend};
+use crate::unit::id::mint;
 use crate::unit::secret::Secret;
 
 /// The data folder, opened.
@@ -18,28 +23,63 @@ pub struct House {
     /// The folder.
     pub folder: PathBuf,
     /// The database, migrated.
-    pub store: Arc<Store>,
+    pub store: Arc<dyn Backend>,
+    /// The steps that its schema has just gone.
+    pub applied: Vec<Applied>,
     /// What token hashes are keyed with.
     pub hash_key: Arc<HashKey>,
 }
 
-/// Opens the data folder, and makes what is missing: the folder (0700), the hash key (0600), the database (0600).
+/// Opens the data folder, and makes what is missing: the folder (0700), the hash key (0600), the database.
 ///
 /// # Errors
-/// What cannot be made or read, with its path.
-pub async fn open(config: &Config, hash_key: Option<&Secret>) -> anyhow::Result<House> {
-    let folder = config.data_dir.clone();
+/// What cannot be made, read or reached, with its path or its setting.
+pub async fn open(loaded: &Loaded) -> anyhow::Result<House> {
+    let folder = loaded.config.data_dir.clone();
     make_folder(&folder)?;
-    let store = Store::open(&folder.join("marg.db"))
-        .await
-        .with_context(|| format!("cannot open the database in {}", folder.display()))?;
-    let hash_key = match hash_key {
+    let address = address(loaded)?;
+    let (store, applied) = store::open(&address).await.with_context(|| match &loaded.database_url {
+        None => format!("cannot open the database in {}", folder.display()),
+        Some(_) => "cannot open the database of database.url".to_owned(),
+    })?;
+    let hash_key = match &loaded.hash_key {
         Some(secret) => {
             HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?
         }
-        None => kept_hash_key(&folder.join("hash.key"), &store).await?,
+        None => kept_hash_key(&folder.join("hash.key"), &*store).await?,
     };
-    Ok(House { folder, store: Arc::new(store), hash_key: Arc::new(hash_key) })
+    Ok(House { folder, store, applied, hash_key: Arc::new(hash_key) })
+}
+
+/// Where the store is.
+///
+/// # Errors
+/// When the name of this node cannot be read or written.
+pub fn address(loaded: &Loaded) -> anyhow::Result<Address> {
+    let folder = &loaded.config.data_dir;
+    let DatabaseConfig { url: _, listen_url: _, pooler, connections, connect_timeout_ms, call_timeout_ms } =
+        loaded.config.database;
+    let node = node(&folder.join("node.id"))?;
+    let usual = Address::sqlite(folder.join("marg.db"));
+    Ok(Address {
+        url: loaded.database_url.clone().unwrap_or(usual.url),
+        listen_url: loaded.listen_url.clone(),
+        pooler,
+        connections,
+        connect_timeout: Duration::from_millis(connect_timeout_ms),
+        call_timeout: Duration::from_millis(call_timeout_ms),
+        node,
+    })
+}
+
+/// The name of this data folder among those that share a database; made once.
+fn node(path: &Path) -> anyhow::Result<String> {
+    if read_secret(path)?.is_none() {
+        write_secret(path, &Secret::new(mint("node")))?;
+    }
+    // Another process may have been quicker: what lies there now is the name.
+    let kept = read_secret(path)?.context("the name of the node vanished while it was made")?;
+    Ok(kept.expose().to_owned())
 }
 
 fn make_folder(folder: &Path) -> anyhow::Result<()> {
@@ -52,13 +92,13 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn kept_hash_key(path: &Path, store: &Store) -> anyhow::Result<HashKey> {
+async fn kept_hash_key(path: &Path, store: &dyn Backend) -> anyhow::Result<HashKey> {
     match read_secret(path)? {
         Some(secret) => {
             HashKey::from_hex(&secret).map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.text()))
         }
         None => {
-            let used = !store.keys().all().await?.is_empty() || !store.admin_tokens().all().await?.is_empty();
+            let used = !KeyStore::all(store).await?.is_empty() || !AdminTokenStore::all(store).await?.is_empty();
             anyhow::ensure!(
                 !used,
                 "{} is missing, but the database holds keys that were hashed with it; put the file back, or name its content in \

@@ -1,6 +1,6 @@
 //! `marg db`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::assemble::house;
@@ -8,26 +8,66 @@ use crate::cli::Common;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
-use crate::store::Store;
+use crate::config::load::{self, Loaded};
+use crate::store::{self, Address};
 
 /// What to do with the database.
 #[derive(Debug, Subcommand)]
 pub enum Db {
     /// Bring the schema of the database up to date; make the database if it is not there. A start does the same.
     Migrate,
+    /// Move everything to another database: keys, tokens, routes, limits, prices and the request log. Stop the gateway first;
+    /// a copy that was interrupted is begun again.
+    Copy(Copy),
+}
+
+/// Where everything is moved.
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// The database to copy from, written as for --to; the one of the configuration, if left out.
+    #[arg(long, value_name = "DATABASE")]
+    from: Option<String>,
+    /// The empty database to copy to: sqlite:PATH, postgres://USER@HOST/NAME, or env:NAME or file:PATH for one with a password.
+    #[arg(long, value_name = "DATABASE")]
+    to: String,
 }
 
 /// Runs one of the commands.
 pub async fn run(command: Db, common: &Common) -> Result {
-    let Db::Migrate = command;
     if common.server.is_some() {
         return Err(Failure::usage("A running instance brings its own database up to date; leave --server out."));
     }
     let loaded = local::configuration(&common.config)?;
-    // The steps first, to tell them; then all that a start makes, of which a database alone would be a part.
-    let database = loaded.config.data_dir.join("marg.db");
-    let applied = Store::migrate(&database).await?;
-    let opened = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| local::failure(&error))?;
+    match command {
+        Db::Migrate => migrate(&loaded, common).await,
+        Db::Copy(which) => copy(&loaded, which, common).await,
+    }
+}
+
+async fn copy(loaded: &Loaded, which: Copy, common: &Common) -> Result {
+    let named = |text: &str| load::database_url(text).map_err(Failure::usage);
+    let configured = house::address(loaded).map_err(|error| local::failure(&error))?;
+    let from = match &which.from {
+        Some(text) => Address { url: named(text)?, ..configured.clone() },
+        None => configured.clone(),
+    };
+    let to = Address { url: named(&which.to)?, listen_url: None, ..configured };
+    if from.url == to.url {
+        return Err(Failure::usage("The database to copy to is the one to copy from."));
+    }
+    let copied = store::copy_all(&from, &to).await?;
+    if common.output != Format::Table {
+        return output::item(common.output, &json!({ "tables": copied }));
+    }
+    copied.iter().try_for_each(|table| {
+        output::line(&format!("{}: {} rows, {} of them copied now", table.table, table.rows, table.new))
+    })?;
+    output::line("Both databases hold the same. Name the new one in database.url and start the gateway.")
+}
+
+async fn migrate(loaded: &Loaded, common: &Common) -> Result {
+    let opened = house::open(loaded).await.map_err(|error| local::failure(&error))?;
+    let applied = opened.applied;
     opened.store.close().await;
     if common.output != Format::Table {
         let steps: Vec<_> = applied.iter().map(|step| json!({ "version": step.version, "name": step.name })).collect();

@@ -54,7 +54,7 @@ pub async fn run(init: Init, format: Format) -> Result {
         note(&data.join("hash.key"), &mut made);
     }
     note(&data.join("marg.db"), &mut made);
-    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| local::failure(&error))?;
+    let house = house::open(&loaded).await.map_err(|error| local::failure(&error))?;
     if AdminTokenStore::all(&*house.store).await?.is_empty() {
         let made_by = "made by marg init";
         let (token, minted) = AdminToken::mint(made_by, Role::Admin, None, &house.hash_key, Timestamp::now())?;

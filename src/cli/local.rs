@@ -16,7 +16,7 @@ use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
 use crate::budget::store::LimitStore;
 use crate::catalog::Pricing;
-use crate::catalog::stored::{PriceStore, StoredPrice};
+use crate::catalog::stored::StoredPrice;
 use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
@@ -53,7 +53,7 @@ pub fn misconfigured(path: &Path, problems: &[Problem]) -> Failure {
 /// When the configuration does not load, or the store cannot be opened.
 pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
-    let house = house::open(&loaded.config, loaded.hash_key.as_ref()).await.map_err(|error| failure(&error))?;
+    let house = house::open(&loaded).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let prices = house.store.prices().await?;

@@ -35,6 +35,12 @@ const TOKENS: Bounds = Bounds::Number(1, crate::key::draft::MAX_CAP_TOKENS);
 /// Every key, in the order of the annotated example. Parts that only hold other keys (`server`) are not listed.
 pub const KEYS: &[Key] = &[
     restart("data_dir", Bounds::Free),
+    restart("database.url", Bounds::Free),
+    restart("database.listen_url", Bounds::Free),
+    restart("database.pooler", Bounds::Free),
+    restart("database.connections", Bounds::Number(1, 1000)),
+    restart("database.connect_timeout_ms", Bounds::Number(1, 60_000)),
+    restart("database.call_timeout_ms", Bounds::Number(10, 600_000)),
     restart("server.listen", Bounds::Free),
     restart("server.tls.certificate", Bounds::Free),
     restart("server.tls.key", Bounds::Free),

@@ -12,8 +12,8 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{RedisSecrets, shape, tree};
-use crate::provider::config::{ProviderConfig, ProviderSettings};
+use crate::config::{RedisSecrets, shape, tree, url};
+use crate::provider::config::{ProviderConfig, ProviderSettings, UrlRef};
 use crate::unit::secret::Secret;
 
 /// The largest file.
@@ -26,6 +26,10 @@ pub struct Loaded {
     pub config: Config,
     /// The providers, sorted by name, disabled ones included.
     pub providers: Vec<ProviderSettings>,
+    /// The address of `database.url`, if it is set.
+    pub database_url: Option<Secret>,
+    /// The address of `database.listen_url`, if it is set.
+    pub listen_url: Option<Secret>,
     /// The providers by name, each with its id in the price list, if it has one. Known even where the providers themselves
     /// are not looked up.
     pub price_providers: BTreeMap<String, Option<String>>,
@@ -60,7 +64,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     load_text(&text, &origin, &|name| std::env::var_os(name))
 }
 
-/// Like [`load`], for work on the store alone: the whole file is checked, but of its references only `keys.hash_key` is looked
+/// Like [`load`], for work on the store alone: the whole file is checked, but of its references only the database's and `keys.hash_key` are looked
 /// up, so that whoever makes a key needs none of the providers' secrets. `Loaded::providers` is empty.
 ///
 /// # Errors
@@ -74,6 +78,17 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.budget.webhook_secret = None;
     let loaded = complete(config, report, &|name| std::env::var_os(name))?;
     Ok(Loaded { price_providers, ..loaded })
+}
+
+/// The address of a database, written as `database.url` is.
+///
+/// # Errors
+/// A sentence that does not repeat the text.
+pub fn database_url(text: &str) -> Result<Secret, String> {
+    match url::database(text)? {
+        UrlRef::Bare(text) => Ok(Secret::new(text)),
+        UrlRef::Ref(reference) => resolve::look_up(&reference, &|name| std::env::var_os(name)),
+    }
 }
 
 fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
@@ -116,10 +131,11 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, hash_key, webhook, redis } = resolve::resolve(&config, environment, &mut report);
+    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis } =
+        resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
-    Ok(Loaded { config, providers, price_providers, hash_key, webhook, redis, warnings })
+    Ok(Loaded { config, providers, price_providers, database_url, listen_url, hash_key, webhook, redis, warnings })
 }
 
 fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {

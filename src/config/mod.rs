@@ -16,7 +16,7 @@ pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode};
 pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};
 use crate::kavach::config::KavachConfig;
 use crate::key::draft::KeyDefaults;
-use crate::provider::config::ProviderConfig;
+use crate::provider::config::{ProviderConfig, UrlRef};
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
@@ -46,6 +46,8 @@ mod tests;
 pub struct Config {
     /// The folder that Marg owns: database, journal, hash key, tokens. Created with mode 0700.
     pub data_dir: PathBuf,
+    /// Where keys, routes, limits and the request log are kept.
+    pub database: DatabaseConfig,
     /// The data plane.
     pub server: ServerConfig,
     /// The admin side.
@@ -78,6 +80,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("./data"),
+            database: DatabaseConfig::default(),
             server: ServerConfig::default(),
             admin: AdminConfig::default(),
             log: LogConfig::default(),
@@ -91,6 +94,36 @@ impl Default for Config {
             providers: BTreeMap::new(),
             default_provider: None,
             routes: Vec::new(),
+        }
+    }
+}
+
+/// Where keys, routes, limits and the request log are kept, and how it is reached. Every key needs a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatabaseConfig {
+    /// `sqlite:PATH` or `postgres://…`, or a reference to it; left out, `marg.db` in the data folder.
+    pub url: Option<UrlRef>,
+    /// Where to hear of other processes' writes, when `url` leads through a pooler.
+    pub listen_url: Option<UrlRef>,
+    /// `url` leads to a pooler in transaction mode, such as PgBouncer.
+    pub pooler: bool,
+    /// The most connections of this process.
+    pub connections: u32,
+    /// How long a call waits for a connection before the database counts as away.
+    pub connect_timeout_ms: u64,
+    /// How long a call may take in all.
+    pub call_timeout_ms: u64,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            listen_url: None,
+            pooler: false,
+            connections: 8,
+            connect_timeout_ms: 2_000,
+            call_timeout_ms: 10_000,
         }
     }
 }

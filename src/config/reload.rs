@@ -1,6 +1,6 @@
 //! What a reload cannot apply.
 
-use crate::config::{AdminConfig, Config, KeysConfig, LogConfig, RedisConfig, ServerConfig};
+use crate::config::{AdminConfig, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, ServerConfig};
 
 /// The keys that differ and whose new values need a restart, in the order of the file. They are those that
 /// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
@@ -9,6 +9,7 @@ use crate::config::{AdminConfig, Config, KeysConfig, LogConfig, RedisConfig, Ser
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         data_dir,
+        database,
         server,
         admin,
         log,
@@ -26,6 +27,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     } = new;
     let mut changed = Vec::new();
     note(&mut changed, "data_dir", *data_dir != old.data_dir);
+    in_database(&mut changed, &old.database, database);
     in_server(&mut changed, &old.server, server);
     let AdminConfig { enabled, listen, open_metrics: _ } = admin;
     note(&mut changed, "admin.enabled", *enabled != old.admin.enabled);
@@ -65,6 +67,7 @@ fn in_redis(changed: &mut Vec<&'static str>, old: &RedisConfig, new: &RedisConfi
 pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     let Config {
         data_dir,
+        database,
         server,
         admin,
         log,
@@ -81,6 +84,7 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     } = new;
     let sections = [
         ("data_dir", *data_dir != old.data_dir),
+        ("database", *database != old.database),
         ("server", *server != old.server),
         ("admin", *admin != old.admin),
         ("log", *log != old.log),
@@ -99,6 +103,16 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         providers.iter().filter(|(name, provider)| old.providers.get(*name) != Some(*provider)).map(|(name, _)| name);
     let sections = sections.into_iter().filter(|(_, differs)| *differs).map(|(path, _)| path.to_owned());
     sections.chain(gone.chain(other).map(|name| format!("providers.{name}"))).collect()
+}
+
+fn in_database(changed: &mut Vec<&'static str>, old: &DatabaseConfig, new: &DatabaseConfig) {
+    let DatabaseConfig { url, listen_url, pooler, connections, connect_timeout_ms, call_timeout_ms } = new;
+    note(changed, "database.url", *url != old.url);
+    note(changed, "database.listen_url", *listen_url != old.listen_url);
+    note(changed, "database.pooler", *pooler != old.pooler);
+    note(changed, "database.connections", *connections != old.connections);
+    note(changed, "database.connect_timeout_ms", *connect_timeout_ms != old.connect_timeout_ms);
+    note(changed, "database.call_timeout_ms", *call_timeout_ms != old.call_timeout_ms);
 }
 
 fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerConfig) {

@@ -33,6 +33,8 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// What was looked up.
 pub(super) struct Resolved {
     pub(super) providers: Vec<ProviderSettings>,
+    pub(super) database_url: Option<Secret>,
+    pub(super) listen_url: Option<Secret>,
     pub(super) hash_key: Option<Secret>,
     pub(super) webhook: Option<Webhook>,
     pub(super) redis: Option<RedisSecrets>,
@@ -41,6 +43,12 @@ pub(super) struct Resolved {
 /// Looks everything up; faults go to the report, and what is at fault is left out.
 pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mut Report) -> Resolved {
     files(config, report);
+    let mut database = |path, reference: &Option<UrlRef>| {
+        let mut resolver = Resolver { environment, report: &mut *report, lenient: false };
+        reference.as_ref().and_then(|reference| resolver.database(path, reference))
+    };
+    let database_url = database("database.url", &config.database.url);
+    let listen_url = database("database.listen_url", &config.database.listen_url);
     let hash_key = config.keys.hash_key.as_ref().and_then(|reference| {
         let mut resolver = Resolver { environment, report, lenient: false };
         resolver.hash_key(reference)
@@ -52,7 +60,7 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, hash_key, webhook, redis }
+    Resolved { providers, database_url, listen_url, hash_key, webhook, redis }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -205,6 +213,23 @@ impl Resolver<'_> {
         }
     }
 
+    fn database(&mut self, path: &str, url: &UrlRef) -> Option<Secret> {
+        let secret = match url {
+            UrlRef::Bare(text) => Secret::new(text.as_str()),
+            UrlRef::Ref(reference) => self.secret(path, reference)?,
+        };
+        let known =
+            ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| secret.expose().starts_with(scheme));
+        if !known {
+            self.fault(
+                path,
+                "what it refers to is no address of a database; write sqlite:PATH or postgres://USER@HOST/NAME",
+            );
+            return None;
+        }
+        Some(secret)
+    }
+
     fn url(&mut self, path: &str, url: &UrlRef) -> Option<String> {
         match url {
             UrlRef::Bare(text) => url::normalise(text).ok(),
@@ -275,7 +300,7 @@ pub(super) fn try_credential(reference: &SecretRef, environment: Environment<'_>
     look_up(reference, environment).and_then(|secret| credential(secret.expose()).map_err(str::to_owned))
 }
 
-fn look_up(reference: &SecretRef, environment: Environment<'_>) -> Result<Secret, String> {
+pub(super) fn look_up(reference: &SecretRef, environment: Environment<'_>) -> Result<Secret, String> {
     match reference {
         SecretRef::Plain(secret) => Ok(secret.clone()),
         SecretRef::Env(name) => variable(name, environment),

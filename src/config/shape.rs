@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use crate::budget::limit::Limit;
 use crate::config::decode::Table;
 use crate::config::{
-    AdminConfig, Config, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel, PrefixStyle,
-    PricesConfig, ServerConfig, TlsConfig,
+    AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
+    PrefixStyle, PricesConfig, ServerConfig, TlsConfig,
 };
-use crate::config::{budget, kavach, redis, suggest};
+use crate::config::{budget, kavach, redis, suggest, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
@@ -27,6 +27,7 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
     let default = Config::default();
     Config {
         data_dir: table.text_or("data_dir", default.data_dir, path),
+        database: table.section("database", database),
         server: table.section("server", server),
         admin: table.section("admin", admin),
         log: table.section("log", log),
@@ -47,6 +48,18 @@ fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
     let mut limits = table.tables("limits", budget::limit);
     budget::name_limits(&mut limits);
     limits
+}
+
+fn database(table: &mut Table<'_, '_>) -> DatabaseConfig {
+    let default = DatabaseConfig::default();
+    DatabaseConfig {
+        url: table.text("url", url::database),
+        listen_url: table.text("listen_url", url::database),
+        pooler: table.flag("pooler", default.pooler),
+        connections: table.number("connections", default.connections),
+        connect_timeout_ms: table.number("connect_timeout_ms", default.connect_timeout_ms),
+        call_timeout_ms: table.number("call_timeout_ms", default.call_timeout_ms),
+    }
 }
 
 fn server(table: &mut Table<'_, '_>) -> ServerConfig {

@@ -1,5 +1,7 @@
 //! Base URLs: what is accepted, and the one form in which they are handed on.
 
+use crate::provider::config::UrlRef;
+use crate::unit::secret::SecretRef;
 use std::net::{IpAddr, Ipv6Addr};
 
 use http::Uri;
@@ -95,6 +97,28 @@ pub(super) fn is_local(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The address of a database, written out or by reference.
+///
+/// # Errors
+/// A sentence that does not repeat the text; one with a password is refused, so that the file holds none by mistake.
+pub(super) fn database(text: &str) -> Result<UrlRef, String> {
+    let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    match text.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => Ok(UrlRef::Bare(text.to_owned())),
+        Some("postgres" | "postgresql") => {
+            let user = authority.and_then(|authority| authority.rsplit_once('@')).map_or("", |(user, _)| user);
+            if user.contains(':') || text.contains("password=") {
+                return Err("the URL holds a password; write env:NAME or file:PATH and keep it there".to_owned());
+            }
+            Ok(UrlRef::Bare(text.to_owned()))
+        }
+        _ => SecretRef::parse(text).map(UrlRef::Ref).map_err(|_| {
+            "a database is sqlite:PATH or postgres://USER@HOST/NAME, or is written plain:URL, env:NAME or file:PATH"
+                .to_owned()
+        }),
+    }
 }
 
 #[cfg(test)]

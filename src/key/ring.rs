@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,9 @@ pub enum Refusal {
     /// There is no such key.
     #[error("the key is unknown")]
     Unknown,
+    /// There is no such key in memory, and whether there is one in the store cannot be told at present.
+    #[error("the key is unknown here, and the database is away")]
+    Unsure,
     /// The key was revoked.
     #[error("the key is revoked")]
     Revoked,
@@ -55,6 +58,7 @@ pub struct Ring {
     parties: Parties,
     shards: Box<[ArcSwap<Shard>]>,
     keys: AtomicUsize,
+    stale: AtomicBool,
     writer: Mutex<Writer>,
 }
 
@@ -71,7 +75,14 @@ impl Ring {
     /// An empty ring for tokens hashed with that key.
     pub fn new(hash_key: HashKey) -> Self {
         let shards = (0..=u8::MAX).map(|_| ArcSwap::from_pointee(Shard::default())).collect();
-        Self { hash_key, parties: Parties::default(), shards, keys: AtomicUsize::new(0), writer: Mutex::default() }
+        Self {
+            hash_key,
+            parties: Parties::default(),
+            shards,
+            keys: AtomicUsize::new(0),
+            stale: AtomicBool::new(false),
+            writer: Mutex::default(),
+        }
     }
 
     /// Finds the key of a token and whether it may be used from there at that time.
@@ -84,8 +95,9 @@ impl Ring {
             return Err(Refusal::Malformed);
         }
         let hash = self.hash_key.hash(token);
-        let shard = self.shard(&hash).ok_or(Refusal::Unknown)?;
-        let key = shard.load().get(&hash).cloned().ok_or(Refusal::Unknown)?;
+        let Some(key) = self.shard(&hash).and_then(|shard| shard.load().get(&hash).cloned()) else {
+            return Err(if self.stale.load(Ordering::Relaxed) { Refusal::Unsure } else { Refusal::Unknown });
+        };
         match key.state(now) {
             KeyState::Revoked => Err(Refusal::Revoked),
             KeyState::Disabled => Err(Refusal::Disabled),
@@ -167,6 +179,11 @@ impl Ring {
     pub fn get(&self, id: &str) -> Option<Arc<Key>> {
         let hash = *self.writer().hashes.get(id)?;
         self.shard(&hash)?.load().get(&hash).cloned()
+    }
+
+    /// Says whether the store can be asked for new keys. While it cannot, a key that is not here may be there.
+    pub fn set_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Relaxed);
     }
 
     /// How many keys there are, usable or not.

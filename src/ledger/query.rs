@@ -328,6 +328,13 @@ pub trait LedgerStore: Send + Sync {
     /// groups (order, cursor and limit of the filter do not matter). Reads every matching row.
     async fn top(&self, filter: &Filter, group: Group, limit: usize) -> Result<Vec<Spender>, StoreError>;
 
+    /// Prepares room for records to come, and drops what is as a whole older than `before`, where the backend keeps records in
+    /// pieces that can be dropped. What is left of the older records is for [`LedgerStore::delete_before`]. Called every few
+    /// minutes by each process.
+    async fn upkeep(&self, _before: Option<Timestamp>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Deletes at most so many of the oldest records that started before that time; how many it were.
     async fn delete_before(&self, before: Timestamp, max_rows: u32) -> Result<u64, StoreError>;
 }

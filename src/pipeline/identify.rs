@@ -39,6 +39,10 @@ fn explain(refusal: Refusal) -> Error {
     let (kind, text) = match refusal {
         Refusal::Malformed => (Kind::InvalidApiKey, "Incorrect API key provided: it is not complete, or mistyped."),
         Refusal::Unknown => (Kind::InvalidApiKey, "Incorrect API key provided: this gateway does not know it."),
+        Refusal::Unsure => {
+            let text = "This gateway does not know the API key, and its database, which may, is away. Try again soon.";
+            return Error::new(Kind::Unavailable, text).retry_after(1);
+        }
         Refusal::Revoked => (Kind::InvalidApiKey, "This API key has been revoked."),
         Refusal::Expired => (Kind::InvalidApiKey, "This API key has expired."),
         Refusal::Disabled => (Kind::InvalidApiKey, "This API key is disabled at present."),

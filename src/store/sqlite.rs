@@ -6,6 +6,7 @@
 //! checkpointed. The database file is never opened here past SQLite: closing such a descriptor would drop SQLite's own locks
 //! (sqlite.org/howtocorrupt.html, section 2.2).
 
+mod copy;
 mod counters;
 mod keys;
 mod ledger;
@@ -16,18 +17,26 @@ mod prices;
 mod routes;
 mod tokens;
 
+use std::borrow::Cow;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, Transaction};
+use async_trait::async_trait;
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Row as _, Sqlite, Transaction};
 
 pub use counters::Counters;
-pub use migrate::Applied;
 
+use super::value::{Row, Value};
+use super::{Address, Applied, Backend, CounterStore, Opened};
 use crate::budget::store::LimitStore;
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
@@ -43,6 +52,8 @@ pub struct Store {
     readers: SqlitePool,
     writer: SqlitePool,
 }
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// How long a statement waits for a writer in another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,6 +148,37 @@ impl Store {
     }
 }
 
+/// Opens the file of an address.
+pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
+    let path = address.url.expose().trim_start_matches("sqlite:").trim_start_matches("//");
+    let (store, applied) = Store::open_and_migrate(Path::new(path)).await?;
+    Ok((Arc::new(store), applied))
+}
+
+#[async_trait]
+impl Backend for Store {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn rows(&self) -> &dyn super::copy::Rows {
+        self
+    }
+
+    fn counters(&self) -> Arc<dyn CounterStore> {
+        Arc::new(Store::counters(self))
+    }
+
+    async fn changed(&self) {
+        // SQLite tells nobody; a look at the generation costs a few microseconds.
+        std::future::pending().await
+    }
+
+    async fn close(&self) {
+        Store::close(self).await;
+    }
+}
+
 /// Makes folder and file with their modes. SQLite gives its companion files the mode of the database.
 fn prepare_files(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -172,6 +214,34 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, StoreError
             }
             done => return done,
         }
+    }
+}
+
+/// Binds a value.
+fn bind<'q>(query: Statement<'q>, value: Value<'_>) -> Statement<'q> {
+    match value {
+        Value::Integer(number) => query.bind(number),
+        Value::Text(text) => query.bind(text.map(Cow::into_owned)),
+        Value::Bytes(bytes) => query.bind(bytes.map(Cow::into_owned)),
+        Value::Flag(flag) => query.bind(flag),
+    }
+}
+
+impl Row for SqliteRow {
+    fn integer(&self, column: &str) -> Result<Option<i64>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn text(&self, column: &str) -> Result<Option<String>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn bytes(&self, column: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn flag(&self, column: &str) -> Result<bool, StoreError> {
+        self.try_get(column).map_err(failed)
     }
 }
 

@@ -14,6 +14,10 @@
 
 mod support;
 
+#[allow(dead_code, reason = "the tests of the library use the rest")]
+#[path = "../support/postgres_server.rs"]
+mod postgres_server;
+
 mod bad_input;
 mod crash;
 mod edges;
@@ -23,6 +27,7 @@ mod lifecycle;
 mod models;
 mod money;
 mod passthrough;
+mod postgres;
 mod slow_readers;
 mod streaming;
 mod usage;

@@ -177,3 +177,16 @@ fn memory_per_key_stays_bounded() {
     assert!(each < 1_500, "{each} bytes a key");
     println!("{each} bytes a key");
 }
+
+#[test]
+fn while_the_store_is_away_an_unknown_key_is_unsure_and_a_mistyped_one_is_malformed() {
+    let ring = Ring::new(HashKey::generate().unwrap());
+    let token = crate::key::token::mint(TokenStyle::Marg).unwrap().token;
+    let admit = |token: &str| ring.admit(token, None, Timestamp(1)).unwrap_err();
+    assert_eq!(admit(token.expose()), Refusal::Unknown);
+    ring.set_stale(true);
+    assert_eq!(admit(token.expose()), Refusal::Unsure);
+    assert_eq!(admit("marg_live_typo"), Refusal::Malformed);
+    ring.set_stale(false);
+    assert_eq!(admit(token.expose()), Refusal::Unknown);
+}

@@ -81,8 +81,12 @@ impl Feeder {
 
     /// Deletes a few old records; returns when to go on.
     async fn delete_some_old(&self) -> Duration {
-        let Some(retention) = self.shared.settings.load().retention else { return RETENTION_INTERVAL };
-        let before = Timestamp::now().minus(retention);
+        let before = self.shared.settings.load().retention.map(|retention| Timestamp::now().minus(retention));
+        if let Err(cause) = self.store.upkeep(before).await {
+            tracing::warn!(%cause, "the database cannot be cared for; tried again later");
+            return RETENTION_INTERVAL;
+        }
+        let Some(before) = before else { return RETENTION_INTERVAL };
         match self.store.delete_before(before, RETENTION_ROWS).await {
             Ok(deleted) if deleted >= u64::from(RETENTION_ROWS) => RETENTION_PAUSE,
             Ok(_) => RETENTION_INTERVAL,

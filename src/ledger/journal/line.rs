@@ -49,6 +49,24 @@ impl Line {
     }
 }
 
+impl Line {
+    /// The record, if it is one.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Amend(_) | Self::Event(_) | Self::Charges(_) => None,
+        }
+    }
+
+    /// The amendment, if it is one.
+    pub fn amendment(&self) -> Option<&Amendment> {
+        match self {
+            Self::Amend(amendment) => Some(amendment),
+            Self::Record(_) | Self::Event(_) | Self::Charges(_) => None,
+        }
+    }
+}
+
 /// The longest line, in bytes. Callers bound the texts of a record far below it.
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 

@@ -6,24 +6,20 @@
 
 mod find;
 mod reprice;
-mod row;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
-use sqlx::query::Query;
-use sqlx::sqlite::SqliteArguments;
 
-use super::{Store, failed};
+use super::super::record;
+use super::{Store, bind, failed};
 use crate::error::StoreError;
 use crate::ledger::query::{Cursor, Filter, Group, LedgerStore, Page, Position, Spender, Summary, UsageSum};
 use crate::ledger::{Amendment, Line, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
-
-type Statement<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 #[async_trait]
 impl LedgerStore for Store {
@@ -40,10 +36,10 @@ impl LedgerStore for Store {
     async fn write_batch(&self, lines: &[Line], position: &Position) -> Result<u64, StoreError> {
         let mut transaction = self.write().await?;
         move_position(&mut transaction, position).await?;
-        let records: Vec<&Record> = lines.iter().filter_map(as_record).collect();
+        let records: Vec<&Record> = lines.iter().filter_map(Line::record).collect();
         let new = insert(&mut transaction, &records).await?;
         // An amendment stands behind its record in the journal, so the record is there by now.
-        for amendment in lines.iter().filter_map(as_amendment) {
+        for amendment in lines.iter().filter_map(Line::amendment) {
             amend(&mut transaction, amendment).await?;
         }
         transaction.commit().await.map_err(failed)?;
@@ -80,7 +76,7 @@ impl LedgerStore for Store {
             .fetch_optional(&self.readers)
             .await
             .map_err(failed)?;
-        found.as_ref().map(row::read).transpose()
+        found.as_ref().map(record::read).transpose()
     }
 
     async fn find(&self, filter: &Filter) -> Result<Page, StoreError> {
@@ -118,20 +114,6 @@ impl LedgerStore for Store {
     }
 }
 
-fn as_record(line: &Line) -> Option<&Record> {
-    match line {
-        Line::Record(record) => Some(record),
-        Line::Amend(_) | Line::Event(_) | Line::Charges(_) => None,
-    }
-}
-
-fn as_amendment(line: &Line) -> Option<&Amendment> {
-    match line {
-        Line::Amend(amendment) => Some(amendment),
-        Line::Record(_) | Line::Event(_) | Line::Charges(_) => None,
-    }
-}
-
 /// Forces a file to the disk; one that is not there holds nothing.
 fn sync_file(path: &std::path::Path) -> std::io::Result<()> {
     match std::fs::File::open(path) {
@@ -163,7 +145,7 @@ async fn move_position(connection: &mut SqliteConnection, position: &Position) -
 
 /// How many rows one statement inserts, and that statement; the largest first.
 static INSERTS: LazyLock<[(usize, String); 4]> =
-    LazyLock::new(|| [64, 16, 4, 1].map(|rows| (rows, row::insert_statement(rows))));
+    LazyLock::new(|| [64, 16, 4, 1].map(|rows| (rows, record::insert_statement(rows, "id"))));
 
 /// Inserts the records that are not there yet; returns how many those are.
 async fn insert(connection: &mut SqliteConnection, records: &[&Record]) -> Result<u64, StoreError> {
@@ -171,9 +153,9 @@ async fn insert(connection: &mut SqliteConnection, records: &[&Record]) -> Resul
     let mut rest = records;
     for (rows, statement) in INSERTS.iter() {
         while let Some((chunk, behind)) = rest.split_at_checked(*rows) {
-            let mut query: Statement<'static> = sqlx::query(statement.as_str());
+            let mut query = sqlx::query(statement.as_str());
             for record in chunk {
-                query = row::bind(query, record)?;
+                query = record::values(record)?.into_iter().fold(query, bind);
             }
             new += query.execute(&mut *connection).await.map_err(failed)?.rows_affected();
             rest = behind;
@@ -183,11 +165,8 @@ async fn insert(connection: &mut SqliteConnection, records: &[&Record]) -> Resul
 }
 
 async fn amend(connection: &mut SqliteConnection, amendment: &Amendment) -> Result<(), StoreError> {
-    static STATEMENT: LazyLock<String> = LazyLock::new(row::amend_statement);
-    let query: Statement<'static> = sqlx::query(STATEMENT.as_str());
-    let usage = row::bind_usage(query, Some(&amendment.usage), Some(amendment.usage_source));
-    let cost = row::bind_cost(usage, amendment.cost, amendment.price.as_ref());
-    let query = cost.bind(row::list(&amendment.charges)?).bind(amendment.id.0.as_bytes().as_slice());
+    static STATEMENT: LazyLock<String> = LazyLock::new(record::amend_statement);
+    let query = record::measures(amendment)?.into_iter().fold(sqlx::query(STATEMENT.as_str()), bind);
     query.execute(connection).await.map(drop).map_err(failed)
 }
 

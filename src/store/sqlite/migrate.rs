@@ -7,18 +7,10 @@
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::super::Applied;
 use super::failed;
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
-
-/// A step of the schema that was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Its number, from 1.
-    pub version: i64,
-    /// Its name.
-    pub name: &'static str,
-}
 
 /// All steps: number, name, statements. A step that was released never changes.
 const STEPS: &[(i64, &str, &str)] = &[

@@ -4,11 +4,11 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::super::failed;
-use super::row;
 use crate::error::StoreError;
 use crate::ledger::query::{
     Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, StatusFilter, Summary, UsageSum,
 };
+use crate::store::record;
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
@@ -24,7 +24,7 @@ pub(super) async fn page(readers: &SqlitePool, filter: &Filter) -> Result<Page, 
         Order::Arrival => last.or(filter.after),
         Order::NewestFirst | Order::OldestFirst => last.filter(|_| rows.len() > limit),
     };
-    Ok(Page { records: shown.iter().map(row::read).collect::<Result<_, _>>()?, next })
+    Ok(Page { records: shown.iter().map(record::read).collect::<Result<_, _>>()?, next })
 }
 
 /// The place behind the record that arrived last.
@@ -236,7 +236,7 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
         }
     }
     if let Some(outcome) = filter.outcome {
-        query.push(" AND outcome = ").push_bind(row::outcome_text(outcome));
+        query.push(" AND outcome = ").push_bind(record::outcome_text(outcome));
     }
     if filter.errors_only {
         // Word for word the condition of the index.

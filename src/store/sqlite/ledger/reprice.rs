@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::super::{Store, failed};
-use super::{Statement, row};
+use super::super::super::record;
+use super::super::{Store, bind, failed};
 use crate::error::StoreError;
 use crate::ledger::reprice::{Adjustment, RepriceStore, Repriced, Repricing};
 use crate::unit::id::ExchangeId;
-use crate::unit::money::NanoUsd;
 
 #[async_trait]
 impl RepriceStore for Store {
@@ -36,14 +35,8 @@ impl RepriceStore for Store {
         let (mut written, mut difference) = (Vec::new(), 0_i64);
         let mut moves: BTreeMap<String, i64> = BTreeMap::new();
         for repriced in rows {
-            let query: Statement<'static> = sqlx::query(row::REPRICE);
-            let done = row::bind_cost(query, Some(repriced.cost), Some(&repriced.price))
-                .bind(row::list(&repriced.charges)?)
-                .bind(repriced.id.0.as_bytes().as_slice())
-                .bind(repriced.before.map(NanoUsd::nanos))
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
+            let query = record::repriced(repriced)?.into_iter().fold(sqlx::query(record::REPRICE), bind);
+            let done = query.execute(&mut *transaction).await.map_err(failed)?;
             if done.rows_affected() == 0 {
                 continue;
             }

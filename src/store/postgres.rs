@@ -1,0 +1,295 @@
+//! The PostgreSQL store: one database for any number of gateways.
+//!
+//! Every call is one transaction of a few statements on a pooled connection, with a time limit at the server and one here, so a
+//! database that hangs fails calls instead of holding them. Nothing lives in a session: no named cursor, no session lock, no
+//! setting that outlasts its transaction; with `pooler` not even a named statement, so that PgBouncer may give each transaction
+//! another connection (`a_pooler_in_transaction_mode_is_no_obstacle`). What PostgreSQL and the driver say in errors may hold
+//! hosts, users and values: it is translated (`failed`) and never passed on.
+
+mod copy;
+mod counters;
+mod keys;
+mod ledger;
+mod limits;
+mod listen;
+mod migrate;
+mod parties;
+mod partitions;
+mod prices;
+mod routes;
+mod tokens;
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row as _, Transaction};
+
+use super::value::{Row, Value};
+use super::{Address, Applied, Backend, CounterStore, Opened};
+use crate::error::StoreError;
+
+/// An open database. Cheap to clone; the clones share its connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    /// Statements keep names on their connections.
+    named: bool,
+    /// What begins each transaction.
+    begin: Arc<str>,
+    call_timeout: Duration,
+    node: Arc<str>,
+    changed: Arc<tokio::sync::Notify>,
+    _listener: Option<Arc<listen::Listener>>,
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// The parameters that a URL may carry; the driver would log the value of any other.
+const PARAMETERS: &[&str] =
+    &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "dbname", "user", "password", "application_name"];
+
+/// Opens the database of an address, and brings its schema up to date.
+pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
+    let (store, applied) = Store::open(address).await?;
+    Ok((Arc::new(store), applied))
+}
+
+impl Store {
+    /// Connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// As for [`super::open`].
+    pub async fn open(address: &Address) -> Result<(Self, Vec<Applied>), StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(address.connections.max(1))
+            .acquire_timeout(address.connect_timeout)
+            .connect_lazy_with(options(address.url.expose(), address.pooler)?);
+        let mut store = Self {
+            pool,
+            named: !address.pooler,
+            begin: format!("BEGIN; SET LOCAL statement_timeout = {}", millis(address.call_timeout)).into(),
+            call_timeout: address.call_timeout,
+            node: address.node.as_str().into(),
+            changed: Arc::default(),
+            _listener: None,
+        };
+        let applied = migrate::run(&store).await?;
+        // A pooler cannot pass notifications on: without a way around it, the generation alone tells of changes.
+        let listen_at = address.listen_url.as_ref().or(Some(&address.url).filter(|_| !address.pooler));
+        if let Some(url) = listen_at {
+            let options = options(url.expose(), false)?;
+            store._listener = Some(Arc::new(listen::Listener::start(options, store.changed.clone())));
+        }
+        Ok((store, applied))
+    }
+
+    /// A transaction. Dropped without a commit, it is undone.
+    async fn begin(&self) -> Result<Work, StoreError> {
+        let statement = AssertSqlSafe(self.begin.clone());
+        let transaction = self.pool.begin_with(statement).await.map_err(failed)?;
+        Ok(Work { transaction, named: self.named })
+    }
+
+    /// Ends a call that takes too long, whatever it waits for: a server that is gone without a word says nothing.
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let done = tokio::time::timeout(self.call_timeout, call).await;
+        done.unwrap_or_else(|_| Err(away("it does not answer in time")))
+    }
+}
+
+#[async_trait]
+impl Backend for Store {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn rows(&self) -> &dyn super::copy::Rows {
+        self
+    }
+
+    fn counters(&self) -> Arc<dyn CounterStore> {
+        Arc::new(counters::Counters(self.clone()))
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A transaction at work.
+struct Work {
+    transaction: Transaction<'static, Postgres>,
+    named: bool,
+}
+
+impl Work {
+    /// A statement, to which values are bound.
+    fn sql(&self, text: &'static str) -> Statement<'static> {
+        sqlx::query(text).persistent(self.named)
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<PgQueryResult, StoreError> {
+        statement.execute(&mut *self.transaction).await.map_err(failed)
+    }
+
+    async fn optional(&mut self, statement: Statement<'_>) -> Result<Option<PgRow>, StoreError> {
+        statement.fetch_optional(&mut *self.transaction).await.map_err(failed)
+    }
+
+    async fn one(&mut self, statement: Statement<'_>) -> Result<PgRow, StoreError> {
+        statement.fetch_one(&mut *self.transaction).await.map_err(failed)
+    }
+
+    async fn all(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        statement.fetch_all(&mut *self.transaction).await.map_err(failed)
+    }
+
+    /// The rows of a statement that was put together for this call; its name would only push others out.
+    async fn built(&mut self, query: &mut QueryBuilder<Postgres>) -> Result<Vec<PgRow>, StoreError> {
+        query.build().persistent(false).fetch_all(&mut *self.transaction).await.map_err(failed)
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        self.transaction.commit().await.map_err(failed)
+    }
+}
+
+/// Binds a value. Text in PostgreSQL holds no NUL; the replacement character stands for it, since a record must not be lost for
+/// what a caller wrote into it.
+fn bind<'q>(query: Statement<'q>, value: Value<'_>) -> Statement<'q> {
+    match value {
+        Value::Integer(number) => query.bind(number),
+        Value::Text(text) => query.bind(text.map(|text| storable(&text).into_owned())),
+        Value::Bytes(bytes) => query.bind(bytes.map(Cow::into_owned)),
+        Value::Flag(flag) => query.bind(flag),
+    }
+}
+
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+impl Row for PgRow {
+    fn integer(&self, column: &str) -> Result<Option<i64>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn text(&self, column: &str) -> Result<Option<String>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn bytes(&self, column: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+
+    fn flag(&self, column: &str) -> Result<bool, StoreError> {
+        self.try_get(column).map_err(failed)
+    }
+}
+
+/// How to connect. Whatever the URL leaves out comes from the variables that PostgreSQL's own tools read (`PGHOST` and others).
+fn options(url: &str, pooler: bool) -> Result<PgConnectOptions, StoreError> {
+    let parameters = url.split_once('?').map_or("", |(_, query)| query);
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split('=').next().unwrap_or_default();
+        if !PARAMETERS.contains(&name) {
+            let name: String = name.chars().take(32).filter(char::is_ascii_alphanumeric).collect();
+            let text = format!("the database URL has the parameter {name:?}; known are {}", PARAMETERS.join(", "));
+            return Err(StoreError::Conflict(text.into()));
+        }
+    }
+    let unusable =
+        || StoreError::Conflict("the database URL is malformed; write postgres://USER:PASSWORD@HOST:PORT/NAME".into());
+    let options = PgConnectOptions::from_str(url).map_err(|_| unusable())?;
+    let options = match url.contains("application_name=") {
+        true => options,
+        false => options.application_name("marg"),
+    };
+    // PgBouncer refuses a connection that names a setting which it does not know.
+    Ok(if pooler { options.extra_float_digits(None).statement_cache_capacity(0) } else { options })
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, 86_400_000)
+}
+
+fn away(why: impl Into<Cow<'static, str>>) -> StoreError {
+    StoreError::Away(why.into().into_owned().into())
+}
+
+/// What a failure of the database means, in words that hold nothing of what it was about. Codes: PostgreSQL's manual,
+/// appendix A.
+fn failed(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(cause) => {
+            let code = cause.code().unwrap_or_default().into_owned();
+            match code.as_str() {
+                // The row is at fault: data exceptions and violated constraints.
+                code if code.starts_with("22") || code.starts_with("23") => {
+                    let which = cause.constraint().map(|name| format!(" ({name})")).unwrap_or_default();
+                    StoreError::Conflict(format!("the database refuses the row: SQLSTATE {code}{which}").into())
+                }
+                // The schema is not ours.
+                "42P01" | "42703" | "42883" | "42804" => {
+                    StoreError::Corrupt(format!("the schema is not the program's: SQLSTATE {code}").into())
+                }
+                code => away(format!("{} (SQLSTATE {code})", meaning(code))),
+            }
+        }
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. } => StoreError::Corrupt("a row is not of the program's form".into()),
+        sqlx::Error::PoolTimedOut => away("no connection in time"),
+        sqlx::Error::PoolClosed => away("the store is closed"),
+        sqlx::Error::Io(cause) => away(format!("the connection failed: {}", cause.kind())),
+        sqlx::Error::Tls(_) => away("TLS could not be agreed with the server; see sslmode and sslrootcert"),
+        sqlx::Error::Configuration(_) => away("the connection's settings are not usable"),
+        _ => away("the connection broke"),
+    }
+}
+
+fn meaning(code: &str) -> &'static str {
+    match code {
+        "28P01" | "28000" => "the server refuses the user or the password",
+        "3D000" => "there is no such database",
+        "42501" => "the user lacks a right",
+        "53300" => "the server has no connection left",
+        "53100" => "the server's disk is full",
+        "57014" | "55P03" => "a statement took too long",
+        "57P01" | "57P02" | "57P03" => "the server starts or stops",
+        "25006" => "the server is read-only",
+        "40001" | "40P01" => "another transaction was in the way",
+        _ => "the server refuses",
+    }
+}
+
+/// Turns a violated constraint into a sentence about the noun.
+fn or_conflict(error: StoreError, sentence: &'static str) -> StoreError {
+    match error {
+        StoreError::Conflict(_) => StoreError::Conflict(sentence.into()),
+        other => other,
+    }
+}
+
+/// Whether a write found its row.
+fn found(rows_affected: u64) -> Result<(), StoreError> {
+    if rows_affected == 0 { Err(StoreError::NotFound) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What every backend must do, as tests that run on each of them.
+//!
+//! Each test is a function over a [`Place`], an empty database that can be opened several times; `run_everywhere!` in a
+//! backend's own tests makes tests of all of them.
+
+#![allow(missing_docs, reason = "the names of tests are sentences")]
+
+pub mod keys;
+pub mod ledger;
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::store::{Address, Backend, open, testing};
+
+/// An empty database.
+pub struct Place {
+    pub address: Address,
+    pub folder: TempDir,
+    make: fn() -> Place,
+}
+
+impl Place {
+    pub fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { address: Address::sqlite(folder.path().join("marg.db")), folder, make: Self::sqlite }
+    }
+
+    pub fn postgres() -> Self {
+        Self { address: testing::database(), folder: tempfile::tempdir().unwrap(), make: Self::postgres }
+    }
+
+    pub fn postgres_behind_a_pooler() -> Self {
+        let address = testing::pooled_database();
+        Self { address, folder: tempfile::tempdir().unwrap(), make: Self::postgres_behind_a_pooler }
+    }
+
+    /// Another one of the same kind.
+    pub fn fresh(&self) -> Self {
+        (self.make)()
+    }
+
+    /// Opens it, as one process would.
+    pub async fn open(&self) -> Arc<dyn Backend> {
+        open(&self.address).await.unwrap().0
+    }
+}
+
+macro_rules! run_everywhere {
+    ($place:expr) => {
+        #[test]
+        fn a_whole_record_survives_the_database() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            $crate::store::suite::ledger::a_whole_record_survives_the_database(&runtime, &$place, 12);
+        }
+
+        $crate::store::suite::run_everywhere! { $place;
+            keys::a_duplicate_or_missing_key_is_refused_and_moves_no_generation,
+            keys::each_write_is_seen_by_another_process_through_the_generation,
+            keys::a_running_ring_follows_what_the_command_line_writes,
+            keys::an_old_copy_undoes_neither_a_revocation_nor_a_rotation,
+            keys::filters_find_keys_by_every_field,
+            keys::pages_of_keys_neither_repeat_nor_skip_while_keys_come_and_go,
+            keys::admin_tokens_are_found_by_hash_and_stay_revoked,
+            keys::routes_keep_their_order_through_inserts_deletes_and_reorders,
+            keys::a_closed_store_is_away,
+            ledger::a_count_beyond_the_range_is_stored_as_its_end,
+            ledger::a_batch_from_the_wrong_position_changes_nothing,
+            ledger::a_record_that_is_there_is_not_stored_again,
+            ledger::an_amendment_sets_usage_and_cost_and_nothing_else,
+            ledger::every_filter_finds_what_it_names_and_nothing_else,
+            ledger::sums_count_errors_tokens_and_cost,
+            ledger::pages_neither_repeat_nor_miss_a_record_while_others_arrive,
+            ledger::a_follower_sees_a_long_exchange_that_started_before_what_it_has_seen,
+            ledger::numbers_of_deleted_records_are_never_given_again,
+            ledger::retention_deletes_the_oldest_first_and_at_most_as_many_as_asked,
+            ledger::a_batch_of_any_size_goes_in_whole,
+            ledger::journal_feeder_and_database_together_store_each_record_once,
+        }
+    };
+    ($place:expr; $($module:ident::$name:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                $crate::store::suite::$module::$name(&$place).await;
+            }
+        )*
+    };
+}
+
+pub(crate) use run_everywhere;
