@@ -27,7 +27,7 @@ use crate::unit::clock::Timestamp;
 /// The most counters that one reset may touch; more are reset one subject at a time.
 const MAX_RESET: usize = 100_000;
 /// How long a call waits for a database that owns the counters; beyond it leases carry on until it answers again.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the budget is told how far the journal has been applied.
 const APPLIED_EVERY: Duration = Duration::from_secs(5);
 /// How often counters are tidied.

@@ -158,6 +158,20 @@ impl Reservation {
         hold.held.charge(used, (micros, hold.budget.clock.late(micros)))
     }
 
+    /// Frees what it holds of limits on what runs at one time: the exchange is over, though what it used is still being counted.
+    pub fn stop_running(&mut self) {
+        if let Some(hold) = &self.0 {
+            let mut state = hold.held.state();
+            if state.phase != Phase::Open {
+                return;
+            }
+            let (over, left): (Vec<Part>, Vec<Part>) =
+                state.parts.drain(..).partition(|part| part.account.line.unit == Unit::Concurrent);
+            state.parts = left;
+            over.into_iter().for_each(|mut part| part.put_back());
+        }
+    }
+
     /// [`Reservation::charges`], and then the end of the reservation. For callers that have no journal to write in between.
     pub fn settle(mut self, used: &Amounts) -> Vec<Charge> {
         self.charges(used)

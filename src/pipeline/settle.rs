@@ -55,8 +55,12 @@ impl Exchange {
     fn charge(&mut self, counted_later: bool) -> Option<Reservation> {
         let mut reservation = self.reservation.take()?;
         let asked = self.record.attempts.iter().any(|attempt| attempt.end != AttemptEnd::NoCredential);
-        if counted_later || !asked {
-            return Some(reservation).filter(|_| counted_later);
+        if counted_later {
+            reservation.stop_running();
+            return Some(reservation);
+        }
+        if !asked {
+            return None;
         }
         let used = self.used();
         self.record.charges = reservation.charges(&used);
