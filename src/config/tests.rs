@@ -725,7 +725,7 @@ proptest! {
 fn a_redis_that_cannot_be_reached_as_written_is_refused() {
     refuses("budget: {authority: redis}", "1:21: budget.authority", "redis.urls");
     refuses("redis: {urls: ['plain:redis://a'], mode: sentinel}", "1:42: redis.mode", "redis.sentinel_master");
-    refuses("redis: {urls: ['plain:http://a']}", "1:15: redis.urls", "rediss://");
+    refuses("redis: {urls: ['plain:http://a']}", "1:9: redis.urls", "rediss://");
     refuses("redis: {key_prefix: '{x}'}", "1:21: redis.key_prefix", "prefix of keys");
     let loaded = load("redis: {urls: ['plain:rediss://:hidden@a:1']}\nbudget: {authority: redis}").unwrap();
     assert_eq!(loaded.redis.as_ref().unwrap().urls.len(), 1);

@@ -250,7 +250,7 @@ async fn probe(inner: &Inner, limit: Duration) {
 
 /// Makes connections.
 enum Connector {
-    One(Client),
+    One(Box<Client>),
     Sentinel(Box<SentinelClient>),
     Cluster(Box<ClusterClient>),
 }
@@ -263,7 +263,7 @@ impl Connector {
         let urls: Vec<&str> = settings.urls.iter().map(Secret::expose).collect();
         let first = *urls.first().ok_or_else(|| StoreError::Conflict("there is no address of Redis".into()))?;
         Ok(match &settings.mode {
-            RedisMode::Standalone => Self::One(Client::open(first).map_err(wrong)?),
+            RedisMode::Standalone => Self::One(Box::new(Client::open(first).map_err(wrong)?)),
             RedisMode::Cluster => {
                 let builder =
                     ClusterClientBuilder::new(urls).retries(1).connection_timeout(settings.background_timeout);

@@ -10,10 +10,14 @@ use crate::ledger::journal::{Piece, Segment};
 /// How many pieces are kept; each is at most about two of the longest lines. Those who are close behind the first find theirs.
 const KEPT: usize = 4;
 
+/// A piece that somebody reads or has read.
+type Cell = Arc<OnceCell<Arc<Piece>>>;
+type Kept = VecDeque<(Place, Cell)>;
+
 /// The pieces that were read last.
 #[derive(Default)]
 pub(super) struct Pieces {
-    kept: Mutex<VecDeque<(Place, Arc<OnceCell<Arc<Piece>>>)>>,
+    kept: Mutex<Kept>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -46,7 +50,7 @@ impl Pieces {
         Ok(piece)
     }
 
-    fn cell(&self, place: &Place) -> Arc<OnceCell<Arc<Piece>>> {
+    fn cell(&self, place: &Place) -> Cell {
         let mut kept = self.lock();
         if let Some((_, cell)) = kept.iter().find(|(kept, _)| kept == place) {
             return cell.clone();
@@ -64,7 +68,7 @@ impl Pieces {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Place, Arc<OnceCell<Arc<Piece>>>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -91,7 +91,7 @@ async fn subscribe(connector: &mut Connector, any: Option<&Client>, channel: &st
     let client = match (connector, any) {
         (_, Some(client)) => client.clone(),
         (Connector::Sentinel(sentinel), None) => sentinel.async_get_client().await?,
-        (Connector::One(client), None) => client.clone(),
+        (Connector::One(client), None) => (**client).clone(),
         (Connector::Cluster(_), None) => return Err(std::io::Error::from(std::io::ErrorKind::NotFound).into()),
     };
     let mut subscription = client.get_async_pubsub().await?;

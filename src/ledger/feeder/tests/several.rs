@@ -268,7 +268,7 @@ async fn a_dead_owner_is_over_only_when_everybody_has_its_lines() {
     counts.is_away.send_replace(false);
     owners.told.notified().await;
     assert_eq!(counts.paths(), names(9));
-    assert_eq!(*owners.over.lock().unwrap(), [owner.clone()], "told more than once after it was heard");
+    assert_eq!(*owners.over.lock().unwrap(), std::slice::from_ref(&owner), "told more than once after it was heard");
     running.handle.flush_everywhere().await.unwrap();
 
     let own = running.journal.owner();
