@@ -117,11 +117,6 @@ impl Adjust for Correcting {
     }
 }
 
-/// The ids of the limits that count dollars.
-pub fn money<'a>(limits: impl Iterator<Item = &'a Limit>) -> HashSet<Arc<str>> {
-    limits.filter(|limit| limit.unit == Unit::Usd).map(|limit| limit.id.clone()).collect()
-}
-
 /// Keeps the counters: heartbeats, refills, what goes back; and what only this room can tell the budget.
 pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
     let budget = core.gateway.budget.clone();

@@ -59,7 +59,7 @@ pub async fn state(config: &Path) -> Result<State> {
     let prices = house.store.prices().await?;
     let stored = LimitStore::list(&*house.store).await?;
     let money = limits::money(loaded.config.limits.iter().chain(stored.iter()));
-    let nobody = Nobody { loaded: loaded.clone(), prices, authority: Arc::new(house.store.counters()) };
+    let nobody = Nobody { loaded: loaded.clone(), prices, authority: house.store.counters() };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
     state.adjust = Arc::new(NotHere(money));
