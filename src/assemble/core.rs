@@ -27,6 +27,7 @@ use crate::pipeline::Gateway;
 use crate::pipeline::count::Counter;
 use crate::provider::simulated;
 use crate::route::store::{RouteStore, StoredRoute};
+use crate::store::redis::Changes;
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
@@ -51,6 +52,8 @@ pub struct Core {
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
     pub(super) stored: ArcSwap<Vec<StoredRoute>>,
+    /// News of changes by way of Redis.
+    pub(super) news: Option<Changes>,
     /// Whoever owns the counters of limits.
     pub(super) authority: Arc<dyn Authority>,
     /// The stored limits in force.
@@ -103,10 +106,13 @@ impl Core {
             live.catalog.warm();
         }
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
-        let limits::Counting { authority, charges } = limits::counting(&house);
+        let limits::Counting { authority, charges, news } = {
+            let _inside = runtime.enter();
+            limits::counting(&house, &loaded)?
+        };
         let takers = Takers {
             ledger: house.store.clone(),
-            consumers: vec![charges],
+            consumers: charges,
             owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
         };
         let feeder = Feeder::new(journal.clone(), takers, feeder_settings(&loaded.config));
@@ -127,6 +133,7 @@ impl Core {
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
             stored_limits: ArcSwap::from_pointee(stored_limits),
+            news,
             authority,
             prices: ArcSwap::from_pointee(prices),
             house,
@@ -278,15 +285,28 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
 }
 
 /// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
+/// Returns with the next news from other processes; never, where nobody brings any.
+async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
+    let ended = match heard {
+        Some(news) => news.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending().await
+    }
+}
+
 async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
     let store = core.house.store.clone();
     let mut known = None;
+    let mut heard = core.news.as_ref().and_then(|news| news.subscribe().ok());
     loop {
-        tokio::select! {
+        let told = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = store.changed() => {}
-            () = tokio::time::sleep(WATCH_EVERY) => {}
-        }
+            () = store.changed() => false,
+            () = next_news(&mut heard) => true,
+            () = tokio::time::sleep(WATCH_EVERY) => false,
+        };
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
         let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
             core.ring.set_stale(true);
@@ -294,7 +314,13 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
         };
         if known != Some(generation) {
             match take_changes(&core).await {
-                Ok(true) => known = Some(generation),
+                Ok(true) => {
+                    // Whoever noticed by itself tells the others; who was told does not, or it would never end.
+                    if let Some(news) = core.news.as_ref().filter(|_| known.is_some() && !told) {
+                        drop(news.publish().await);
+                    }
+                    known = Some(generation);
+                }
                 Ok(false) => {}
                 Err(_) => {
                     core.ring.set_stale(true);

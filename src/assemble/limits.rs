@@ -9,16 +9,18 @@ use tokio::sync::watch;
 
 use crate::assemble::core::Core;
 use crate::assemble::house::House;
+use crate::assemble::webhook;
 use crate::budget::BudgetSettings;
 use crate::budget::authority::{Authority, Standing};
 use crate::budget::limit::{Limit, Unit};
 use crate::budget::store::LimitStore;
 use crate::config::load::Loaded;
-use crate::config::{self, Config};
+use crate::config::{self, AuthorityConfig, Config, RedisConfig, RedisModeConfig, RedisSecrets};
 use crate::error::{Error, Kind, Result, StoreError};
 use crate::ledger::feeder::OwnerEnd;
 use crate::ledger::reprice::Adjust;
 use crate::ledger::{Consumer, Line};
+use crate::store::redis::{Changes, Redis, RedisCounters, RedisMode, RedisSettings};
 use crate::unit::charge::CounterId;
 use crate::unit::clock::Timestamp;
 
@@ -62,23 +64,59 @@ pub fn settings(config: &Config) -> BudgetSettings {
     BudgetSettings {
         wait: Duration::from_millis(config.budget.wait_ms),
         when_away: config.budget.when_away,
-        authority_timeout: STORE_TIMEOUT,
+        authority_timeout: match config.budget.authority {
+            AuthorityConfig::Store => STORE_TIMEOUT,
+            AuthorityConfig::Redis => Duration::from_millis(config.redis.request_timeout_ms),
+        },
         ..BudgetSettings::default()
     }
 }
 
-/// Whoever owns the counters, in both of its parts.
+/// Whoever owns the counters, in all its parts.
 pub struct Counting {
     /// Leases out.
     pub authority: Arc<dyn Authority>,
-    /// Charges in.
-    pub charges: Arc<dyn Consumer>,
+    /// Charges in: to the authority, and to the database, from which an authority that loses its memory is rebuilt.
+    pub charges: Vec<Arc<dyn Consumer>>,
+    /// News of changes by way of Redis, if there is one.
+    pub news: Option<Changes>,
 }
 
-/// Finds whoever owns the counters.
-pub fn counting(house: &House) -> Counting {
+/// Finds whoever owns the counters. Needs a runtime where that is Redis.
+///
+/// # Errors
+/// When Redis cannot be reached as it is written.
+pub fn counting(house: &House, loaded: &Loaded) -> anyhow::Result<Counting> {
     let counters = house.store.counters();
-    Counting { authority: counters.clone(), charges: counters }
+    let redis = loaded.redis.as_ref().map(|secrets| redis(&loaded.config.redis, secrets)).transpose()?;
+    let news = redis.clone().map(Changes::new);
+    match redis.filter(|_| loaded.config.budget.authority == AuthorityConfig::Redis) {
+        Some(redis) => {
+            let owner = Arc::new(RedisCounters::new(redis, counters.clone()));
+            Ok(Counting { authority: owner.clone(), charges: vec![owner, counters], news })
+        }
+        None => Ok(Counting { authority: counters.clone(), charges: vec![counters], news }),
+    }
+}
+
+fn redis(config: &RedisConfig, secrets: &RedisSecrets) -> anyhow::Result<Redis> {
+    let mode = match config.mode {
+        RedisModeConfig::Standalone => RedisMode::Standalone,
+        RedisModeConfig::Sentinel => RedisMode::Sentinel {
+            master: config.sentinel_master.clone().unwrap_or_default(),
+            username: config.username.clone(),
+            password: secrets.password.clone(),
+        },
+        RedisModeConfig::Cluster => RedisMode::Cluster,
+    };
+    let settings = RedisSettings {
+        urls: secrets.urls.clone(),
+        mode,
+        prefix: config.key_prefix.clone(),
+        request_timeout: Duration::from_millis(config.request_timeout_ms),
+        background_timeout: Duration::from_millis(config.background_timeout_ms),
+    };
+    Redis::open(settings).map_err(|cause| anyhow::anyhow!("redis: {cause}"))
 }
 
 /// Frees the leases of processes that are over and whose charges have all been applied.
@@ -127,8 +165,10 @@ pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
         }
     });
     let applied = tell_what_is_applied(core.clone(), stopped.clone());
-    let tidied = tidy(core, stopped.clone());
-    tokio::join!(budget.run(stopped), applied, tidied);
+    let tidied = tidy(core.clone(), stopped.clone());
+    let hook = move || core.loaded.load().webhook.clone();
+    let posted = webhook::run(budget.events(), webhook::document, hook, stopped.clone());
+    tokio::join!(budget.clone().run(stopped), applied, tidied, posted);
 }
 
 /// Tells the budget how far the journal has been applied, as long as it holds anything.

@@ -39,7 +39,9 @@ async fn storm(marg: &Marg, calls: usize, body: &Value) -> Vec<(u16, usize)> {
         let (address, key, body) = (marg.address, marg.key.clone(), body.clone());
         tasks.spawn(async move {
             let mut client = Client::http1(address, &key).await;
-            client.send(Call::chat(&format!("storm {number}"), &body)).await.status
+            let answer = client.send(Call::chat(&format!("storm {number}"), &body)).await;
+            assert!(matches!(answer.status, 200 | 429), "{}: {}", answer.status, answer.text());
+            answer.status
         });
     }
     let mut counts = std::collections::BTreeMap::<u16, usize>::new();
@@ -49,19 +51,18 @@ async fn storm(marg: &Marg, calls: usize, body: &Value) -> Vec<(u16, usize)> {
     counts.into_iter().collect()
 }
 
-/// The one counter of a limit, once it is as wanted.
-async fn counter_when(marg: &Marg, limit: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    until(&format!("the counter of {limit}"), || async {
-        let answer = marg.ask_admin("GET", &format!("/admin/limits/{limit}/state"), None).await;
+/// Waits until the one counter of the limit of that name has so much spent, and nothing reserved or leased for ever.
+async fn spent_is(marg: &Marg, name: &str, spent: i64) {
+    let limits = marg.ask_admin("GET", "/admin/limits", None).await.json();
+    let limits = limits["limits"].as_array().unwrap();
+    let id = limits.iter().find(|limit| limit["name"] == name).unwrap()["id"].as_str().unwrap().to_owned();
+    until(&format!("{spent} is spent of {name}"), || async {
+        let answer = marg.ask_admin("GET", &format!("/admin/limits/{id}/state"), None).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let state = answer.json()["states"][0].clone();
-        wanted(&state).then_some(state)
+        let state = answer.json();
+        (state["states"][0]["spent"].as_i64() == Some(spent)).then_some(())
     })
-    .await
-}
-
-async fn spent_is(marg: &Marg, limit: &str, spent: i64) {
-    counter_when(marg, limit, |state| state["spent"].as_i64() == Some(spent)).await;
+    .await;
 }
 
 #[tokio::test]
@@ -99,10 +100,10 @@ async fn a_model_without_a_price_is_refused_under_a_limit_in_dollars() {
 #[tokio::test]
 async fn a_thousand_racing_calls_get_exactly_what_the_cap_pays_for() {
     let upstream = Upstream::http1().await;
-    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 1_000, &fixed()).await, [(200, 100), (429, 900)]);
-    spent_is(&marg, "config-1", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -110,15 +111,15 @@ async fn five_levels_at_once_let_through_what_the_narrowest_allows() {
     let upstream = Upstream::http1().await;
     let limits = json!([
         {"scope": "gateway", "unit": "requests", "window": "day", "amount": 90},
-        {"scope": "key", "unit": "requests", "window": "minute", "amount": 60},
+        {"name": "requests", "scope": "key", "unit": "requests", "window": "minute", "amount": 60},
         {"scope": "model", "subject": "fix*", "unit": "tokens", "window": "hour", "amount": 1_000_000},
-        {"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"},
+        {"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"},
         {"scope": "tag", "subject": "it", "unit": "output_tokens", "window": "day", "amount": 3_000},
     ]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 300, &fixed()).await, [(200, 60), (429, 240)]);
-    spent_is(&marg, "config-1", 60).await;
-    spent_is(&marg, "config-4", 60 * COST_NANO_USD).await;
+    spent_is(&marg, "requests", 60).await;
+    spent_is(&marg, "dollars", 60 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -143,7 +144,8 @@ async fn no_more_run_at_one_time_than_a_limit_allows() {
 #[tokio::test]
 async fn what_a_failed_or_abandoned_call_reserved_can_be_spent_again() {
     let upstream = Upstream::http1().await;
-    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.00003"}]);
+    let limits =
+        json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.00003"}]);
     let marg = gateway(&upstream, limits).await;
     upstream.answer("broken", Reply::error(400));
     assert_eq!(marg.chat("broken", &fixed()).await.status, 400);
@@ -156,14 +158,14 @@ async fn what_a_failed_or_abandoned_call_reserved_can_be_spent_again() {
     drop((open, client));
     feed.abandoned().await;
     assert_eq!(marg.chat("whole", &fixed()).await.status, 200);
-    spent_is(&marg, "config-1", COST_NANO_USD).await;
+    spent_is(&marg, "dollars", COST_NANO_USD).await;
     assert_eq!(marg.chat("too much", &fixed()).await.status, 429);
 }
 
 #[tokio::test]
 async fn a_caller_that_names_no_ceiling_gets_one_that_its_budget_pays_for() {
     let upstream = Upstream::http1().await;
-    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
     let marg = gateway(&upstream, limits).await;
     let answer = marg.chat("open", &open_ended("fixed")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -175,14 +177,14 @@ async fn a_caller_that_names_no_ceiling_gets_one_that_its_budget_pays_for() {
 #[tokio::test]
 async fn a_limit_holds_through_a_kill_and_a_restart() {
     let upstream = Upstream::http1().await;
-    let limits = json!([{"scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
+    let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
     let mut marg = gateway(&upstream, limits).await;
     let before = storm(&marg, 40, &fixed()).await;
     assert_eq!(before, [(200, 40)]);
     marg.kill9();
     marg.restart().await;
     assert_eq!(storm(&marg, 200, &fixed()).await, [(200, 60), (429, 140)]);
-    spent_is(&marg, "config-1", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -206,7 +208,7 @@ async fn below_its_share_a_model_gives_way_to_a_cheaper_one() {
     let upstream = Upstream::http1().await;
     let limits = json!([{
         "scope": "key", "unit": "requests", "window": "day", "amount": 4,
-        "action": {"kind": "downgrade", "to": "cheap", "below_percent": 50},
+        "action": "downgrade", "downgrade_to": "cheap", "downgrade_below_percent": 50,
     }]);
     let marg = gateway(&upstream, limits).await;
     let mut asked = Vec::new();
