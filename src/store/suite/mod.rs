@@ -18,21 +18,27 @@ use crate::store::{Address, Backend, open, testing};
 pub struct Place {
     pub address: Address,
     pub folder: TempDir,
+    make: fn() -> Place,
 }
 
 impl Place {
     pub fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { address: Address::sqlite(folder.path().join("marg.db")), folder }
+        Self { address: Address::sqlite(folder.path().join("marg.db")), folder, make: Self::sqlite }
     }
 
     pub fn postgres() -> Self {
-        Self { address: testing::database(), folder: tempfile::tempdir().unwrap() }
+        Self { address: testing::database(), folder: tempfile::tempdir().unwrap(), make: Self::postgres }
     }
 
     pub fn postgres_behind_a_pooler() -> Self {
         let address = testing::pooled_database();
-        Self { address, folder: tempfile::tempdir().unwrap() }
+        Self { address, folder: tempfile::tempdir().unwrap(), make: Self::postgres_behind_a_pooler }
+    }
+
+    /// Another one of the same kind.
+    pub fn fresh(&self) -> Self {
+        (self.make)()
     }
 
     /// Opens it, as one process would.
