@@ -208,11 +208,11 @@ pub struct KeyCreate {
     #[schema(value_type = Option<Time>)]
     expires_at: Option<Option<Time>>,
     /// The most input tokens of one request. Left out, as the setting `keys.defaults` says; null is no cap.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_input_tokens: Option<Option<u64>>,
     /// The most output tokens of one request. Left out, as the setting `keys.defaults` says; null is no cap.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_output_tokens: Option<Option<u64>>,
     /// How its token begins; left out, as the setting `keys.prefix_style` says.
@@ -262,11 +262,11 @@ pub struct KeyPatch {
     #[schema(nullable = false)]
     enabled: Option<bool>,
     /// The most input tokens of one request.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_input_tokens: Option<Option<u64>>,
     /// The most output tokens of one request.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_output_tokens: Option<Option<u64>>,
 }

@@ -122,11 +122,11 @@ pub struct PartyCreate {
     #[schema(schema_with = shape::patterns)]
     models: Vec<String>,
     /// The most input tokens of one request.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shape::count")]
     #[schema(schema_with = shape::cap)]
     max_input_tokens: Option<u64>,
     /// The most output tokens of one request.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shape::count")]
     #[schema(schema_with = shape::cap)]
     max_output_tokens: Option<u64>,
 }
@@ -156,11 +156,11 @@ pub struct PartyPatch {
     #[schema(schema_with = shape::patterns)]
     models: Option<Vec<String>>,
     /// The most input tokens of one request.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_input_tokens: Option<Option<u64>>,
     /// The most output tokens of one request.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "shape::some_count")]
     #[schema(schema_with = shape::cap)]
     max_output_tokens: Option<Option<u64>>,
     /// Whether its keys are admitted.
@@ -175,7 +175,7 @@ pub struct PartyPatch {
 #[allow(dead_code, reason = "it only describes the parameter; `Segment` reads it")]
 pub struct PartyPath {
     /// Its name.
-    #[param(min_length = 1, max_length = 128)]
+    #[param(min_length = 1, max_length = 128, pattern = r"^[^\x00-\x1f\x7f-\x9f]+$")]
     name: String,
 }
 

@@ -70,6 +70,21 @@ impl PartialSchema for Labels {
 
 impl ToSchema for Labels {}
 
+/// Reads a count or null. JSON Schema calls `7.0` an integer, too, and some clients write it so; beyond 2^53 they must not.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let whole = number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=EXACT).contains(float));
+    // The bounds above keep it inside a u64.
+    let count = number.as_u64().or(whole.map(|float| float as u64));
+    count.map(Some).ok_or_else(|| D::Error::custom(format_args!("{number} is no whole number from 0 on")))
+}
+
+/// The same, for a field in which null and being left out differ.
+pub fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
+    count(deserializer).map(Some)
+}
+
 /// A text for people without control characters, which is not only white space.
 const NAME: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
 
