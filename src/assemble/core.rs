@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, signals};
+use crate::assemble::{Source, banner, discovery, limits, live, protection, signals};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -121,6 +121,7 @@ impl Core {
         let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
+        protection::configure(&gateway, &loaded.config.kavach);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));

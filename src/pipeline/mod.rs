@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod invoices;
+pub mod judge;
 pub mod label;
 pub mod local;
 pub mod relay;
@@ -33,6 +34,11 @@ use crate::budget::Budget;
 use crate::catalog::prices::Catalog;
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
+use crate::kavach::Gate;
+use crate::kavach::config::{DriftConfig, SessionConfig};
+use crate::kavach::drift::Drift;
+use crate::kavach::drift::geo::Places;
+use crate::kavach::session::Sessions;
 use crate::ledger::journal::Journal;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
@@ -47,6 +53,10 @@ pub struct Gateway {
     pub ring: Arc<Ring>,
     /// What may be spent.
     pub budget: Arc<Budget>,
+    /// What belongs together.
+    pub sessions: Sessions,
+    /// What is usual for each key.
+    pub drift: Drift,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
@@ -68,6 +78,10 @@ pub struct Live {
     pub table: Table,
     /// What they cost.
     pub catalog: Arc<Catalog>,
+    /// What may be done.
+    pub gate: Arc<Gate>,
+    /// Where addresses are, if the operator gives a database.
+    pub places: Option<Arc<Places>>,
 }
 
 /// Bounds and switches of the data plane, as the configuration's `server` section has them.
@@ -116,6 +130,8 @@ impl Gateway {
             live: ArcSwap::from_pointee(live),
             ring,
             budget,
+            sessions: Sessions::new(SessionConfig::default()),
+            drift: Drift::new(DriftConfig::default()),
             journal,
             counter,
             draining: AtomicBool::new(false),

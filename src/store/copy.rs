@@ -228,6 +228,7 @@ pub const TABLES: &[Table] = &[
             ("session", T),
             ("charges", T),
             ("service_tier", T),
+            ("verdict", T),
         ],
         sum: "cost_nano_usd",
     },
