@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus, Question,
+    Control, CredentialStatus, ExplainedTarget, Explanation, Guard, LimitState, PartStatus, ProviderStatus, Question,
     Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
@@ -163,6 +163,11 @@ impl Control for Core {
             origin,
             targets: first.chain(rest).collect(),
         })
+    }
+
+    fn guard(&self) -> Option<Guard> {
+        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
+        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
     }
 
     fn readiness(&self) -> Readiness {

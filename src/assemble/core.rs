@@ -149,6 +149,7 @@ impl Core {
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
         runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
         runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);

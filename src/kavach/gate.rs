@@ -91,6 +91,11 @@ impl Gate {
         self.mode
     }
 
+    /// The time zone of the clock in policies.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// Its policies; `None` if it is off without any.
     pub fn set(&self) -> Option<&Arc<PolicySet>> {
         self.set.as_ref()

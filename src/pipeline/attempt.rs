@@ -73,7 +73,8 @@ impl Exchange {
         let now = Tick::now();
         self.current = None;
         while let Some(step) = self.plan.get(self.at).cloned() {
-            let Some(permit) = step.permit.clone().filter(|permit| permit.covers(&step.provider.name, &step.model)) else {
+            let Some(permit) = step.permit.clone().filter(|permit| permit.covers(&step.provider.name, &step.model))
+            else {
                 self.at += 1;
                 continue;
             };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use serde_json::json;
 
 use crate::dialect::{Facts, Modalities, Operation};
 use crate::error::{Error, Kind, Result};
@@ -19,12 +20,15 @@ use crate::kavach::drift::Sighting;
 use crate::kavach::drift::geo::Place;
 use crate::kavach::session::Said;
 use crate::kavach::verdict::{Ground, Verdict};
-use crate::kavach::{Gate, Refusal};
-use crate::key::Key;
-use crate::ledger::record;
+use crate::kavach::{Gate, Refusal, Suspension};
+use crate::key::{self, Key};
+use crate::ledger::{Line, record};
+use crate::pipeline::Gateway;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::estimate::OVERHEAD_TOKENS;
 use crate::pipeline::exchange::Exchange;
+use crate::unit::clock::Timestamp;
+use crate::unit::event::Event;
 use crate::unit::money::NanoUsd;
 
 /// The most policies of a kind that a record names.
@@ -106,7 +110,12 @@ impl Exchange {
             step.permit = permit;
         }
         match refusal {
-            Some(refusal) if self.plan.iter().all(|step| step.permit.is_none()) => Err(refusal.error()),
+            Some(refusal) if self.plan.iter().all(|step| step.permit.is_none()) => {
+                if let Some(suspension) = &refusal.suspension {
+                    self.gateway.suspend(suspension);
+                }
+                Err(refusal.error())
+            }
             _ => Ok(()),
         }
     }
@@ -116,12 +125,7 @@ impl Exchange {
     }
 
     /// The call as the gate judges it, without its target.
-    async fn call(
-        &self,
-        (gate, key): (&Gate, &Arc<Key>),
-        session: SessionFigures,
-        headers: &HeaderMap,
-    ) -> Call {
+    async fn call(&self, (gate, key): (&Gate, &Arc<Key>), session: SessionFigures, headers: &HeaderMap) -> Call {
         let known = self.facts.as_ref();
         let place = self.place_of_caller(headers);
         let input = if gate.counts_input() { self.exact_input().await } else { self.rough_input() };
@@ -166,7 +170,8 @@ impl Exchange {
             traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()),
         };
         let entered = self.gateway.sessions.enter(&key.id, said.name().as_ref(), self.record.started_at);
-        entered.map_err(|ended| Error::new(Kind::PermissionDenied, format!("{ended} (until {})", ended.until.rfc3339())))
+        entered
+            .map_err(|ended| Error::new(Kind::PermissionDenied, format!("{ended} (until {})", ended.until.rfc3339())))
     }
 
     /// Where the caller is: by the word of a trusted proxy, else by the operator's database.
@@ -208,6 +213,26 @@ impl Exchange {
         let Some(facts) = &self.facts else { return 0 };
         let words = facts.input_text_bytes.div_ceil(BYTES_A_TOKEN);
         words.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS).min(self.input_bound())
+    }
+}
+
+impl Gateway {
+    /// Lets a key rest from now on: at once in this process, and in the store, which tells the others.
+    fn suspend(&self, suspension: &Suspension) {
+        let Suspension { key, until, reason } = suspension;
+        let rest = key::Suspension { until: *until, reason: Arc::clone(reason) };
+        self.ring.suspend(key, Some(rest));
+        tracing::warn!(key = &**key, reason = &**reason, "a key is suspended by a policy");
+        let detail = json!({ "until": until.map(Timestamp::rfc3339), "reason": reason });
+        let event =
+            Event { noun: "key".to_owned(), subject: Some(key.to_string()), ..Event::of_gateway("suspend", detail) };
+        if let Err(error) = self.journal.append(&Line::Event(event)) {
+            tracing::error!(%error, "that a key is suspended could not be written down");
+        }
+        let stored = self.suspended.get().map(|queue| queue.try_send(suspension.clone()));
+        if stored.is_some_and(|sent| sent.is_err()) {
+            tracing::error!(key = &**key, "too many keys are suspended at a time; this one is, in this process only");
+        }
     }
 }
 

@@ -23,22 +23,23 @@ pub mod understand;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 
 use crate::budget::Budget;
 use crate::catalog::prices::Catalog;
-use crate::key::party::RequestCaps;
-use crate::key::ring::Ring;
-use crate::kavach::Gate;
 use crate::kavach::config::{DriftConfig, SessionConfig};
 use crate::kavach::drift::Drift;
 use crate::kavach::drift::geo::Places;
 use crate::kavach::session::Sessions;
+use crate::kavach::{Gate, Suspension};
+use crate::key::party::RequestCaps;
+use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
@@ -54,9 +55,11 @@ pub struct Gateway {
     /// What may be spent.
     pub budget: Arc<Budget>,
     /// What belongs together.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
     /// What is usual for each key.
-    pub drift: Drift,
+    pub drift: Arc<Drift>,
+    /// Where suspensions go to be stored; nobody takes them in tests of what is not about that.
+    pub suspended: OnceLock<mpsc::Sender<Suspension>>,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
@@ -130,8 +133,9 @@ impl Gateway {
             live: ArcSwap::from_pointee(live),
             ring,
             budget,
-            sessions: Sessions::new(SessionConfig::default()),
-            drift: Drift::new(DriftConfig::default()),
+            sessions: Arc::new(Sessions::new(SessionConfig::default())),
+            drift: Arc::new(Drift::new(DriftConfig::default())),
+            suspended: OnceLock::new(),
             journal,
             counter,
             draining: AtomicBool::new(false),

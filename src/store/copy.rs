@@ -55,6 +55,8 @@ pub const TABLES: &[Table] = &[
             ("rotated_at", I),
             ("max_input_tokens", I),
             ("max_output_tokens", I),
+            ("suspended_until", I),
+            ("suspended_reason", T),
         ],
         sum: "created_at",
     },

@@ -37,8 +37,13 @@ fn verdict(answer: &Answer) -> (&str, &str) {
     (answer.header("x-kavach-mode"), answer.header("x-kavach-verdict"))
 }
 
-async fn reload(marg: &Marg) -> Value {
-    marg.ask_admin("POST", "/admin/reload", None).await.json()
+/// Whether a reload was applied.
+async fn reload(marg: &Marg) -> bool {
+    match marg.ask_admin("POST", "/admin/reload", None).await.status {
+        200 => true,
+        409 => false,
+        other => panic!("{other}"),
+    }
 }
 
 #[tokio::test]
@@ -182,13 +187,12 @@ async fn a_policy_file_that_is_broken_in_any_way_never_widens_access() {
         let cut = (1..good.len()).step_by(23).filter_map(|end| good.get(..end));
         for text in broken.into_iter().chain(cut) {
             std::fs::write(&file, text).unwrap();
-            let report = reload(&marg).await;
-            assert_eq!(report["applied"], false, "{text:?}: {report}");
+            assert!(!reload(&marg).await, "{text:?} is taken");
         }
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(reload(&marg).await["applied"], false);
+        assert!(!reload(&marg).await);
         std::fs::write(&file, &good).unwrap();
-        assert_eq!(reload(&marg).await["applied"], true);
+        assert!(reload(&marg).await);
     };
     tokio::join!(load, mistakes);
 }
@@ -216,11 +220,11 @@ async fn a_switch_of_the_mode_takes_effect_at_a_reload() {
     let mut config = marg.config.clone();
     config["kavach"]["mode"] = json!("enforced");
     marg.rewrite(&config);
-    assert_eq!(reload(&marg).await["applied"], false);
+    assert!(!reload(&marg).await);
     assert_eq!(verdict(&marg.chat("between", &chat(json!({}))).await), ("observe", "would-deny"));
     config["kavach"]["mode"] = json!("enforce");
     marg.rewrite(&config);
-    assert_eq!(reload(&marg).await["applied"], true);
+    assert!(reload(&marg).await);
     let refused = marg.chat("after", &chat(json!({}))).await;
     assert_eq!((refused.status, verdict(&refused)), (403, ("enforce", "deny")));
     until("the log tells of the switch", || async { marg.logged().contains("the gate changed").then_some(()) }).await;
@@ -254,4 +258,91 @@ async fn a_session_has_figures_that_policies_can_limit() {
         assert_eq!(named(json!({"session_id": "m"})).await, 200);
     }
     assert_eq!(named(json!({"session_id": "m"})).await, 403);
+}
+
+#[tokio::test]
+async fn a_session_that_an_operator_ended_is_refused_until_it_is_reset() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "enforce", EVERYONE).await;
+    let ask = async || marg.send(Call::chat("s", &chat(json!({}))).header("x-marg-session", "s")).await;
+    assert_eq!(ask().await.status, 200);
+    let sessions = marg.ask_admin("GET", "/admin/sessions", None).await.json();
+    assert_eq!(sessions["sessions"][0]["requests"], 1, "{sessions}");
+    until("the session knows its tokens", || async {
+        let sessions = marg.ask_admin("GET", "/admin/sessions", None).await.json();
+        (sessions["sessions"][0]["output_tokens"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    let which = json!({"key_id": marg.key_id, "id": "s"});
+    assert_eq!(marg.ask_admin("POST", "/admin/sessions/end", Some(&which)).await.status, 204);
+    let refused = ask().await;
+    refused.assert_error(403, "permission_denied");
+    assert!(refused.text().contains("ended this session"), "{}", refused.text());
+    assert_eq!(marg.ask_admin("POST", "/admin/sessions/reset", Some(&which)).await.status, 204);
+    assert_eq!(ask().await.status, 200);
+    let other = json!({"key_id": marg.key_id, "id": "none"});
+    assert_eq!(marg.ask_admin("POST", "/admin/sessions/end", Some(&other)).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_key_that_a_policy_suspends_stays_so_until_an_operator_releases_it() {
+    let upstream = Upstream::http1().await;
+    let odd = "@id(\"odd\") @reason(\"odd\") @then(\"approval\") \
+               forbid(principal, action, resource) when { context.drift.device >= 90 };\n";
+    let setup = setup(Setup::with_default(&upstream), "enforce", &format!("{EVERYONE}{odd}"));
+    let mut marg = setup.set("kavach", json!({"drift": {"device": true}})).start().await;
+    let ask = async |marg: &Marg, device: &str| {
+        marg.send(Call::chat("device", &chat(json!({}))).header("x-marg-device", device)).await
+    };
+    assert_eq!(ask(&marg, "one").await.status, 200);
+    assert_eq!(ask(&marg, "two").await.status, 403);
+    let refused = ask(&marg, "one").await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().contains("suspended until an operator releases it"), "{}", refused.text());
+    let path = format!("/admin/keys/{}", marg.key_id);
+    until("the suspension is stored", || async {
+        let key = marg.ask_admin("GET", &path, None).await.json();
+        (key["status"] == "suspended" && key["suspended_reason"] == "odd").then_some(())
+    })
+    .await;
+    marg.restart().await;
+    assert_eq!(ask(&marg, "one").await.status, 403);
+    let released = marg.ask_admin("POST", &format!("{path}/release"), None).await;
+    assert_eq!((released.status, released.json()["status"].as_str()), (200, Some("active")));
+    assert_eq!(ask(&marg, "two").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_past_can_be_audited_explained_and_judged_again() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "observe", &format!("{EVERYONE}{CAP}")).await;
+    let mut ids = Vec::new();
+    for tokens in [10, 20, 60, 200, 300] {
+        let passed = marg.chat("past", &chat(json!({"max_tokens": tokens}))).await;
+        assert_eq!(passed.status, 200);
+        ids.push(passed.id());
+    }
+    for id in &ids {
+        marg.record(id).await;
+    }
+    let audit = marg.command(&["policy", "audit", "--since", "1h", "--output", "json"]).await;
+    assert_eq!((&audit["judged"], &audit["refused"], &audit["would_be_refused"]), (&json!(5), &json!(0), &json!(2)));
+    let row = &audit["would_be_refusals"][0];
+    assert_eq!((&row["policy"], &row["key_id"], &row["count"]), (&json!("cap"), &json!(marg.key_id), &json!(2)));
+
+    let stricter = marg.path("new.cedar");
+    std::fs::write(&stricter, framed(&format!("{EVERYONE}{}", CAP.replace("100", "50")))).unwrap();
+    let policy = stricter.to_str().unwrap().to_owned();
+    let replay = marg.command(&["policy", "replay", "--since", "1h", "--policy", &policy, "--output", "json"]).await;
+    assert_eq!((&replay["calls"], &replay["refused"], &replay["newly_refused"]), (&json!(5), &json!(3), &json!(3)));
+    assert_eq!(replay["keys"], json!([{"key_id": marg.key_id, "count": 3}]));
+
+    let order = json!({"exchange": ids[4]});
+    let explained = marg.ask_admin("POST", "/admin/policy/explain", Some(&order)).await.json();
+    assert_eq!((&explained["decision"], &explained["deciding"][0]["policy"]), (&json!("deny"), &json!("cap")));
+    let shown = marg.ask_admin("GET", "/admin/policy", None).await.json();
+    assert_eq!((&shown["mode"], &shown["policies"][1]["id"]), (&json!("observe"), &json!("cap")));
+    let wrong = json!({"policies": "permit(principal, action, resource) when { context.nothing };"});
+    let refused = marg.ask_admin("POST", "/admin/policy/replay", Some(&wrong)).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
 }
