@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, signals};
+use crate::assemble::{Source, banner, discovery, limits, live, protection, signals};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -121,6 +121,7 @@ impl Core {
         let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
+        protection::configure(&gateway, &loaded.config.kavach);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -148,6 +149,7 @@ impl Core {
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
         runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
         runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
