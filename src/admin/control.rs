@@ -1,10 +1,13 @@
 //! What the admin side asks of the running gateway. `assemble` implements it; the admin side knows nothing of the rest.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::time::Time;
+use crate::audit::log::Log;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -78,6 +81,11 @@ pub trait Control: Send + Sync {
     /// `ModelNotFound` when no route and no default provider takes it.
     fn explain(&self, question: &Question) -> Result<Explanation>;
 
+    /// The audit log; `None` where there is none.
+    fn audit(&self) -> Option<Auditing> {
+        None
+    }
+
     /// Whether the gateway can do its work, part by part.
     fn readiness(&self) -> Readiness;
 
@@ -86,6 +94,19 @@ pub trait Control: Send + Sync {
 
     /// Whether `/metrics` is served without a token (`admin.open_metrics`).
     fn open_metrics(&self) -> bool;
+}
+
+/// The audit log, as far as operators may see it.
+#[derive(Clone)]
+pub struct Auditing {
+    /// The log; `None` while it is not open.
+    pub log: Option<Arc<Log>>,
+    /// Why it cannot be written; `None` while it can.
+    pub trouble: Option<String>,
+    /// Whether no exchange is taken while it cannot be written.
+    pub enforced: bool,
+    /// Whether checkpoint and tiles are for everybody.
+    pub open_tiles: bool,
 }
 
 /// How a counter of a limit stands.

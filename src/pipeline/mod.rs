@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod arrive;
 pub mod attempt;
+pub mod attest;
 pub mod count;
 mod estimate;
 pub mod exchange;
@@ -34,6 +35,7 @@ use crate::catalog::prices::Catalog;
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
+use crate::pipeline::attest::AuditGate;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
 use crate::route::Table;
@@ -51,6 +53,8 @@ pub struct Gateway {
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
     pub counter: Counter,
+    /// What exchanges must know of the audit log.
+    pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
     pub draining: AtomicBool,
     cut_off: AtomicBool,
@@ -118,6 +122,7 @@ impl Gateway {
             budget,
             journal,
             counter,
+            audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),

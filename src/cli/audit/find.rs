@@ -199,12 +199,8 @@ pub fn prune(prune: &Prune) -> Result {
     let passphrase = passphrase_file.as_deref().map(key::secret).transpose()?;
     let keys = SigningKeys::load(file, Purpose::Log, passphrase.as_ref()).map_err(|error| failed(&error))?;
     let (first, size) = range(folder)?;
-    let newer = Filter { since: Some(*before), ..Filter::default() };
-    let mut below = first;
-    // The first bundle with an entry that is not older ends it.
-    while below + WIDTH <= size && found(folder, (below, below + WIDTH), &newer, 1)?.is_empty() {
-        below += WIDTH;
-    }
+    let below =
+        index::older_than((folder, &folder.join(LOG)), (first, size), *before).map_err(|error| failed(&error))?;
     let now = Timestamp::now();
     let settings = Settings { folder: folder.clone(), interval: Duration::ZERO, policy: Policy::default() };
     let log = Log::open(settings, keys, None, Arc::new(System), now).map_err(|error| failed(&error))?;
