@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use clap::Args;
 use serde_json::{Map, Value};
 
@@ -18,6 +19,7 @@ use crate::audit::receipt::Receipt;
 use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::{self, Row, WIDTH};
 use crate::cli::audit::{key, read};
+use crate::cli::door::{Door, encode};
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output;
 use crate::unit::clock::Timestamp;
@@ -154,6 +156,14 @@ pub fn receipt(wanted: &Wanted) -> Result {
     let receipt = Receipt::from_files(&folder.join(LOG), index);
     let receipt = receipt.map_err(|error| Failure::new(Exit::NotFound, format!("{error}.")))?;
     output::line(receipt.to_text().trim_end())
+}
+
+/// Prints a receipt that a running instance makes.
+pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
+    let path = format!("/admin/audit/receipts/{}", encode(&wanted.entry));
+    let receipt = door.ask(Method::GET, &path, None).await?;
+    let text = serde_json::to_string_pretty(&receipt).map_err(|error| Failure::failed(format!("{error}.")))?;
+    output::line(&text)
 }
 
 /// Prints the newest matches.
