@@ -329,6 +329,7 @@ pub async fn sums_count_errors_tokens_and_cost(place: &Place) {
 
 pub async fn pages_neither_repeat_nor_miss_a_record_while_others_arrive(place: &Place) {
     for order in [Order::NewestFirst, Order::OldestFirst] {
+        let place = place.fresh();
         let store = place.open().await;
         // Ten at each of ten times, so that pages end between equals.
         let there: Vec<Record> = (0..100).map(|n| record(1_000 + n / 10)).collect();
