@@ -23,7 +23,7 @@ use crate::unit::charge::CounterId;
 
 /// Heartbeats between two scans over all counters.
 const BEATS_A_SCAN: u32 = 4;
-/// A heartbeat that is not answered within this has failed.
+/// A heartbeat that is not answered within this has failed, unless calls wait longer than that for the authority.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A counter, and what is to go back of it.
@@ -68,7 +68,8 @@ impl Budget {
             return;
         }
         let asked = self.clock.micros();
-        let beat = timeout(BEAT_TIMEOUT, self.authority.beat(&self.owner)).await.ok().and_then(Result::ok);
+        let limit = self.settings.load().authority_timeout.max(BEAT_TIMEOUT);
+        let beat = timeout(limit, self.authority.beat(&self.owner)).await.ok().and_then(Result::ok);
         self.heard("beat", beat.is_some());
         let Some(beat) = beat else { return };
         self.clock.learn(beat.now, asked);
