@@ -115,6 +115,9 @@ impl Core {
             consumers: charges,
             owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
         };
+        if loaded.config.budget.authority == crate::config::AuthorityConfig::Redis {
+            runtime.block_on(limits::introduce(&*authority, &journal.owner()));
+        }
         let feeder = Feeder::new(journal.clone(), takers, feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;

@@ -22,7 +22,6 @@ use crate::ledger::reprice::Adjust;
 use crate::ledger::{Consumer, Line};
 use crate::store::redis::{Changes, Redis, RedisCounters, RedisMode, RedisSettings};
 use crate::unit::charge::CounterId;
-use crate::unit::clock::Timestamp;
 
 /// The most counters that one reset may touch; more are reset one subject at a time.
 const MAX_RESET: usize = 100_000;
@@ -33,6 +32,9 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the budget is told how far the journal has been applied.
 const APPLIED_EVERY: Duration = Duration::from_secs(5);
+/// How long a start waits for the owner of the counters, which may have to be filled first, and how often it asks.
+const INTRODUCE_FOR: Duration = Duration::from_secs(4);
+const INTRODUCE_EVERY: Duration = Duration::from_millis(20);
 /// How often counters are tidied.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// After which silence what a process had running at one time counts as ended.
@@ -100,6 +102,20 @@ pub fn counting(house: &House, loaded: &Loaded) -> anyhow::Result<Counting> {
             Ok(Counting { authority: owner.clone(), charges: vec![owner, counters], news })
         }
         None => Ok(Counting { authority: counters.clone(), charges: vec![counters], news }),
+    }
+}
+
+/// Waits until whoever owns the counters leases, within a bound: a Redis that is empty, or was restarted, is first filled from
+/// the database, and nobody should be refused because the gateway has just started. One that is away is no reason not to.
+pub async fn introduce(authority: &dyn Authority, owner: &str) {
+    let answered = async {
+        while let Err(cause) = authority.acquire(owner, &[]).await {
+            tracing::debug!(%cause, "the owner of the counters does not lease yet");
+            tokio::time::sleep(INTRODUCE_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(INTRODUCE_FOR, answered).await.is_err() {
+        tracing::warn!("the owner of the counters of limits does not answer yet; calls under limits wait for it");
     }
 }
 

@@ -21,7 +21,7 @@ fn open_ended(model: &str) -> Value {
 
 /// Sends so many calls at once to one gateway.
 async fn storm(marg: &Marg, calls: usize, body: &Value) -> Vec<(u16, usize)> {
-    money::storm(&[marg.address], &marg.key, calls, body).await
+    money::storm(&[marg.address], &marg.key, calls, &Call::chat("storm", body)).await
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_thousand_racing_calls_get_exactly_what_the_cap_pays_for() {
     let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 1_000, &fixed()).await, [(200, 100), (429, 900)]);
-    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -77,8 +77,8 @@ async fn five_levels_at_once_let_through_what_the_narrowest_allows() {
     ]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 300, &fixed()).await, [(200, 60), (429, 240)]);
-    spent_is(&marg, "requests", 60).await;
-    spent_is(&marg, "dollars", 60 * COST_NANO_USD).await;
+    spent_is(&marg, "requests", None, 60).await;
+    spent_is(&marg, "dollars", None, 60 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn what_a_failed_or_abandoned_call_reserved_can_be_spent_again() {
     drop((open, client));
     feed.abandoned().await;
     assert_eq!(marg.chat("whole", &fixed()).await.status, 200);
-    spent_is(&marg, "dollars", COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, COST_NANO_USD).await;
     assert_eq!(marg.chat("too much", &fixed()).await.status, 429);
 }
 
@@ -143,7 +143,7 @@ async fn a_limit_holds_through_a_kill_and_a_restart() {
     marg.kill9();
     marg.restart().await;
     assert_eq!(storm(&marg, 200, &fixed()).await, [(200, 60), (429, 140)]);
-    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]

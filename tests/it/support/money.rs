@@ -13,10 +13,12 @@ use crate::support::until;
 /// What a call of [`fixed`] costs: 3 output tokens at 10 dollars a million.
 pub const COST_NANO_USD: i64 = 30_000;
 
-/// Gives a gateway the price of the model `fixed`, at the provider `main`.
+/// Gives a gateway the price of the models `fixed` and `levels`, at the provider `main`.
 pub fn priced(setup: Setup) -> Setup {
-    let overlay =
-        "prices:\n  - provider: main\n    model: fixed\n    usd_per_million_tokens: {input: 0.0, output: 10.0}\n";
+    let price = |model| {
+        format!("  - provider: main\n    model: {model}\n    usd_per_million_tokens: {{input: 0.0, output: 10.0}}\n")
+    };
+    let overlay = format!("prices:\n{}{}", price("fixed"), price("levels"));
     let path = setup.path("prices.yaml");
     std::fs::write(&path, overlay).unwrap();
     setup.set("prices", json!({"overlay": path}))
@@ -24,17 +26,22 @@ pub fn priced(setup: Setup) -> Setup {
 
 /// A call that costs [`COST_NANO_USD`], reserved and in truth alike.
 pub fn fixed() -> Value {
-    json!({"model": "fixed", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 3})
+    asking("fixed")
+}
+
+/// The same call to another model.
+pub fn asking(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 3})
 }
 
 /// Sends so many calls at once, each on a connection of its own, to the gateways in turn; how many had which status.
-pub async fn storm(addresses: &[SocketAddr], key: &str, calls: usize, body: &Value) -> Vec<(u16, usize)> {
+pub async fn storm(addresses: &[SocketAddr], key: &str, calls: usize, call: &Call) -> Vec<(u16, usize)> {
     let mut tasks = JoinSet::new();
     for number in 0..calls {
-        let (address, key, body) = (addresses[number % addresses.len()], key.to_owned(), body.clone());
+        let (address, key, call) = (addresses[number % addresses.len()], key.to_owned(), call.clone());
         tasks.spawn(async move {
             let mut client = Client::http1(address, &key).await;
-            let answer = client.send(Call::chat(&format!("storm {number}"), &body)).await;
+            let answer = client.send(call).await;
             assert!(matches!(answer.status, 200 | 429), "{}: {}", answer.status, answer.text());
             answer.status
         });
@@ -60,9 +67,11 @@ pub async fn counters(marg: &Marg, name: &str) -> Vec<Value> {
     }
 }
 
-/// What is spent of the limit of that name, over all of its counters: nano-dollars for money.
-pub async fn spent(marg: &Marg, name: &str) -> i64 {
-    counters(marg, name).await.iter().map(|counter| figure(&counter["spent"])).sum()
+/// What is spent of the limit of that name: nano-dollars for money. Of one subject, or of all.
+pub async fn spent(marg: &Marg, name: &str, subject: Option<&str>) -> i64 {
+    let all = counters(marg, name).await;
+    let picked = all.iter().filter(|counter| subject.is_none_or(|subject| counter["subject"] == subject));
+    picked.map(|counter| figure(&counter["spent"])).sum()
 }
 
 /// An amount, in the unit of its limit.
@@ -70,7 +79,12 @@ pub fn figure(figure: &Value) -> i64 {
     figure["amount_nano_usd"].as_i64().or(figure["amount"].as_i64()).unwrap_or_else(|| panic!("no figure: {figure}"))
 }
 
-/// Waits until so much is spent of the limit of that name.
-pub async fn spent_is(marg: &Marg, name: &str, amount: i64) {
-    until(&format!("{amount} is spent of {name}"), || async { (spent(marg, name).await == amount).then_some(()) }).await;
+/// Waits until so much is spent of the limit of that name; it must never be more.
+pub async fn spent_is(marg: &Marg, name: &str, subject: Option<&str>, amount: i64) {
+    until(&format!("{amount} is spent of {name}"), || async {
+        let spent = spent(marg, name, subject).await;
+        assert!(spent <= amount, "{spent} is spent of {name}, which is beyond {amount}");
+        (spent == amount).then_some(())
+    })
+    .await;
 }
