@@ -44,7 +44,7 @@ impl Cluster {
         let mut shared = shared(&database);
         if let Some(redis) = &redis {
             // What is tried here is not whether a machine under load answers within 5 ms.
-            let redis = json!({"urls": [format!("plain:{}", redis.url())], "request_timeout_ms": 1_000, "background_timeout_ms": 10_000});
+            let redis = json!({"urls": [format!("plain:{}", redis.url())], "request_timeout_ms": 10_000, "background_timeout_ms": 10_000});
             merge(&mut shared, json!({"redis": redis, "budget": {"authority": "redis"}}));
         }
         merge(&mut shared, settings);
