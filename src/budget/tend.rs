@@ -68,7 +68,8 @@ impl Budget {
             return;
         }
         let asked = self.clock.micros();
-        let limit = self.settings.load().authority_timeout.max(BEAT_TIMEOUT);
+        // A database that is busy is not away: a heartbeat may take as long as a call may.
+        let limit = BEAT_TIMEOUT.max(self.settings.load().authority_timeout);
         let beat = timeout(limit, self.authority.beat(&self.owner)).await.ok().and_then(Result::ok);
         self.heard("beat", beat.is_some());
         let Some(beat) = beat else { return };

@@ -221,8 +221,8 @@ impl Create {
             ("max_input_tokens", self.max_input_tokens.map(Value::from)),
             ("max_output_tokens", self.max_output_tokens.map(Value::from)),
         ];
-        for (name, value) in given.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            body[name] = value;
+        if let Some(body) = body.as_object_mut() {
+            body.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         }
         body
     }

@@ -4,8 +4,6 @@
 //! and is several times too much; only when that does not fit are its tokens counted (`exact_input`). Output is bounded by the
 //! ceiling that the provider is told. Money is the dearest target's, at the dearest class of token that can occur.
 
-use bytes::Bytes;
-
 use crate::budget::Amounts;
 use crate::catalog::Media;
 use crate::catalog::prices::PriceQuery;
@@ -50,23 +48,32 @@ impl Exchange {
         facts.input_tokens_most.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS)
     }
 
-    /// The input's tokens, counted: exact to a few for models whose words are known, with two fifths more for others, and never
-    /// above the bound. Costs about a millisecond for 20 KB.
+    /// The input's tokens, counted, with what a count may miss: two fifths for models whose words are not known, and what vendors
+    /// add; never above the bound.
     pub(super) async fn exact_input(&self) -> u64 {
-        let bound = self.input_bound();
-        let Some(facts) = &self.facts else { return bound };
+        let words = self.input_words().await;
+        let known = self.plan.iter().all(|step| tokens::is_known(&step.model));
+        let margin = if known { OVERHEAD_TOKENS } else { OVERHEAD_TOKENS.saturating_add(words * 2 / 5) };
+        words.saturating_add(margin).min(self.input_bound())
+    }
+
+    /// The input's tokens, counted as the first target's model counts them. Costs about a millisecond for 20 KB.
+    pub(super) async fn input_words(&self) -> u64 {
+        let Some(facts) = &self.facts else { return 0 };
+        let modalities = facts.modalities;
+        if modalities.audio_input || modalities.file_input || modalities.video_input {
+            // Media that are no images have no words to count.
+            return self.input_bound();
+        }
         let model = self.plan.first().map(|step| step.model.clone()).unwrap_or_default();
         let (operation, body) = (facts.operation, self.body.clone());
-        let count = move || counted(&model, operation, &body);
-        let text = if self.body.len() > COUNT_INLINE_BYTES {
-            tokio::task::spawn_blocking(count).await.unwrap_or(bound)
+        let count = move || tokens::count(&model, &dialect::request_text(operation, &body));
+        let words = if self.body.len() > COUNT_INLINE_BYTES {
+            tokio::task::spawn_blocking(count).await.unwrap_or_else(|_| self.input_bound())
         } else {
             count()
         };
-        let words = text.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS);
-        // Media that are no images have no words to count.
-        let modalities = facts.modalities;
-        if modalities.audio_input || modalities.file_input || modalities.video_input { bound } else { words.min(bound) }
+        words.saturating_add(self.image_tokens(facts)).min(self.input_bound())
     }
 
     fn image_tokens(&self, facts: &Facts) -> u64 {
@@ -118,9 +125,4 @@ impl Exchange {
         };
         self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
     }
-}
-
-fn counted(model: &str, operation: Operation, body: &Bytes) -> u64 {
-    let words = tokens::count(model, &dialect::request_text(operation, body));
-    if tokens::is_known(model) { words } else { words.saturating_add(words * 2 / 5) }
 }

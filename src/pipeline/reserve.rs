@@ -161,7 +161,7 @@ impl Exchange {
         if let Some(most) = caps.max_input_tokens
             && self.input_bound() > most
         {
-            let input = self.exact_input().await;
+            let input = self.input_words().await;
             if input > most {
                 let text = format!(
                     "The request has about {input} input tokens; the most for this key is {most} (max_input_tokens). Shorten it."
