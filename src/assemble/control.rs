@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus, Question,
-    Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+    Auditing, Control, CredentialStatus, ExplainedTarget, Explanation, Guard, LimitState, PartStatus, ProviderStatus,
+    Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{limits, live, load};
+use crate::assemble::{audit, limits, live, load, protection};
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -19,6 +19,7 @@ use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
 use crate::key::draft::KeyDefaults;
+use crate::ledger::feeder::ConsumerState;
 use crate::pipeline::Live;
 use crate::pipeline::answer::Answer;
 use crate::provider::Provider;
@@ -165,11 +166,16 @@ impl Control for Core {
         })
     }
 
+    fn guard(&self) -> Option<Guard> {
+        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
+        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
+    }
+
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
         let records = journal.is_ok();
-        let parts = vec![
+        let mut parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
                 ok: journal.is_ok(),
@@ -184,9 +190,26 @@ impl Control for Core {
                 ),
             },
         ];
+        let refuses = self.gateway.audit.refuses();
+        if let Some(keeper) = &self.keeper {
+            let trouble = keeper.trouble();
+            let detail = if trouble.is_none() {
+                "entries are taken"
+            } else if refuses {
+                "it cannot be written, so no calls are taken; the log says why"
+            } else {
+                "it cannot be written; its entries wait in the journal, the log says why"
+            };
+            parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
+        }
+        if self.gateway.budget.has_limits() {
+            parts.push(counting(self.gateway.budget.is_away()));
+        }
+        // The keeper of the audit log speaks for itself.
+        parts.extend(feeder.consumers.iter().filter(|other| other.name != audit::CONSUMER).map(consumer));
         let status = if self.gateway.is_draining() {
             ReadyStatus::Draining
-        } else if !records {
+        } else if !records || refuses {
             ReadyStatus::Refusing
         } else if parts.iter().all(|part| part.ok) {
             ReadyStatus::Ready
@@ -199,12 +222,25 @@ impl Control for Core {
     fn metrics(&self) -> String {
         let backlog = self.gateway.journal.backlog_bytes();
         METRICS.journal_backlog_bytes.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        for consumer in self.feeder.state().consumers {
+            let backlog = i64::try_from(consumer.backlog_bytes).unwrap_or(i64::MAX);
+            METRICS.consumer_backlog_bytes.with_label_values(&[consumer.name]).set(backlog);
+            METRICS.consumer_away.with_label_values(&[consumer.name]).set(consumer.away_since.is_some().into());
+        }
         let live = self.gateway.live.load();
         for provider in live.providers.values() {
             let resting = provider.credentials.resting(Tick::now()).iter().flatten().count();
             METRICS.resting.with_label_values(&[&*provider.name]).set(i64::try_from(resting).unwrap_or(i64::MAX));
         }
+        if let Some(keeper) = &self.keeper {
+            keeper.measure();
+        }
         METRICS.render()
+    }
+
+    fn audit(&self) -> Option<Auditing> {
+        let keeper = self.keeper.as_ref()?;
+        Some(keeper.view(&self.loaded.load().config.audit))
     }
 
     fn open_metrics(&self) -> bool {
@@ -244,13 +280,40 @@ impl Core {
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.feeder.configure(feeder_settings(&loaded.config));
+        let gates = (self.gateway.live.load().gate.clone(), live.gate.clone());
         self.gateway.live.store(Arc::new(live));
+        protection::note_change(&self.gateway.journal, &gates.0, &gates.1);
+        protection::configure(&self.gateway, &loaded.config.kavach);
+        let configs = (&before.config, &loaded.config);
+        audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
-        self.gateway.budget.configure(limits::settings(&self.config()));
+        self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();
         self.reloaded.notify_one();
         Ok(report)
     }
+}
+
+/// Whether limits can be counted.
+fn counting(is_away: bool) -> PartStatus {
+    let detail = if is_away {
+        "whoever owns the counters of limits does not answer; calls live on what this process holds, then budget.when_away \
+         applies"
+    } else {
+        "limits are counted"
+    };
+    PartStatus { name: "authority".to_owned(), ok: !is_away, detail: detail.to_owned() }
+}
+
+/// Whether somebody who takes the journal's lines besides the database does so.
+fn consumer(state: &ConsumerState) -> PartStatus {
+    let detail = match state.away_since {
+        None => "the journal's lines are taken".to_owned(),
+        Some(since) => {
+            format!("away since {}; {} bytes wait in the journal", since.rfc3339(), state.backlog_bytes)
+        }
+    };
+    PartStatus { name: state.name.to_owned(), ok: state.away_since.is_none(), detail }
 }
 
 fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {

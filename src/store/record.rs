@@ -16,7 +16,7 @@ use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`values`].
-const FACTS: [&str; 28] = [
+const FACTS: [&str; 29] = [
     "id",
     "started_at",
     "request_id",
@@ -45,6 +45,7 @@ const FACTS: [&str; 28] = [
     "tags",
     "session",
     "service_tier",
+    "verdict",
 ];
 
 /// What an amendment replaces, in the order of [`measures`].
@@ -137,6 +138,7 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
         list(&record.tags)?,
         Value::maybe(record.session.as_deref()),
         Value::maybe(record.service_tier.map(ServiceTier::as_str)),
+        Value::owned(record.verdict.as_ref().map(json).transpose()?),
     ];
     values.extend(usage(record.usage.as_ref(), record.usage_source));
     values.extend(cost(record.cost, record.price.as_ref()));
@@ -217,6 +219,7 @@ pub(super) fn read(row: &impl Row) -> Result<Record, StoreError> {
         attempts: row.json("attempts")?,
         tags: row.json("tags")?,
         session: shared("session")?,
+        verdict: row.json("verdict")?,
         charges: row.json("charges")?,
     })
 }

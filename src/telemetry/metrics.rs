@@ -53,6 +53,10 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Bytes in the journal that the database does not have yet.
     pub journal_backlog_bytes: IntGauge,
+    /// Bytes in the journal that a consumer besides the database does not have yet, by its name.
+    pub consumer_backlog_bytes: IntGaugeVec,
+    /// 1 while a consumer does not take lines, by its name.
+    pub consumer_away: IntGaugeVec,
     /// Journal lines that could not be read back.
     pub journal_corrupt: IntCounter,
     /// Seconds that one append to the journal took.
@@ -79,6 +83,20 @@ pub struct Metrics {
     pub authority_calls: IntCounterVec,
     /// 1 while the authority over limits does not answer.
     pub authority_away: IntGauge,
+    /// Entries of the audit log.
+    pub audit_entries: IntGauge,
+    /// Entries that are under no checkpoint yet.
+    pub audit_unsigned: IntGauge,
+    /// Seconds since the last checkpoint was signed; it grows while nothing happens.
+    pub audit_checkpoint_age: IntGauge,
+    /// The size of the last checkpoint that enough witnesses cosigned.
+    pub audit_witnessed: IntGauge,
+    /// Failures of a witness to cosign, by witness.
+    pub audit_witness_failures: IntCounterVec,
+    /// Commits and signatures of the audit log that failed.
+    pub audit_failures: IntGauge,
+    /// 1 while the audit log can be written.
+    pub audit_working: IntGauge,
     /// Reloads of the configuration, by result.
     pub reloads: IntCounterVec,
     /// Events of limits for the webhook, by what became of them (delivered, failed, lost).
@@ -149,6 +167,12 @@ impl Metrics {
                 "marg_journal_backlog_bytes",
                 "Journal bytes that the database does not have yet.",
             ),
+            consumer_backlog_bytes: gauges(
+                "marg_consumer_backlog_bytes",
+                "Journal bytes that a consumer does not have yet.",
+                &["consumer"],
+            ),
+            consumer_away: gauges("marg_consumer_away", "1 while a consumer does not take lines.", &["consumer"]),
             journal_corrupt: counter("marg_journal_corrupt_lines_total", "Journal lines that could not be read back."),
             journal_append: append_histogram(),
             keys: gauge("marg_keys", "Application keys known to this process."),
@@ -170,6 +194,17 @@ impl Metrics {
                 &["call", "result"],
             ),
             authority_away: gauge("marg_authority_away", "1 while the authority over limits does not answer."),
+            audit_entries: gauge("marg_audit_entries", "Entries of the audit log."),
+            audit_unsigned: gauge("marg_audit_unsigned_entries", "Entries that are under no checkpoint yet."),
+            audit_checkpoint_age: gauge("marg_audit_checkpoint_age_seconds", "Since the last checkpoint was signed."),
+            audit_witnessed: gauge("marg_audit_witnessed_entries", "Entries under a witnessed checkpoint."),
+            audit_witness_failures: counters(
+                "marg_audit_witness_failures_total",
+                "Failures of a witness to cosign.",
+                &["witness"],
+            ),
+            audit_failures: gauge("marg_audit_append_failures", "Failed writes of the audit log since the start."),
+            audit_working: gauge("marg_audit_working", "1 while the audit log can be written."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
             webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
             log_lines_dropped: counter("marg_log_lines_dropped_total", "Log lines dropped under pressure."),
@@ -205,6 +240,8 @@ impl Metrics {
             Box::new(self.connections.clone()),
             Box::new(self.connections_refused.clone()),
             Box::new(self.journal_backlog_bytes.clone()),
+            Box::new(self.consumer_backlog_bytes.clone()),
+            Box::new(self.consumer_away.clone()),
             Box::new(self.journal_corrupt.clone()),
             Box::new(self.journal_append.clone()),
             Box::new(self.keys.clone()),
@@ -218,6 +255,13 @@ impl Metrics {
             Box::new(self.reservations_expired.clone()),
             Box::new(self.authority_calls.clone()),
             Box::new(self.authority_away.clone()),
+            Box::new(self.audit_entries.clone()),
+            Box::new(self.audit_unsigned.clone()),
+            Box::new(self.audit_checkpoint_age.clone()),
+            Box::new(self.audit_witnessed.clone()),
+            Box::new(self.audit_witness_failures.clone()),
+            Box::new(self.audit_failures.clone()),
+            Box::new(self.audit_working.clone()),
             Box::new(self.reloads.clone()),
             Box::new(self.webhook_posts.clone()),
             Box::new(self.log_lines_dropped.clone()),

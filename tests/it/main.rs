@@ -18,14 +18,22 @@ mod support;
 #[path = "../support/postgres_server.rs"]
 mod postgres_server;
 
+#[allow(dead_code, reason = "the tests of the library use the rest")]
+#[path = "../support/redis_server.rs"]
+mod redis_server;
+
+mod audit;
 mod bad_input;
+mod cluster;
 mod crash;
 mod edges;
 mod failover;
+mod kavach;
 mod layers;
 mod lifecycle;
 mod models;
 mod money;
+mod outage;
 mod passthrough;
 mod postgres;
 mod slow_readers;
