@@ -67,13 +67,13 @@ fn bodies_that_are_not_json_objects_are_refused() {
         Operation::Chat,
         r#"{"model":"cheap","mod\u0065l":"dear","messages":[{}]}"#,
         "the body is not valid JSON: the key \"model\" appears twice (byte 17)",
-        None,
+        Some("model"),
     );
     refused(
         Operation::Passthrough,
         r#"{"a":[{"b":1,"b":2}]}"#,
         "the body is not valid JSON: the key \"b\" appears twice (byte 13)",
-        None,
+        Some("b"),
     );
 }
 
