@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::time::Time;
+use crate::audit::log::Log;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -88,6 +89,11 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// The audit log; `None` where there is none.
+    fn audit(&self) -> Option<Auditing> {
+        None
+    }
+
     /// Whether the gateway can do its work, part by part.
     fn readiness(&self) -> Readiness;
 
@@ -107,6 +113,19 @@ pub struct Guard {
     pub sessions: Arc<Sessions>,
     /// What is usual for each key.
     pub drift: Arc<Drift>,
+}
+
+/// The audit log, as far as operators may see it.
+#[derive(Clone)]
+pub struct Auditing {
+    /// The log; `None` while it is not open.
+    pub log: Option<Arc<Log>>,
+    /// Why it cannot be written; `None` while it can.
+    pub trouble: Option<String>,
+    /// Whether no exchange is taken while it cannot be written.
+    pub enforced: bool,
+    /// Whether checkpoint and tiles are for everybody.
+    pub open_tiles: bool,
 }
 
 /// How a counter of a limit stands.

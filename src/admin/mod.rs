@@ -5,6 +5,7 @@
 //! before the answer leaves. Errors have one shape, answers are never cached, no other origin is let in, and neither a token
 //! hash nor a credential is ever in an answer.
 
+pub mod audit;
 pub mod auth;
 pub mod control;
 pub mod keys;
@@ -42,6 +43,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
+use axum::routing::get;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -213,6 +215,11 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(system::status)),
         (Access::READ, routes!(system::version)),
         (Access::Open, routes!(system::openapi)),
+        (Access::LEDGER, routes!(audit::status)),
+        (Access::LEDGER, routes!(audit::entries)),
+        (Access::LEDGER, routes!(audit::tail)),
+        (Access::LEDGER, routes!(audit::receipt)),
+        (Access::Tiles, routes!(audit::checkpoint)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(system::health)),
         (Access::Open, routes!(system::ready)),
@@ -236,7 +243,14 @@ pub fn router(state: State) -> Router {
             router = router.route(path, methods.clone());
         }
     }
+    // Files whose paths have any number of segments, which the document cannot describe.
+    let door = Door { state: state.clone(), access: Access::Tiles, takes_query: false };
+    let tiles = Router::new()
+        .route("/admin/audit/tile/{*path}", get(audit::tile))
+        .route("/admin/audit/rotations", get(audit::rotations))
+        .route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
     router
+        .merge(tiles)
         .fallback(respond::no_such_path)
         .method_not_allowed_fallback(respond::no_such_method)
         .layer(DefaultBodyLimit::disable())

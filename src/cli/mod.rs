@@ -176,7 +176,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
-        Command::Audit(audit) => wait(audit::run(audit, common.output)),
+        Command::Audit(audit) => wait(audit::run(audit, &common)),
         Command::Witness(run) => wait(witness::run(run)),
         Command::Version(version) => version::run(version, common.output),
     }?;

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod arrive;
 pub mod attempt;
+pub mod attest;
 pub mod count;
 mod estimate;
 pub mod exchange;
@@ -41,6 +42,7 @@ use crate::kavach::{Gate, Suspension};
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
+use crate::pipeline::attest::AuditGate;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
 use crate::route::Table;
@@ -64,6 +66,8 @@ pub struct Gateway {
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
     pub counter: Counter,
+    /// What exchanges must know of the audit log.
+    pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
     pub draining: AtomicBool,
     cut_off: AtomicBool,
@@ -138,6 +142,7 @@ impl Gateway {
             suspended: OnceLock::new(),
             journal,
             counter,
+            audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),

@@ -166,36 +166,9 @@ fn list<T: Serialize>(items: &[T]) -> Result<Value<'static>, StoreError> {
 }
 
 fn usage(usage: Option<&Usage>, source: Option<UsageSource>) -> Vec<Value<'static>> {
-    let counts: [Option<i64>; 10] = match usage {
+    let counts = match usage {
         None => [None; 10],
-        Some(usage) => {
-            // Taken apart without `..`, so that a class that is added is missed by the compiler, not in the bills.
-            let Usage {
-                input,
-                cache_read,
-                cache_write_5m,
-                cache_write_1h,
-                input_audio,
-                input_image,
-                output,
-                reasoning,
-                output_audio,
-                output_image,
-            } = *usage;
-            [
-                input,
-                cache_read,
-                cache_write_5m,
-                cache_write_1h,
-                input_audio,
-                input_image,
-                output,
-                reasoning,
-                output_audio,
-                output_image,
-            ]
-            .map(|count| Some(signed(count)))
-        }
+        Some(usage) => usage.counts().map(|count| Some(signed(count))),
     };
     let source = Value::maybe(source.map(source_text));
     counts.into_iter().map(Value::Integer).chain([source]).collect()

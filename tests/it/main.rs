@@ -18,6 +18,7 @@ mod support;
 #[path = "../support/postgres_server.rs"]
 mod postgres_server;
 
+mod audit;
 mod bad_input;
 mod crash;
 mod edges;
