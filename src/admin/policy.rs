@@ -40,8 +40,8 @@ const OFF: &str = "No gate is in force here: ask a running gateway whose kavach.
 pub struct PolicyView {
     /// `off`, `observe` or `enforce`.
     pub mode: String,
-    /// The hash of the policies; null if there are none.
-    pub hash: Option<String>,
+    /// What identifies the set of policies; null if there are none.
+    pub set: Option<String>,
     /// The time zone of the clock in policies.
     pub time_zone: Option<String>,
     /// The policies, in the order of the text.
@@ -92,8 +92,8 @@ pub struct PolicyAnswer {
     pub failed: Vec<String>,
     /// The policies whose scope matches, whether or not their conditions do.
     pub scope_matches: Vec<String>,
-    /// The hash of the policies.
-    pub hash: String,
+    /// What identifies the set of policies.
+    pub set: String,
 }
 
 /// Which records to audit.
@@ -175,8 +175,8 @@ pub struct ReplayReport {
     pub refusals: Vec<RefusalRow>,
     /// How many calls each key would be refused, the most first; at most 1,000 keys.
     pub keys: Vec<KeyRefusals>,
-    /// The hash of the proposed policies.
-    pub hash: String,
+    /// What identifies the set of proposed policies.
+    pub set: String,
     /// Whether there are more records than were looked at (2,000,000).
     pub cut_off: bool,
 }
@@ -206,7 +206,7 @@ pub async fn show(state: State) -> Result<Response, Refusal> {
     });
     Ok(respond::ok(&PolicyView {
         mode: gate.mode().name().to_owned(),
-        hash: gate.set().map(|set| set.hash().to_owned()),
+        set: gate.set().map(|set| set.hash().to_owned()),
         time_zone: gate.zone().iana_name().map(str::to_owned),
         policies: policies.collect(),
         warnings: gate.set().map(|set| set.warnings().iter().map(ToString::to_string).collect()).unwrap_or_default(),
@@ -240,7 +240,7 @@ pub async fn explain(state: State, Body(order): Body<ExplainOrder>) -> Result<Re
         would_permit: grounds(&judgement.would_permit),
         failed: judgement.failed.iter().map(|failed| format!("{}: {}", failed.policy, failed.text)).collect(),
         scope_matches: gate.applying(&call).into_iter().map(|rule| rule.id.to_string()).collect(),
-        hash: gate.set_hash().to_owned(),
+        set: gate.set_hash().to_owned(),
     }))
 }
 
@@ -314,7 +314,7 @@ pub async fn replay(state: State, Body(order): Body<ReplayOrder>) -> Result<Resp
         without_facts,
         refusals: rows(&replay.refusals),
         keys: keys.collect(),
-        hash: gate.set_hash().to_owned(),
+        set: gate.set_hash().to_owned(),
         cut_off,
     }))
 }

@@ -93,7 +93,7 @@ pub struct VerdictView {
     pub deciding: Vec<VerdictGround>,
     /// The policies in observe mode that would refuse it.
     pub would_refuse: Vec<VerdictGround>,
-    /// The beginning of the hash of the policies.
+    /// What identifies the set of policies.
     pub set: String,
     /// How many targets the policies left out.
     pub dropped: u32,

@@ -117,8 +117,15 @@ impl Ring {
     /// Lets the key of that id rest at once, or ends that; whether there is such a key. For a rest that is not in the store
     /// yet, so that it counts from the call on that brought it about.
     pub fn suspend(&self, id: &str, suspension: Option<Suspension>) -> bool {
-        let Some(key) = self.get(id) else { return false };
-        self.put(Key { suspension, ..Key::clone(&key) });
+        // Under the writer's lock from the look to the change, so that a revocation in between is not undone.
+        let mut writer = self.writer();
+        writer.changes += 1;
+        let Some(hash) = writer.hashes.get(id).copied() else { return false };
+        self.change(&hash, |shard| {
+            if let Some(key) = shard.get_mut(&hash) {
+                *key = Arc::new(Key { suspension, ..Key::clone(key) });
+            }
+        });
         true
     }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Noun, Tokens};
-use crate::ledger::{Line, Outcome, Record};
+use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Noun, Tokens, Verdict};
+use crate::ledger::{Line, Outcome, Record, record};
 use crate::unit::clock::Timestamp;
 use crate::unit::event;
 
@@ -87,7 +87,7 @@ fn exchange(record: &Record) -> Exchange {
         status: record.status,
         outcome: word(&record.outcome),
         reason: record.reason.clone(),
-        verdict: None,
+        verdict: record.verdict.as_ref().map(verdict),
         attempts: record.attempts.iter().map(attempt).collect(),
         usage: record.usage.map(Tokens::from),
         usage_source: record.usage_source,
@@ -99,6 +99,18 @@ fn exchange(record: &Record) -> Exchange {
         bytes_out: record.bytes_out,
         prompt: None,
         answer: None,
+    }
+}
+
+/// What the gate said: what was done, and who decided. Where the gate only observes, a refusal permits.
+fn verdict(said: &record::Verdict) -> Verdict {
+    let word = |denied: bool| if denied { "refuse" } else { "permit" }.to_owned();
+    let policies = said.deciding.iter().chain(&said.would_refuse);
+    Verdict {
+        real: word(&*said.real == "deny"),
+        effective: word(&*said.verdict == "deny"),
+        policies: policies.map(|ground| ground.policy.to_string()).collect(),
+        policy_set: Some(said.set.to_string()),
     }
 }
 
