@@ -16,6 +16,7 @@ pub mod live;
 mod servers;
 mod signals;
 pub mod webhook;
+mod witnesses;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
