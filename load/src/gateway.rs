@@ -23,6 +23,8 @@ pub struct Wanted {
     pub threads: usize,
     /// The level of its log; `info` is Marg's default.
     pub log_level: String,
+    /// How many limits apply to every call, none of which is ever reached.
+    pub limits: usize,
 }
 
 /// Writes a configuration into `folder`, makes a key and says how to start the gateway with both.
@@ -49,10 +51,26 @@ pub fn recipe(folder: &Path, wanted: &Wanted) -> anyhow::Result<Recipe> {
     })
 }
 
+/// The limits of `--limits`, in the order in which they are taken: one of each kind that operators use together.
+pub const LIMITS: [&str; 8] = [
+    "scope: key, unit: requests, window: minute, amount: 1000000000",
+    "scope: key, unit: usd, window: day, amount_usd: 1000000",
+    "scope: key, unit: tokens, window: minute, amount: 1000000000000",
+    "scope: gateway, unit: usd, window: month, amount_usd: 1000000",
+    "scope: key, unit: concurrent, window: now, amount: 100000",
+    "scope: model, subject: '*', unit: output_tokens, window: hour, amount: 1000000000000",
+    "scope: gateway, unit: requests, window: day, amount: 1000000000000",
+    "scope: key, unit: input_tokens, window: total, amount: 1000000000000",
+];
+/// What limits in dollars need to know.
+const PRICES: &str = "prices:\n  default: {input: 1, output: 2}\n";
+
 /// Marg as it comes: only addresses, threads and the provider are set. Keys are required, the ledger, metrics and the log
 /// are on by default.
 fn configuration(folder: &Path, data: SocketAddr, admin: SocketAddr, wanted: &Wanted) -> String {
-    let Wanted { mock, threads, log_level, .. } = wanted;
+    let Wanted { mock, threads, log_level, limits, .. } = wanted;
+    let limits: String = LIMITS.iter().take(*limits).map(|limit| format!("  - {{{limit}}}\n")).collect();
+    let limits = if limits.is_empty() { limits } else { format!("limits:\n{limits}") };
     let folder = serde_json::Value::from(folder.join("data").display().to_string());
     format!(
         "data_dir: {folder}\n\
@@ -60,7 +78,7 @@ fn configuration(folder: &Path, data: SocketAddr, admin: SocketAddr, wanted: &Wa
          admin:\n  listen: \"{admin}\"\n\
          log:\n  level: {log_level}\n  format: json\n\
          providers:\n  mock:\n    base_url: \"http://{mock}/v1\"\n    credentials: [\"plain:mock\"]\n\
-         default_provider: mock\n"
+         default_provider: mock\n{limits}{PRICES}"
     )
 }
 

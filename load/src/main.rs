@@ -84,6 +84,9 @@ struct RunOptions {
     /// The level of the gateway's log.
     #[arg(long, default_value = "info")]
     log_level: String,
+    /// How many limits the gateway holds every call to, 0 to 8.
+    #[arg(long, default_value_t = 0, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=8))]
+    limits: usize,
     /// Measure the baseline alone.
     #[arg(long)]
     baseline_only: bool,
@@ -201,7 +204,11 @@ fn subject(options: &RunOptions) -> anyhow::Result<Subject> {
     let Some(url) = &options.url else {
         return Ok(match options.baseline_only {
             true => Subject::Nothing,
-            false => Subject::Marg(options.marg.clone(), options.log_level.clone()),
+            false => Subject::Marg {
+                marg: options.marg.clone(),
+                log_level: options.log_level.clone(),
+                limits: options.limits,
+            },
         });
     };
     let Some(rest) = url.strip_prefix("http://") else { bail!("--url begins with http://; got {url}") };

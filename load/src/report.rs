@@ -79,7 +79,9 @@ impl Report {
     pub fn begin(machine: Machine, cores: Cores, plan: &Plan) -> Self {
         let subject = match &plan.subject {
             Subject::Nothing => "nothing: the baseline alone".to_owned(),
-            Subject::Marg(_, log_level) => format!("marg with a key, ledger, metrics and its log at {log_level}"),
+            Subject::Marg { log_level, limits, .. } => {
+                format!("marg with a key, {limits} limits, ledger, metrics and its log at {log_level}")
+            }
             Subject::External(target) => format!("{} (pid {:?}), started by somebody else", target.address, target.pid),
         };
         Self {

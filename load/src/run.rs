@@ -51,8 +51,15 @@ pub struct Plan {
 pub enum Subject {
     /// Nothing: only the baseline is measured.
     Nothing,
-    /// A `marg` that the harness configures and starts, with this level of its log.
-    Marg(PathBuf, String),
+    /// A `marg` that the harness configures and starts.
+    Marg {
+        /// The binary.
+        marg: PathBuf,
+        /// The level of its log.
+        log_level: String,
+        /// How many limits apply to every call.
+        limits: usize,
+    },
     /// Something that runs already.
     External(Target),
 }
@@ -109,8 +116,9 @@ impl<'a> Bench<'a> {
         };
         let threads = cores.target.len();
         let gateway = match &plan.subject {
-            Subject::Marg(marg, log_level) => {
-                let wanted = gateway::Wanted { marg: marg.clone(), mock, threads, log_level: log_level.clone() };
+            Subject::Marg { marg, log_level, limits } => {
+                let (marg, log_level) = (marg.clone(), log_level.clone());
+                let wanted = gateway::Wanted { marg, mock, threads, log_level, limits: *limits };
                 Some(gateway::recipe(folder, &wanted).context("prepare the gateway")?)
             }
             Subject::Nothing | Subject::External(_) => None,

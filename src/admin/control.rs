@@ -12,6 +12,9 @@ use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::error::Result;
+use crate::kavach::Gate;
+use crate::kavach::drift::Drift;
+use crate::kavach::session::Sessions;
 use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
 
@@ -81,6 +84,11 @@ pub trait Control: Send + Sync {
     /// `ModelNotFound` when no route and no default provider takes it.
     fn explain(&self, question: &Question) -> Result<Explanation>;
 
+    /// What decides and remembers in the running gateway; `None` where none runs, as for the command line on the store.
+    fn guard(&self) -> Option<Guard> {
+        None
+    }
+
     /// The audit log; `None` where there is none.
     fn audit(&self) -> Option<Auditing> {
         None
@@ -94,6 +102,17 @@ pub trait Control: Send + Sync {
 
     /// Whether `/metrics` is served without a token (`admin.open_metrics`).
     fn open_metrics(&self) -> bool;
+}
+
+/// What decides and remembers in the running gateway.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The gate in force.
+    pub gate: Arc<Gate>,
+    /// Sessions.
+    pub sessions: Arc<Sessions>,
+    /// What is usual for each key.
+    pub drift: Arc<Drift>,
 }
 
 /// The audit log, as far as operators may see it.

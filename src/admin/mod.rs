@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod orgs;
 mod page;
 pub mod parties;
+pub mod policy;
 pub mod prices;
 pub mod providers;
 pub mod reconcile;
@@ -23,6 +24,7 @@ pub mod requests;
 pub mod respond;
 pub mod routes;
 pub mod service;
+pub mod sessions;
 mod shape;
 pub mod spend;
 pub mod system;
@@ -147,6 +149,14 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::OPERATE, routes!(keys::rotate)),
         (Access::OPERATE, routes!(keys::enable)),
         (Access::OPERATE, routes!(keys::disable)),
+        (Access::OPERATE, routes!(keys::release)),
+        (Access::READ, routes!(policy::show)),
+        (Access::LEDGER, routes!(policy::explain)),
+        (Access::LEDGER, routes!(policy::audit)),
+        (Access::LEDGER, routes!(policy::replay)),
+        (Access::LEDGER, routes!(sessions::list)),
+        (Access::OPERATE, routes!(sessions::reset)),
+        (Access::OPERATE, routes!(sessions::end)),
         (Access::LEDGER, routes!(requests::list)),
         (Access::LEDGER, routes!(requests::show)),
         (Access::LEDGER, routes!(requests::export)),

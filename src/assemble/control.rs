@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Auditing, Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus,
+    Auditing, Control, CredentialStatus, ExplainedTarget, Explanation, Guard, LimitState, PartStatus, ProviderStatus,
     Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, limits, live, load};
+use crate::assemble::{audit, limits, live, load, protection};
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -165,6 +165,11 @@ impl Control for Core {
         })
     }
 
+    fn guard(&self) -> Option<Guard> {
+        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
+        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
+    }
+
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
@@ -264,7 +269,10 @@ impl Core {
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.feeder.configure(feeder_settings(&loaded.config));
+        let gates = (self.gateway.live.load().gate.clone(), live.gate.clone());
         self.gateway.live.store(Arc::new(live));
+        protection::note_change(&self.gateway.journal, &gates.0, &gates.1);
+        protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
         audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
         self.loaded.store(Arc::new(loaded));

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -127,6 +127,7 @@ impl Core {
         let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
+        protection::configure(&gateway, &loaded.config.kavach);
         audit::note_start(&gateway.journal, &source, &loaded.config);
         if let Some(keeper) = &keeper {
             let enforced = loaded.config.audit.mode == crate::config::AuditMode::Enforce;
@@ -160,6 +161,7 @@ impl Core {
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
         runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
         if let Some(keeper) = core.keeper.clone() {
             if core.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
                 runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));

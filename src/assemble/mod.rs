@@ -13,6 +13,7 @@ mod discovery;
 pub mod house;
 pub mod limits;
 pub mod live;
+mod protection;
 mod servers;
 mod signals;
 pub mod webhook;

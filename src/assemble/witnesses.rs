@@ -125,7 +125,9 @@ async fn ask(
             Asked::From(size) => *old = size,
             Asked::Ahead(size) => {
                 tracing::error!(
-                    witness = witness.name, size, ours = published.checkpoint.size,
+                    witness = witness.name,
+                    size,
+                    ours = published.checkpoint.size,
                     "ALARM: a witness has cosigned more of this audit log than there is: it was rolled back, or forked"
                 );
                 return Err(format!("it has cosigned {size} entries of this log"));

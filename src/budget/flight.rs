@@ -391,7 +391,7 @@ impl Budget {
             Ok(Ok(answer)) if answer.grants.len() == wants.len() => Some(answer),
             Ok(Ok(_)) => None,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the authority over limits did not lease");
+                tracing::warn!(%error, "the authority over limits did not lease");
                 None
             }
             Err(_) => None,

@@ -68,7 +68,9 @@ impl Budget {
             return;
         }
         let asked = self.clock.micros();
-        let beat = timeout(BEAT_TIMEOUT, self.authority.beat(&self.owner)).await.ok().and_then(Result::ok);
+        // A database that is busy is not away: a heartbeat may take as long as a call may.
+        let limit = BEAT_TIMEOUT.max(self.settings.load().authority_timeout);
+        let beat = timeout(limit, self.authority.beat(&self.owner)).await.ok().and_then(Result::ok);
         self.heard("beat", beat.is_some());
         let Some(beat) = beat else { return };
         self.clock.learn(beat.now, asked);

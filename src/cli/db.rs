@@ -14,22 +14,21 @@ use crate::store::{self, Address};
 /// What to do with the database.
 #[derive(Debug, Subcommand)]
 pub enum Db {
-    /// Bring the schema of the database up to date; make the database if it is not there. A start does the same.
-    Migrate,
-    /// Move everything to another database: keys, tokens, routes, limits, prices and the request log. Stop the gateway first;
-    /// a copy that was interrupted is begun again.
-    Copy(Copy),
+    /// Bring the schema of the database up to date, and make the database if it is not there, as a start does. With --to, move
+    /// everything to another database: keys, tokens, routes, limits, prices and the request log. Stop the gateway first; a move
+    /// that was interrupted is begun again.
+    Migrate(Migrate),
 }
 
-/// Where everything is moved.
+/// What is brought where.
 #[derive(Debug, Args)]
-pub struct Copy {
-    /// The database to copy from, written as for --to; the one of the configuration, if left out.
+pub struct Migrate {
+    /// The empty database to move to: sqlite:PATH, postgres://USER@HOST/NAME, or env:NAME or file:PATH for one with a password.
     #[arg(long, value_name = "DATABASE")]
+    to: Option<String>,
+    /// The database to move from, written as for --to; the one of the configuration, if left out.
+    #[arg(long, value_name = "DATABASE", requires = "to")]
     from: Option<String>,
-    /// The empty database to copy to: sqlite:PATH, postgres://USER@HOST/NAME, or env:NAME or file:PATH for one with a password.
-    #[arg(long, value_name = "DATABASE")]
-    to: String,
 }
 
 /// Runs one of the commands.
@@ -39,21 +38,21 @@ pub async fn run(command: Db, common: &Common) -> Result {
     }
     let loaded = local::configuration(&common.config)?;
     match command {
-        Db::Migrate => migrate(&loaded, common).await,
-        Db::Copy(which) => copy(&loaded, which, common).await,
+        Db::Migrate(Migrate { to: None, .. }) => bring_up_to_date(&loaded, common).await,
+        Db::Migrate(Migrate { to: Some(to), from }) => move_everything(&loaded, (from.as_deref(), &to), common).await,
     }
 }
 
-async fn copy(loaded: &Loaded, which: Copy, common: &Common) -> Result {
+async fn move_everything(loaded: &Loaded, (from, to): (Option<&str>, &str), common: &Common) -> Result {
     let named = |text: &str| load::database_url(text).map_err(Failure::usage);
     let configured = house::address(loaded).map_err(|error| local::failure(&error))?;
-    let from = match &which.from {
+    let from = match from {
         Some(text) => Address { url: named(text)?, ..configured.clone() },
         None => configured.clone(),
     };
-    let to = Address { url: named(&which.to)?, listen_url: None, ..configured };
+    let to = Address { url: named(to)?, listen_url: None, ..configured };
     if from.url == to.url {
-        return Err(Failure::usage("The database to copy to is the one to copy from."));
+        return Err(Failure::usage("The database to move to is the one to move from."));
     }
     let copied = store::copy_all(&from, &to).await?;
     if common.output != Format::Table {
@@ -65,7 +64,7 @@ async fn copy(loaded: &Loaded, which: Copy, common: &Common) -> Result {
     output::line("Both databases hold the same. Name the new one in database.url and start the gateway.")
 }
 
-async fn migrate(loaded: &Loaded, common: &Common) -> Result {
+async fn bring_up_to_date(loaded: &Loaded, common: &Common) -> Result {
     let opened = house::open(loaded).await.map_err(|error| local::failure(&error))?;
     let applied = opened.applied;
     opened.store.close().await;

@@ -567,6 +567,7 @@ fn every_key_that_is_read_is_in_the_list() {
     let node = tree::read(yaml, &mut decoder.report);
     decoder.root(node.as_ref(), shape::config);
     let parts = [
+        "database",
         "server",
         "server.tls",
         "admin",
@@ -604,6 +605,9 @@ fn words_of_closed_lists_are_those_of_the_api() {
 fn other_value(path: &str) -> &'static str {
     match path {
         "data_dir" => "/elsewhere",
+        "database.url" | "database.listen_url" => "postgres://other@host/name",
+        "database.pooler" => "true",
+        "database.connections" => "7",
         "server.listen" | "admin.listen" => "127.0.0.1:1",
         "server.tls.certificate" | "server.tls.key" | "prices.overlay" => "/file.pem",
         "server.h2c" | "server.provider_header" | "admin.open_metrics" => "true",

@@ -32,6 +32,7 @@ impl Exchange {
         self.record.path = clip(head.path);
         self.record.operation.push_str("unknown");
         self.record.request_id = request_id(head.headers);
+        self.by_proxy = head.peer.is_some_and(|peer| self.live.settings.trusts(peer.to_canonical()));
         let address = head.peer.map(|peer| caller_address(&self.live.settings, peer, head.headers));
         self.record.address = address.map(|address| address.to_string());
         if self.gateway.is_draining() {

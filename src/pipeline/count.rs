@@ -60,7 +60,7 @@ pub struct Uncounted {
 
 /// The thread that counts.
 pub struct Counter {
-    queue: Mutex<Option<SyncSender<Uncounted>>>,
+    queue: Mutex<Option<SyncSender<Box<Uncounted>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     journal: Arc<Journal>,
 }
@@ -84,14 +84,14 @@ impl Counter {
             job.request = Bytes::new();
         }
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = match queue.as_ref().map(|queue| queue.try_send(job)) {
+        let refused = match queue.as_ref().map(|queue| queue.try_send(Box::new(job))) {
             Some(Ok(())) | None => return,
             Some(Err(TrySendError::Full(job) | TrySendError::Disconnected(job))) => job,
         };
         drop(queue);
         // Too many wait: four bytes a token is an estimate, too, and costs nothing.
         let usage = Usage { input: refused.request_bytes / 4, output: refused.delivered_bytes / 4, ..Usage::default() };
-        finish(refused, usage, &self.journal);
+        finish(*refused, usage, &self.journal);
     }
 
     /// Counts what waits, then ends the thread.
@@ -104,10 +104,10 @@ impl Counter {
     }
 }
 
-fn work(jobs: &Receiver<Uncounted>, journal: &Journal) {
+fn work(jobs: &Receiver<Box<Uncounted>>, journal: &Journal) {
     while let Ok(job) = jobs.recv() {
         let usage = usage(&job);
-        finish(job, usage, journal);
+        finish(*job, usage, journal);
     }
 }
 

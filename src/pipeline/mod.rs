@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod invoices;
+pub mod judge;
 pub mod label;
 pub mod local;
 pub mod relay;
@@ -23,15 +24,21 @@ pub mod understand;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 
 use crate::budget::Budget;
 use crate::catalog::prices::Catalog;
+use crate::kavach::config::{DriftConfig, SessionConfig};
+use crate::kavach::drift::Drift;
+use crate::kavach::drift::geo::Places;
+use crate::kavach::session::Sessions;
+use crate::kavach::{Gate, Suspension};
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
@@ -49,6 +56,12 @@ pub struct Gateway {
     pub ring: Arc<Ring>,
     /// What may be spent.
     pub budget: Arc<Budget>,
+    /// What belongs together.
+    pub sessions: Arc<Sessions>,
+    /// What is usual for each key.
+    pub drift: Arc<Drift>,
+    /// Where suspensions go to be stored; nobody takes them in tests of what is not about that.
+    pub suspended: OnceLock<mpsc::Sender<Suspension>>,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
@@ -72,6 +85,10 @@ pub struct Live {
     pub table: Table,
     /// What they cost.
     pub catalog: Arc<Catalog>,
+    /// What may be done.
+    pub gate: Arc<Gate>,
+    /// Where addresses are, if the operator gives a database.
+    pub places: Option<Arc<Places>>,
 }
 
 /// Bounds and switches of the data plane, as the configuration's `server` section has them.
@@ -120,6 +137,9 @@ impl Gateway {
             live: ArcSwap::from_pointee(live),
             ring,
             budget,
+            sessions: Arc::new(Sessions::new(SessionConfig::default())),
+            drift: Arc::new(Drift::new(DriftConfig::default())),
+            suspended: OnceLock::new(),
             journal,
             counter,
             audit: AuditGate::default(),

@@ -181,7 +181,7 @@ pub fn sign(
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
-    for (name, value) in exchange.limit_headers() {
+    for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
         response.insert_header(name, value)?;
     }
     Ok(())

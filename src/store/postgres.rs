@@ -3,7 +3,7 @@
 //! Every call is one transaction of a few statements on a pooled connection, with a time limit at the server and one here, so a
 //! database that hangs fails calls instead of holding them. Nothing lives in a session: no named cursor, no session lock, no
 //! setting that outlasts its transaction; with `pooler` not even a named statement, so that PgBouncer may give each transaction
-//! another connection (`a_pooler_in_transaction_mode_is_no_obstacle`). What PostgreSQL and the driver say in errors may hold
+//! another connection (the whole suite runs `behind_a_pooler`). What PostgreSQL and the driver say in errors may hold
 //! hosts, users and values: it is translated (`failed`) and never passed on.
 
 mod copy;

@@ -88,7 +88,7 @@ async fn every_answered_exchange_is_an_entry_whatever_its_end() {
     let refused = [
         (401, Client::http1(marg.address, "wrong").await.send(Call::chat("wrong key", &body())).await),
         (400, marg.send(malformed).await),
-        (404, marg.send(Call::new("GET", "/v1/nothing/here")).await),
+        (404, marg.send(Call::new("GET", "/nothing/here")).await),
         (429, marg.send(Call::chat("tight", &body()).header("x-marg-tags", "tight")).await),
     ];
     for (status, answer) in refused {

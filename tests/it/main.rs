@@ -23,6 +23,7 @@ mod bad_input;
 mod crash;
 mod edges;
 mod failover;
+mod kavach;
 mod layers;
 mod lifecycle;
 mod models;

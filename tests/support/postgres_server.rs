@@ -2,10 +2,11 @@
 //!
 //! The programs are Debian's (`/usr/lib/postgresql/*/bin`), else those in the path; `tools/need postgresql` installs them. They
 //! refuse to run as root, so then they run as `postgres` or `nobody`. A shell watches a pipe from this process and ends the
-//! server when the pipe closes, so that none outlives a test that is killed. Nothing is forced to the disk: that costs most of
+//! server and removes its folder when the pipe closes, so that nothing outlives a test that is killed. Nothing is forced to the disk: that costs most of
 //! the time, and no test cuts the power.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,18 +56,20 @@ impl PostgresServer {
     /// Ends it at once, as a crash would; connections break.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            drop(child.stdin.take());
+            let mut pipe = child.stdin.take().expect("the pipe to the shell is open");
+            pipe.write_all(b"keep\n").expect("the shell reads");
             child.wait().expect("the server's shell can be waited for");
         }
     }
 
     /// Starts it again on the same port with what was committed.
     pub fn resume(&mut self) {
-        let script = "\"$@\" >/dev/null 2>&1 & server=$!; read -r _; kill -QUIT $server; wait $server";
+        let script = "\"$@\" >/dev/null 2>&1 & server=$!; read -r word; kill -QUIT $server; wait $server; \
+                      [ \"$word\" = keep ] || rm -rf \"$0\"";
         let data = self.folder.path().join("data");
         // In a folder that its user may enter, which need not be so of the current one.
         let mut shell = as_user(Path::new("/bin/sh"));
-        shell.args(["-c", script, "sh"]).arg(self.programs.join("postgres")).arg("-D").arg(&data);
+        shell.args(["-c", script]).arg(self.folder.path()).arg(self.programs.join("postgres")).arg("-D").arg(&data);
         shell.arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string(), "-h", "127.0.0.1"]);
         for setting in
             ["fsync=off", "full_page_writes=off", "max_connections=300", "shared_buffers=32MB", "autovacuum=off"]
@@ -123,9 +126,9 @@ impl Pooler {
         let program =
             ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new).into_iter().find(|path| path.exists());
         let program = program.expect("pgbouncer is there: tools/need pgbouncer");
-        let script = "\"$@\" >/dev/null 2>&1 & server=$!; read -r _; kill -TERM $server; wait $server";
+        let script = "\"$@\" >/dev/null 2>&1 & server=$!; read -r _; kill -TERM $server; wait $server; rm -rf \"$0\"";
         let mut shell = as_user(Path::new("/bin/sh"));
-        shell.args(["-c", script, "sh"]).arg(program).arg("-q").arg(&file);
+        shell.args(["-c", script]).arg(folder.path()).arg(program).arg("-q").arg(&file);
         let child = shell
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -16,7 +16,7 @@ pub fn exchange(number: u128) -> Exchange {
         key: Some("key_01jd3c0000000000000000001v".into()),
         org: Some("acme".into()),
         team: Some("search".into()),
-        user: Some(if number % 2 == 0 { "ada" } else { "bob" }.into()),
+        user: Some(if number.is_multiple_of(2) { "ada" } else { "bob" }.into()),
         session: None,
         tags: Vec::new(),
         model_requested: Some("gpt-5-mini".to_owned()),

@@ -200,3 +200,25 @@ async fn insert(work: &mut Work, records: &[&Record]) -> Result<u64, StoreError>
     }
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::ledger::{record, write};
+    use crate::store::testing::database;
+
+    #[tokio::test]
+    async fn a_follower_misses_nothing_while_batches_cross() {
+        let (store, _) = Store::open(&database()).await.unwrap();
+        let mut slow = store.begin().await.unwrap();
+        slow.one(slow.sql(WRITING)).await.unwrap();
+        insert(&mut slow, &[&record(1)]).await.unwrap();
+        // The later number is there before the earlier one.
+        write(&store, &[record(2)]).await;
+        let filter = Filter { order: Order::Arrival, ..Filter::default() };
+        let (page, committed) = tokio::join!(LedgerStore::find(&store, &filter), slow.commit());
+        committed.unwrap();
+        let started: Vec<i64> = page.unwrap().records.iter().map(|record| record.started_at.0).collect();
+        assert_eq!(started, [1, 2]);
+    }
+}
