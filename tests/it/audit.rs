@@ -190,6 +190,33 @@ async fn what_operators_and_the_gateway_do_is_in_the_log_with_its_actor() {
 }
 
 #[tokio::test]
+async fn a_gateway_goes_over_to_the_next_key_at_its_start() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let early = receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    let old = known_policy(&marg);
+    let (code, _, errors) = marg.try_command(&["audit", "key", "rotate", "--file", "data/audit.key"]).await;
+    assert_eq!(code, 0, "{errors}");
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    marg.restart().await;
+    let late = receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    assert_ne!(known_policy(&marg), old, "the next key took the place of the present one");
+    assert!(!marg.path("data/audit.key.next").exists());
+    let away = tempfile::tempdir().unwrap();
+    std::fs::write(away.path().join("log.policy"), old).unwrap();
+    for text in [early, late] {
+        std::fs::write(away.path().join("r.json"), text).unwrap();
+        let arguments = ["audit", "verify", "--receipt", "r.json", "--policy", "log.policy"];
+        let (good, said) = elsewhere(away.path(), &arguments).await;
+        assert!(good, "{said}");
+    }
+    marg.kill9();
+    marg.restart().await;
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_written_stops_calls_until_it_can() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).set("audit", json!({"mode": "enforce"})).start().await;
