@@ -37,6 +37,9 @@ use crate::unit::clock::Timestamp;
 use crate::unit::event;
 use crate::unit::secret::Secret;
 
+/// Its name among those who take the journal's lines.
+pub(super) const CONSUMER: &str = "audit";
+
 /// How often a log that is not open is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
 /// How often entries past their retention are looked for.
@@ -334,7 +337,7 @@ impl Feed {
 #[async_trait]
 impl Consumer for Feed {
     fn name(&self) -> &'static str {
-        "audit"
+        CONSUMER
     }
 
     async fn position(&self, segment: &str) -> Result<u64, StoreError> {

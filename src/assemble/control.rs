@@ -19,6 +19,7 @@ use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
 use crate::key::draft::KeyDefaults;
+use crate::ledger::feeder::ConsumerState;
 use crate::pipeline::Live;
 use crate::pipeline::answer::Answer;
 use crate::provider::Provider;
@@ -201,6 +202,11 @@ impl Control for Core {
             };
             parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
         }
+        if self.gateway.budget.has_limits() {
+            parts.push(counting(self.gateway.budget.is_away()));
+        }
+        // The keeper of the audit log speaks for itself.
+        parts.extend(feeder.consumers.iter().filter(|other| other.name != audit::CONSUMER).map(consumer));
         let status = if self.gateway.is_draining() {
             ReadyStatus::Draining
         } else if !records || refuses {
@@ -216,6 +222,11 @@ impl Control for Core {
     fn metrics(&self) -> String {
         let backlog = self.gateway.journal.backlog_bytes();
         METRICS.journal_backlog_bytes.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+        for consumer in self.feeder.state().consumers {
+            let backlog = i64::try_from(consumer.backlog_bytes).unwrap_or(i64::MAX);
+            METRICS.consumer_backlog_bytes.with_label_values(&[consumer.name]).set(backlog);
+            METRICS.consumer_away.with_label_values(&[consumer.name]).set(consumer.away_since.is_some().into());
+        }
         let live = self.gateway.live.load();
         for provider in live.providers.values() {
             let resting = provider.credentials.resting(Tick::now()).iter().flatten().count();
@@ -276,11 +287,33 @@ impl Core {
         let configs = (&before.config, &loaded.config);
         audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
-        self.gateway.budget.configure(limits::settings(&self.config()));
+        self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();
         self.reloaded.notify_one();
         Ok(report)
     }
+}
+
+/// Whether limits can be counted.
+fn counting(is_away: bool) -> PartStatus {
+    let detail = if is_away {
+        "whoever owns the counters of limits does not answer; calls live on what this process holds, then budget.when_away \
+         applies"
+    } else {
+        "limits are counted"
+    };
+    PartStatus { name: "authority".to_owned(), ok: !is_away, detail: detail.to_owned() }
+}
+
+/// Whether somebody who takes the journal's lines besides the database does so.
+fn consumer(state: &ConsumerState) -> PartStatus {
+    let detail = match state.away_since {
+        None => "the journal's lines are taken".to_owned(),
+        Some(since) => {
+            format!("away since {}; {} bytes wait in the journal", since.rfc3339(), state.backlog_bytes)
+        }
+    };
+    PartStatus { name: state.name.to_owned(), ok: state.away_since.is_none(), detail }
 }
 
 fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {

@@ -121,10 +121,14 @@ impl Core {
             consumers: charges.into_iter().chain(entries).collect(),
             owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
         };
+        if loaded.config.budget.authority == crate::config::AuthorityConfig::Redis {
+            runtime.block_on(limits::introduce(&*authority, &journal.owner()));
+        }
         let feeder = Feeder::new(journal.clone(), takers, feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
-        let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config));
+        let budget =
+            Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config, house.store.name()));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);

@@ -22,14 +22,19 @@ use crate::ledger::reprice::Adjust;
 use crate::ledger::{Consumer, Line};
 use crate::store::redis::{Changes, Redis, RedisCounters, RedisMode, RedisSettings};
 use crate::unit::charge::CounterId;
-use crate::unit::clock::Timestamp;
 
 /// The most counters that one reset may touch; more are reset one subject at a time.
 const MAX_RESET: usize = 100_000;
-/// How long a call waits for a database that owns the counters; beyond it leases carry on until it answers again.
-const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for a file that owns the counters: it cannot be away, only busy with another process's write.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for a server that owns the counters beyond what a connection may take (`database.connect_timeout_ms`);
+/// after that leases carry on until it answers again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the budget is told how far the journal has been applied.
 const APPLIED_EVERY: Duration = Duration::from_secs(5);
+/// How long a start waits for the owner of the counters, which may have to be filled first, and how often it asks.
+const INTRODUCE_FOR: Duration = Duration::from_secs(4);
+const INTRODUCE_EVERY: Duration = Duration::from_millis(20);
 /// How often counters are tidied.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// After which silence what a process had running at one time counts as ended.
@@ -59,13 +64,14 @@ pub fn in_force(loaded: &Loaded, stored: &[Limit]) -> Vec<Limit> {
     loaded.config.limits.iter().chain(stored).cloned().collect()
 }
 
-/// How limits are held, as the configuration says.
-pub fn settings(config: &Config) -> BudgetSettings {
+/// How limits are held, as the configuration says; `store` is the name of the database's kind.
+pub fn settings(config: &Config, store: &str) -> BudgetSettings {
     BudgetSettings {
         wait: Duration::from_millis(config.budget.wait_ms),
         when_away: config.budget.when_away,
         authority_timeout: match config.budget.authority {
-            AuthorityConfig::Store => STORE_TIMEOUT,
+            AuthorityConfig::Store if store == "sqlite" => FILE_TIMEOUT,
+            AuthorityConfig::Store => Duration::from_millis(config.database.connect_timeout_ms) + ANSWER_TIMEOUT,
             AuthorityConfig::Redis => Duration::from_millis(config.redis.request_timeout_ms),
         },
         ..BudgetSettings::default()
@@ -96,6 +102,20 @@ pub fn counting(house: &House, loaded: &Loaded) -> anyhow::Result<Counting> {
             Ok(Counting { authority: owner.clone(), charges: vec![owner, counters], news })
         }
         None => Ok(Counting { authority: counters.clone(), charges: vec![counters], news }),
+    }
+}
+
+/// Waits until whoever owns the counters leases, within a bound: a Redis that is empty, or was restarted, is first filled from
+/// the database, and nobody should be refused because the gateway has just started. One that is away is no reason not to.
+pub async fn introduce(authority: &dyn Authority, owner: &str) {
+    let answered = async {
+        while let Err(cause) = authority.acquire(owner, &[]).await {
+            tracing::debug!(%cause, "the owner of the counters does not lease yet");
+            tokio::time::sleep(INTRODUCE_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(INTRODUCE_FOR, answered).await.is_err() {
+        tracing::warn!("the owner of the counters of limits does not answer yet; calls under limits wait for it");
     }
 }
 
@@ -166,9 +186,10 @@ pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
     });
     let applied = tell_what_is_applied(core.clone(), stopped.clone());
     let tidied = tidy(core.clone(), stopped.clone());
+    let released = release_dead(core.clone(), stopped.clone());
     let hook = move || core.loaded.load().webhook.clone();
     let posted = webhook::run(budget.events(), webhook::document, hook, stopped.clone());
-    tokio::join!(budget.clone().run(stopped), applied, tidied, posted);
+    tokio::join!(budget.clone().run(stopped), applied, tidied, released, posted);
 }
 
 /// Tells the budget how far the journal has been applied, as long as it holds anything.
@@ -193,28 +214,43 @@ async fn tell_what_is_applied(core: Arc<Core>, mut stopped: watch::Receiver<bool
     }
 }
 
-/// Lets the authority forget what is long over, and frees what silent processes hold, if the operator said so.
+/// Lets the authority forget what is long over.
 async fn tidy(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             () = tokio::time::sleep(TIDY_EVERY) => {}
         }
-        if let Err(cause) = tidy_once(&core).await {
+        if let Err(cause) = core.authority.tidy(SILENT).await {
             tracing::debug!(%cause, "the counters of limits could not be tidied; tried again soon");
         }
     }
 }
 
-async fn tidy_once(core: &Core) -> std::result::Result<(), StoreError> {
-    core.authority.tidy(SILENT).await?;
-    let config = core.config().budget;
-    if config.dead_node != config::DeadNode::Release {
-        return Ok(());
+/// Frees what silent processes hold, if the operator said so; at most half of that silence later.
+async fn release_dead(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let config = core.config().budget;
+        let pause = (Duration::from_millis(config.dead_node_after_ms) / 2).min(TIDY_EVERY);
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if config.dead_node != config::DeadNode::Release || !core.gateway.budget.has_limits() {
+            continue;
+        }
+        if let Err(cause) = release_silent(&core, Duration::from_millis(config.dead_node_after_ms)).await {
+            tracing::debug!(%cause, "the leases of silent processes could not be freed; tried again soon");
+        }
     }
-    let oldest = Timestamp::now().minus(Duration::from_millis(config.dead_node_after_ms));
+}
+
+async fn release_silent(core: &Core, silence: Duration) -> std::result::Result<(), StoreError> {
+    let own = core.gateway.journal.owner();
+    // Silence is told by the clock of the authority alone: this process's may be hours ahead.
+    let oldest = core.authority.beat(&own).await?.now.minus(silence);
     for (owner, heard) in core.authority.owners().await? {
-        if heard < oldest && owner != core.gateway.journal.owner() {
+        if heard < oldest && owner != own {
             tracing::warn!(
                 owner,
                 "this process has been silent for long; its leases are free again (budget.dead_node)"

@@ -232,6 +232,11 @@ impl Budget {
         !self.house.load().table.is_empty()
     }
 
+    /// Whether whoever owns the counters did not answer when it was asked last. Calls live on leases meanwhile.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Relaxed)
+    }
+
     /// Whether any limit applies to that payer. Costs a lookup.
     pub fn applies(&self, payer: &Payer<'_>) -> bool {
         let house = self.house.load();

@@ -23,7 +23,7 @@ use crate::unit::charge::CounterId;
 
 /// Heartbeats between two scans over all counters.
 const BEATS_A_SCAN: u32 = 4;
-/// A heartbeat that is not answered within this has failed.
+/// A heartbeat that is not answered within this has failed, unless calls wait longer than that for the authority.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A counter, and what is to go back of it.

@@ -113,7 +113,7 @@ pub const KEYS: &[Key] = &[
     restart("redis.username", Bounds::Free),
     restart("redis.password", Bounds::Free),
     restart("redis.key_prefix", Bounds::Free),
-    restart("redis.request_timeout_ms", Bounds::Number(1, 1000)),
+    restart("redis.request_timeout_ms", Bounds::Number(1, 60_000)),
     restart("redis.background_timeout_ms", Bounds::Number(10, 60_000)),
     live("kavach.mode", Bounds::Free),
     live("kavach.policy", Bounds::Free),

@@ -117,6 +117,11 @@ impl Exchange {
         let first = ceilings.first().copied().flatten();
         let mut refusal = match self.try_reserve(payer, (bound, first), false).await {
             Err(refusal) if refusal.is_about_amount() => refusal,
+            // Asking for less does not help here, but waiting for what other calls and processes hold may.
+            Err(Refusal::Limit(_)) => {
+                let input = self.exact_input().await;
+                return self.try_reserve(payer, (input, first), true).await;
+            }
             done => return done,
         };
         let input = self.exact_input().await;

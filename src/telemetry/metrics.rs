@@ -53,6 +53,10 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Bytes in the journal that the database does not have yet.
     pub journal_backlog_bytes: IntGauge,
+    /// Bytes in the journal that a consumer besides the database does not have yet, by its name.
+    pub consumer_backlog_bytes: IntGaugeVec,
+    /// 1 while a consumer does not take lines, by its name.
+    pub consumer_away: IntGaugeVec,
     /// Journal lines that could not be read back.
     pub journal_corrupt: IntCounter,
     /// Seconds that one append to the journal took.
@@ -163,6 +167,12 @@ impl Metrics {
                 "marg_journal_backlog_bytes",
                 "Journal bytes that the database does not have yet.",
             ),
+            consumer_backlog_bytes: gauges(
+                "marg_consumer_backlog_bytes",
+                "Journal bytes that a consumer does not have yet.",
+                &["consumer"],
+            ),
+            consumer_away: gauges("marg_consumer_away", "1 while a consumer does not take lines.", &["consumer"]),
             journal_corrupt: counter("marg_journal_corrupt_lines_total", "Journal lines that could not be read back."),
             journal_append: append_histogram(),
             keys: gauge("marg_keys", "Application keys known to this process."),
@@ -230,6 +240,8 @@ impl Metrics {
             Box::new(self.connections.clone()),
             Box::new(self.connections_refused.clone()),
             Box::new(self.journal_backlog_bytes.clone()),
+            Box::new(self.consumer_backlog_bytes.clone()),
+            Box::new(self.consumer_away.clone()),
             Box::new(self.journal_corrupt.clone()),
             Box::new(self.journal_append.clone()),
             Box::new(self.keys.clone()),

@@ -18,8 +18,13 @@ mod support;
 #[path = "../support/postgres_server.rs"]
 mod postgres_server;
 
+#[allow(dead_code, reason = "the tests of the library use the rest")]
+#[path = "../support/redis_server.rs"]
+mod redis_server;
+
 mod audit;
 mod bad_input;
+mod cluster;
 mod crash;
 mod edges;
 mod failover;
@@ -28,6 +33,7 @@ mod layers;
 mod lifecycle;
 mod models;
 mod money;
+mod outage;
 mod passthrough;
 mod postgres;
 mod slow_readers;

@@ -1,30 +1,18 @@
 //! Limits: never exceeded, nobody refused wrongly, through races, crashes and disconnects.
 
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::support::answers;
 use crate::support::client::{Call, Client};
 use crate::support::marg::{Marg, Setup};
+use crate::support::money::{self, COST_NANO_USD, fixed, priced, spent_is};
 use crate::support::reply::Reply;
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
-/// What a call of [`fixed`] costs: 3 output tokens at 10 dollars a million.
-const COST_NANO_USD: i64 = 30_000;
-
-/// A gateway whose model `fixed` costs [`COST_NANO_USD`] a call, reserved and in truth alike.
+/// A gateway with these limits, where the model `fixed` has a price.
 async fn gateway(upstream: &Upstream, limits: Value) -> Marg {
-    let setup = Setup::with_default(upstream);
-    let overlay =
-        "prices:\n  - provider: main\n    model: fixed\n    usd_per_million_tokens: {input: 0.0, output: 10.0}\n";
-    std::fs::write(setup.path("prices.yaml"), overlay).unwrap();
-    let path = setup.path("prices.yaml");
-    setup.set("prices", json!({"overlay": path})).set("limits", limits).start().await
-}
-
-fn fixed() -> Value {
-    json!({"model": "fixed", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 3})
+    priced(Setup::with_default(upstream)).set("limits", limits).start().await
 }
 
 /// A call that leaves the length of its answer open.
@@ -32,41 +20,9 @@ fn open_ended(model: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": "Say hello."}]})
 }
 
-/// Sends so many calls at once, each on a connection of its own; how many had which status.
+/// Sends so many calls at once to one gateway.
 async fn storm(marg: &Marg, calls: usize, body: &Value) -> Vec<(u16, usize)> {
-    let mut tasks = JoinSet::new();
-    for number in 0..calls {
-        let (address, key, body) = (marg.address, marg.key.clone(), body.clone());
-        tasks.spawn(async move {
-            let mut client = Client::http1(address, &key).await;
-            let answer = client.send(Call::chat(&format!("storm {number}"), &body)).await;
-            if answer.status == 503 {
-                eprintln!("{}", answer.text());
-            }
-            answer.status
-        });
-    }
-    let mut counts = std::collections::BTreeMap::<u16, usize>::new();
-    while let Some(status) = tasks.join_next().await {
-        *counts.entry(status.unwrap()).or_default() += 1;
-    }
-    counts.into_iter().collect()
-}
-
-/// Waits until the one counter of the limit of that name has so much spent, and nothing reserved or leased for ever.
-async fn spent_is(marg: &Marg, name: &str, spent: i64) {
-    let limits = marg.ask_admin("GET", "/admin/limits", None).await.json();
-    let limits = limits["limits"].as_array().unwrap();
-    let id = limits.iter().find(|limit| limit["name"] == name).unwrap()["id"].as_str().unwrap().to_owned();
-    until(&format!("{spent} is spent of {name}"), || async {
-        let answer = marg.ask_admin("GET", &format!("/admin/limits/{id}/state"), None).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let state = answer.json();
-        let figure = &state["counters"][0]["spent"];
-        let found = figure["amount_nano_usd"].as_i64().or(figure["amount"].as_i64());
-        (found == Some(spent)).then_some(())
-    })
-    .await;
+    money::storm(&[marg.address], &marg.key, calls, &Call::chat("storm", body)).await
 }
 
 #[tokio::test]
@@ -107,7 +63,7 @@ async fn a_thousand_racing_calls_get_exactly_what_the_cap_pays_for() {
     let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.003"}]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 1_000, &fixed()).await, [(200, 100), (429, 900)]);
-    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -122,8 +78,8 @@ async fn five_levels_at_once_let_through_what_the_narrowest_allows() {
     ]);
     let marg = gateway(&upstream, limits).await;
     assert_eq!(storm(&marg, 300, &fixed()).await, [(200, 60), (429, 240)]);
-    spent_is(&marg, "requests", 60).await;
-    spent_is(&marg, "dollars", 60 * COST_NANO_USD).await;
+    spent_is(&marg, "requests", None, 60).await;
+    spent_is(&marg, "dollars", None, 60 * COST_NANO_USD).await;
 }
 
 #[tokio::test]
@@ -162,7 +118,7 @@ async fn what_a_failed_or_abandoned_call_reserved_can_be_spent_again() {
     drop((open, client));
     feed.abandoned().await;
     assert_eq!(marg.chat("whole", &fixed()).await.status, 200);
-    spent_is(&marg, "dollars", COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, COST_NANO_USD).await;
     assert_eq!(marg.chat("too much", &fixed()).await.status, 429);
 }
 
@@ -188,7 +144,7 @@ async fn a_limit_holds_through_a_kill_and_a_restart() {
     marg.kill9();
     marg.restart().await;
     assert_eq!(storm(&marg, 200, &fixed()).await, [(200, 60), (429, 140)]);
-    spent_is(&marg, "dollars", 100 * COST_NANO_USD).await;
+    spent_is(&marg, "dollars", None, 100 * COST_NANO_USD).await;
 }
 
 #[tokio::test]

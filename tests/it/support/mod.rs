@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod client;
 pub mod marg;
+pub mod money;
 pub mod raw;
 pub mod reply;
 pub mod upstream;
