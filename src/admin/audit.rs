@@ -30,9 +30,12 @@ use crate::audit::rotation;
 use crate::audit::tiles::WIDTH;
 use crate::error::{Error, Kind};
 use crate::telemetry::task;
+use crate::unit::clock::Timestamp;
 
 /// How long a receipt is waited for: an entry is under a checkpoint within a second, unless something is wrong.
 const RECEIPT_WITHIN: Duration = Duration::from_secs(5);
+/// An exchange that began longer ago has its entry, or none: the longest that one may take in practice.
+const RECENT: Duration = Duration::from_secs(3600);
 /// How long live entries stay silent before a sign of life, and how often the token is looked at again.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
@@ -163,9 +166,11 @@ impl EntryQuery {
 ))]
 pub async fn status(state: State) -> Result<Response, Refusal> {
     let Auditing { log, trouble, enforced, .. } = auditing(&state)?;
-    let policy = log.as_ref().map(|log| log.policy().to_text());
+    let asked = log.clone();
+    let told = blocking(move || Ok(asked.map(|log| (log.policy().to_text(), log.status())))).await?;
+    let (policy, status) = told.unzip();
     let Status { origin, size, committed, published, published_at, witnessed, pruned, failures, failing: _ } =
-        log.as_ref().map(|log| log.status()).unwrap_or_default();
+        status.unwrap_or_default();
     Ok(respond::ok(&AuditStatus {
         working: trouble.is_none(),
         trouble,
@@ -230,7 +235,7 @@ pub async fn receipt(state: State, id: Segment) -> Result<Response, Refusal> {
     if by_index.is_none() && by_id.is_none() {
         return Err(Refusal::invalid("id", "Name an exchange by its UUID in lower case, or an entry by its index."));
     }
-    let mut sizes = log.sizes();
+    let (waiting, mut sizes) = (log.clone(), log.sizes());
     let waited = tokio::time::timeout(RECEIPT_WITHIN, async {
         loop {
             sizes.mark_unchanged();
@@ -239,13 +244,20 @@ pub async fn receipt(state: State, id: Segment) -> Result<Response, Refusal> {
             if let Some(receipt) = made {
                 return Ok(receipt);
             }
-            if sizes.changed().await.is_err() {
+            let comes = by_id.is_some_and(is_recent) || by_index.is_some_and(|index| index < waiting.status().size);
+            if !comes || sizes.changed().await.is_err() {
                 return Err(Refusal::missing("entry"));
             }
         }
     });
     let receipt = waited.await.map_err(|_| Refusal::missing("entry"))??;
     Ok(([(header::CONTENT_TYPE, "application/json")], receipt.to_text()).into_response())
+}
+
+/// Whether an exchange of that id may have ended so lately that its entry is still on its way (RFC 9562 section 5.7).
+fn is_recent(id: Uuid) -> bool {
+    let began = i64::try_from(id.as_u128() >> 80).unwrap_or(0).saturating_mul(1_000);
+    (Timestamp::now().micros().saturating_sub(began)).unsigned_abs() < RECENT.as_micros() as u64
 }
 
 /// The receipt, if its entry is under a checkpoint.

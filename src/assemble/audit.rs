@@ -96,8 +96,9 @@ pub struct Keeper {
     log: ArcSwapOption<Log>,
     /// Held while the log is being opened.
     opening: Mutex<()>,
-    /// Why it is not open.
+    /// Why it cannot be written, and how it stood, when it was last tended: whoever asks must not wait for the disk.
     trouble: Mutex<Option<String>>,
+    status: Mutex<Status>,
     tried_at: AtomicI64,
     pruned_at: AtomicI64,
     /// Whether it works, as was last said in the log: 0 not yet, 1 yes, 2 no.
@@ -175,7 +176,8 @@ impl Keeper {
             keys,
             log: ArcSwapOption::empty(),
             opening: Mutex::new(()),
-            trouble: Mutex::new(None),
+            trouble: Mutex::default(),
+            status: Mutex::default(),
             tried_at: AtomicI64::new(0),
             pruned_at: AtomicI64::new(0),
             told: AtomicU8::new(0),
@@ -222,15 +224,9 @@ impl Keeper {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    /// Why the log cannot be written; `None` while it can.
+    /// Why the log cannot be written; `None` while it can. Does not wait for the disk.
     pub fn trouble(&self) -> Option<String> {
-        match self.log() {
-            Some(log) => log.status().failing,
-            None => {
-                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                Some(trouble.clone().unwrap_or_else(|| "it is not open yet".to_owned()))
-            }
-        }
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Commits and signs what is due, and says when the log stops or begins to work. Blocks on the disk.
@@ -241,6 +237,9 @@ impl Keeper {
                 tracing::debug!(%error, "the audit log was not written; tried again at once");
             }
             self.prune(&log, config.retention_days, now);
+            let status = log.status();
+            self.set_trouble(status.failing.clone());
+            *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
         }
         let trouble = self.trouble();
         let now_told = if trouble.is_none() { 1 } else { 2 };
@@ -299,8 +298,7 @@ impl Keeper {
     /// Brings the metrics up to date.
     pub fn measure(&self) {
         METRICS.audit_working.set(i64::from(self.trouble().is_none()));
-        let Some(log) = self.log() else { return };
-        let status = log.status();
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         METRICS.audit_entries.set(number(status.size));
         METRICS.audit_unsigned.set(number(status.size.saturating_sub(status.published)));

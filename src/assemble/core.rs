@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, protection, signals};
+use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -167,6 +167,9 @@ impl Core {
         runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
         runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
         if let Some(keeper) = core.keeper.clone() {
+            if core.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
+                runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
+            }
             runtime.spawn_named("audit", audit::hold(core.clone(), keeper, stopped.clone()));
         }
         runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));

@@ -17,6 +17,7 @@ mod protection;
 mod servers;
 mod signals;
 pub mod webhook;
+mod witnesses;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

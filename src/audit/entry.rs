@@ -109,11 +109,11 @@ pub struct Event {
 /// What the gate said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
-    /// What the policies said: `permit`, `refuse`, `invalidate`.
+    /// What the policies that enforce said: `allow` or `deny`.
     pub real: String,
-    /// What was done: in observe mode a refusal permits.
+    /// What was done: `allow`, `deny`, or `would-deny` where it passed only because something observes.
     pub effective: String,
-    /// The ids of the policies that decided.
+    /// The ids of the policies that decided, and of those that would have refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
     /// The hash of the set of policies, if there was one.

@@ -1,7 +1,7 @@
 //! **Attest**: what the audit log says of a line of the journal, and what exchanges must know of that log.
 //!
 //! Ledger and audit know nothing of each other; here a record becomes an entry. Every line but bare charges gives exactly one
-//! (`every_line_but_charges_is_an_entry`), so the log is complete when the journal is.
+//! (`every_answered_exchange_is_an_entry_whatever_its_end`), so the log is complete when the journal is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -124,6 +124,16 @@ fn attempt(attempt: &crate::ledger::Attempt) -> Attempt {
     }
 }
 
+fn verdict(verdict: &crate::ledger::record::Verdict) -> Verdict {
+    let grounds = verdict.deciding.iter().chain(&verdict.would_refuse);
+    Verdict {
+        real: verdict.real.to_string(),
+        effective: verdict.verdict.to_string(),
+        policies: grounds.map(|ground| ground.policy.to_string()).collect(),
+        policy_set: Some(verdict.set.to_string()),
+    }
+}
+
 /// The word that a closed list is written with.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
@@ -201,5 +211,40 @@ fn keep_integers(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(keep_integers),
         Value::Object(fields) => fields.values_mut().for_each(keep_integers),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::unit::event::Phase;
+
+    fn event(noun: &str, detail: Value) -> event::Event {
+        let event = event::Event::of_gateway("update", detail);
+        event::Event { noun: noun.to_owned(), actor: "adm_1".into(), phase: Phase::Begun, ..event }
+    }
+
+    fn logged(line: &Line) -> Value {
+        serde_json::from_slice(&entry(line).unwrap().to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn charges_are_no_entry_of_their_own() {
+        assert!(entry(&Line::Charges(Vec::new())).is_none());
+    }
+
+    #[test]
+    fn a_noun_without_a_kind_of_its_own_is_an_entry_too() {
+        let entry = logged(&Line::Event(event("gadget", Value::Null)));
+        assert_eq!((&entry["kind"], &entry["detail"]["noun"]), (&json!("other"), &json!("gadget")));
+        assert_eq!(entry["actor"], json!({"kind": "admin_token", "id": "adm_1"}));
+    }
+
+    #[test]
+    fn large_numbers_keep_every_digit() {
+        let entry = logged(&Line::Event(event("limit", json!({"amount": 9_007_199_254_740_993_u64, "share": 0.1}))));
+        assert_eq!(entry["detail"]["detail"], json!({"amount": "9007199254740993", "share": 0.1}));
     }
 }

@@ -88,7 +88,7 @@ async fn every_answered_exchange_is_an_entry_whatever_its_end() {
     let refused = [
         (401, Client::http1(marg.address, "wrong").await.send(Call::chat("wrong key", &body())).await),
         (400, marg.send(malformed).await),
-        (404, marg.send(Call::new("GET", "/v1/nothing/here")).await),
+        (404, marg.send(Call::new("GET", "/nothing/here")).await),
         (429, marg.send(Call::chat("tight", &body()).header("x-marg-tags", "tight")).await),
     ];
     for (status, answer) in refused {
@@ -190,6 +190,33 @@ async fn what_operators_and_the_gateway_do_is_in_the_log_with_its_actor() {
 }
 
 #[tokio::test]
+async fn a_gateway_goes_over_to_the_next_key_at_its_start() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let early = receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    let old = known_policy(&marg);
+    let (code, _, errors) = marg.try_command(&["audit", "key", "rotate", "--file", "data/audit.key"]).await;
+    assert_eq!(code, 0, "{errors}");
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    marg.restart().await;
+    let late = receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    assert_ne!(known_policy(&marg), old, "the next key took the place of the present one");
+    assert!(!marg.path("data/audit.key.next").exists());
+    let away = tempfile::tempdir().unwrap();
+    std::fs::write(away.path().join("log.policy"), old).unwrap();
+    for text in [early, late] {
+        std::fs::write(away.path().join("r.json"), text).unwrap();
+        let arguments = ["audit", "verify", "--receipt", "r.json", "--policy", "log.policy"];
+        let (good, said) = elsewhere(away.path(), &arguments).await;
+        assert!(good, "{said}");
+    }
+    marg.kill9();
+    marg.restart().await;
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_written_stops_calls_until_it_can() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).set("audit", json!({"mode": "enforce"})).start().await;
@@ -271,4 +298,92 @@ async fn call(address: std::net::SocketAddr, key: String, answered: Arc<Mutex<Ve
         assert_eq!(answer.status, 200, "{}", answer.text());
         answered.lock().unwrap().push(answer.id());
     }
+}
+
+/// A witness's process, killed when dropped.
+struct Witness(std::process::Child);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _gone = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Starts a witness in a folder with `w.key` and `known.policy`; gives where it listens.
+fn witness(folder: &Path) -> (Witness, String) {
+    use std::io::BufRead;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marg"));
+    command.env_clear().current_dir(folder).stderr(std::process::Stdio::piped());
+    command.args(["witness", "--listen", "127.0.0.1:0", "--key", "w.key", "--logs", "known.policy", "--dir", "seen"]);
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+    (Witness(child), url)
+}
+
+#[tokio::test]
+async fn a_witness_cosigns_and_a_rolled_back_log_is_seen() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::with_default(&upstream);
+    let folder = setup.path("");
+    std::fs::create_dir(setup.path("data")).unwrap();
+    let key = |origin: &'static str, file: &'static str| ["audit", "key", "create", "--origin", origin, "--file", file];
+    let made = elsewhere(&folder, &key("marg.test/1", "data/audit.key")).await;
+    assert!(made.0, "{}", made.1);
+    let made = elsewhere(&folder, &[&key("w.test", "w.key")[..], &["--witness"]].concat()).await;
+    assert!(made.0, "{}", made.1);
+    let (_, known) = elsewhere(&folder, &["audit", "key", "export-public", "--file", "data/audit.key"]).await;
+    std::fs::write(folder.join("known.policy"), known).unwrap();
+    let (_witness, url) = witness(&folder);
+    let (_, public) = elsewhere(&folder, &["audit", "key", "export-public", "--file", "w.key"]).await;
+    let lines = public.lines().filter_map(|line| line.strip_prefix("witness "));
+    let witnesses: Vec<String> = lines.map(|line| format!("{line} {url}")).collect();
+    assert_eq!(witnesses.len(), 2);
+    let mut marg = setup.set("audit", json!({"witnesses": witnesses, "quorum": 2})).start().await;
+    let answer = marg.chat("plain", &body()).await;
+    receipt(&marg, &answer.id()).await;
+    let witnessed = |at_least: u64| {
+        let marg = &marg;
+        async move {
+            let status = marg.ask_admin("GET", "/admin/audit", None).await.json();
+            (status["witnessed"].as_u64().unwrap() >= at_least).then_some(status)
+        }
+    };
+    let status = until("the entry is witnessed", || witnessed(2)).await;
+    std::fs::write(folder.join("trust.policy"), status["policy"].as_str().unwrap()).unwrap();
+    std::fs::write(folder.join("r.json"), receipt(&marg, &answer.id()).await).unwrap();
+    let arguments = ["audit", "verify", "--receipt", "r.json", "--policy", "trust.policy"];
+    let (good, said) = elsewhere(&folder, &arguments).await;
+    assert!(good && said.contains("w.test-ml-dsa-44"), "{said}");
+    // The standing outlives a restart.
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    let old = copied(&folder.join("data"), &folder.join("old"));
+    marg.restart().await;
+    let status = marg.ask_admin("GET", "/admin/audit", None).await.json();
+    assert!(status["witnessed"].as_u64().unwrap() >= 2, "{status}");
+    let more = marg.chat("plain", &body()).await;
+    receipt(&marg, &more.id()).await;
+    let size = marg.ask_admin("GET", "/admin/audit", None).await.json()["signed"].as_u64().unwrap();
+    until("the rest is witnessed", || async {
+        let status = marg.ask_admin("GET", "/admin/audit", None).await.json();
+        (status["witnessed"].as_u64().unwrap() >= size).then_some(())
+    })
+    .await;
+    // Everything is put back to an older copy, which is consistent in itself.
+    marg.kill9();
+    std::fs::remove_dir_all(folder.join("data")).unwrap();
+    std::fs::rename(old, folder.join("data")).unwrap();
+    marg.restart().await;
+    marg.logs("ALARM: a witness has cosigned more").await;
+}
+
+/// A copy of a folder.
+fn copied(from: &Path, to: &Path) -> std::path::PathBuf {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+    to.to_owned()
 }

@@ -161,7 +161,7 @@ fn feed(folder: &Path, disk: Arc<dyn Disk>, all: &[Taken]) -> bool {
     let mut failures = 0;
     loop {
         let from = log.position("s");
-        let to = (from + 70).min(280);
+        let to = (from + 140).min(280);
         let fed = log.take(&all[from as usize..to as usize], "s", (from, to)).and_then(|()| log.finish(now(1)));
         match fed {
             Ok(_) if to == 280 => return false,

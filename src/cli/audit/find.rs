@@ -64,7 +64,7 @@ pub struct Search {
     /// The kind of entry, such as exchange, refusal, key, policy.
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// What was done by the gate's verdict (permit, refuse), or the outcome where the gate was not asked.
+    /// What was done by the gate's verdict (allow, deny, would-deny), or the outcome where the gate was not asked.
     #[arg(long, value_name = "WORD")]
     verdict: Option<String>,
     /// At this time or later: RFC 3339, or seconds since 1970.
