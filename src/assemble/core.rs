@@ -121,7 +121,8 @@ impl Core {
         let feeder = Feeder::new(journal.clone(), takers, feeder_settings(&loaded.config));
         let handle = feeder.handle();
         let counter = Counter::start(journal.clone()).context("cannot start the counting thread")?;
-        let budget = Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config, house.store.name()));
+        let budget =
+            Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config, house.store.name()));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::support::answers;
-use crate::support::client::Call;
+use crate::support::client::{Call, Client};
 use crate::support::marg::{Marg, Setup};
 use crate::support::money::{self, COST_NANO_USD, fixed, priced, spent_is};
 use crate::support::reply::Reply;
+use crate::support::until;
 use crate::support::upstream::Upstream;
 
 /// A gateway with these limits, where the model `fixed` has a price.
