@@ -172,7 +172,7 @@ async fn tell(one: &Marg, other: &Marg, how: &str) {
     until("the other knows the limit", || async { (chat("unpriced").await.status == 403).then_some(()) }).await;
     figures.push(("limit", begun.elapsed()));
 
-    post("/admin/routes", json!({"name": "told", "match": {"model": "told"}, "to": "main/fixed"})).await;
+    post("/admin/routes", json!({"route": {"name": "told", "match": {"model": "told"}, "to": "main:fixed"}})).await;
     let begun = Instant::now();
     until("the other knows the route", || async {
         let answer = other.ask_admin("GET", "/admin/routes/explain?model=told", None).await;

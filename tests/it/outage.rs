@@ -107,7 +107,6 @@ async fn lose_one(owner: Owner) {
     all_hold_leases(&cluster).await;
     // Everything that it served is applied before it dies, so the figures are exact in the end.
     let told = load.stop().await;
-    cluster.nodes[3].signal(rustix::process::Signal::STOP);
     spent_is(cluster.first(), "dollars", None, told.count() * COST_NANO_USD).await;
     cluster.nodes[3].kill9();
     let rest = spend_the_rest(cluster.first(), &key, CALLS * COST_NANO_USD).await;

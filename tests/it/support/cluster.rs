@@ -49,7 +49,7 @@ impl Cluster {
         let mut shared = shared(&database);
         if let Some(redis) = &redis {
             // What is tried here is not whether a machine under load answers within 5 ms.
-            let redis = json!({"urls": [format!("plain:{}", redis.url())], "request_timeout_ms": 10_000, "background_timeout_ms": 10_000});
+            let redis = json!({"urls": [format!("plain:{}", redis.url())], "request_timeout_ms": 30_000, "background_timeout_ms": 30_000});
             merge(&mut shared, json!({"redis": redis, "budget": {"authority": "redis"}}));
         }
         merge(&mut shared, settings);
@@ -93,6 +93,7 @@ pub fn shared(database: &Value) -> Value {
         "database": database,
         "keys": {"hash_key": format!("plain:{}", "5a".repeat(32))},
         "budget": {"wait_ms": 20_000},
+        "providers": {"main": {"connect_timeout_ms": 60_000}},
         "log": {"level": "warn"},
     })
 }
