@@ -39,6 +39,8 @@ pub enum Access {
     Open,
     /// As the setting `admin.open_metrics` says: anybody, or every role.
     Metrics,
+    /// As the setting `audit.open_tiles` says: anybody, or those who may read the request log.
+    Tiles,
     /// These roles.
     Roles(&'static [Role]),
 }
@@ -60,6 +62,7 @@ impl Access {
         match self {
             Self::Open => &[],
             Self::Metrics => Self::READ.roles(),
+            Self::Tiles => Self::LEDGER.roles(),
             Self::Roles(roles) => roles,
         }
     }
@@ -169,6 +172,7 @@ impl Door {
         match self.access {
             Access::Open => false,
             Access::Metrics => !self.state.control.open_metrics(),
+            Access::Tiles => self.state.control.audit().is_none_or(|audit| !audit.open_tiles),
             Access::Roles(_) => true,
         }
     }

@@ -1,14 +1,20 @@
 //! What the admin side asks of the running gateway. `assemble` implements it; the admin side knows nothing of the rest.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::time::Time;
+use crate::audit::log::Log;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::error::Result;
+use crate::kavach::Gate;
+use crate::kavach::drift::Drift;
+use crate::kavach::session::Sessions;
 use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
 
@@ -78,6 +84,16 @@ pub trait Control: Send + Sync {
     /// `ModelNotFound` when no route and no default provider takes it.
     fn explain(&self, question: &Question) -> Result<Explanation>;
 
+    /// What decides and remembers in the running gateway; `None` where none runs, as for the command line on the store.
+    fn guard(&self) -> Option<Guard> {
+        None
+    }
+
+    /// The audit log; `None` where there is none.
+    fn audit(&self) -> Option<Auditing> {
+        None
+    }
+
     /// Whether the gateway can do its work, part by part.
     fn readiness(&self) -> Readiness;
 
@@ -86,6 +102,30 @@ pub trait Control: Send + Sync {
 
     /// Whether `/metrics` is served without a token (`admin.open_metrics`).
     fn open_metrics(&self) -> bool;
+}
+
+/// What decides and remembers in the running gateway.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The gate in force.
+    pub gate: Arc<Gate>,
+    /// Sessions.
+    pub sessions: Arc<Sessions>,
+    /// What is usual for each key.
+    pub drift: Arc<Drift>,
+}
+
+/// The audit log, as far as operators may see it.
+#[derive(Clone)]
+pub struct Auditing {
+    /// The log; `None` while it is not open.
+    pub log: Option<Arc<Log>>,
+    /// Why it cannot be written; `None` while it can.
+    pub trouble: Option<String>,
+    /// Whether no exchange is taken while it cannot be written.
+    pub enforced: bool,
+    /// Whether checkpoint and tiles are for everybody.
+    pub open_tiles: bool,
 }
 
 /// How a counter of a limit stands.

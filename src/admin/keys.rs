@@ -54,6 +54,10 @@ pub struct KeyView {
     pub revoked_at: Option<Time>,
     /// When its token was last replaced.
     pub rotated_at: Option<Time>,
+    /// When its suspension ends by itself; null if it is not suspended, or until an operator releases it.
+    pub suspended_until: Option<Time>,
+    /// Why it is suspended.
+    pub suspended_reason: Option<String>,
     /// The most input tokens of one request; null is no cap of its own.
     pub max_input_tokens: Option<u64>,
     /// The most output tokens of one request; null is no cap of its own.
@@ -70,6 +74,8 @@ pub enum KeyStatus {
     Disabled,
     /// Past its expiry.
     Expired,
+    /// Resting, by a policy of the gate.
+    Suspended,
     /// Ended for ever.
     Revoked,
 }
@@ -80,6 +86,7 @@ impl From<KeyState> for KeyStatus {
             KeyState::Active => Self::Active,
             KeyState::Disabled => Self::Disabled,
             KeyState::Expired => Self::Expired,
+            KeyState::Suspended => Self::Suspended,
             KeyState::Revoked => Self::Revoked,
         }
     }
@@ -91,6 +98,7 @@ impl From<KeyStatus> for KeyState {
             KeyStatus::Active => Self::Active,
             KeyStatus::Disabled => Self::Disabled,
             KeyStatus::Expired => Self::Expired,
+            KeyStatus::Suspended => Self::Suspended,
             KeyStatus::Revoked => Self::Revoked,
         }
     }
@@ -115,6 +123,8 @@ impl From<&Key> for KeyView {
             expires_at: key.expires_at.map(Time),
             revoked_at: key.revoked_at.map(Time),
             rotated_at: key.rotated_at.map(Time),
+            suspended_until: key.suspension.as_ref().and_then(|rest| rest.until).map(Time),
+            suspended_reason: key.suspension.as_ref().map(|rest| rest.reason.to_string()),
             max_input_tokens: key.caps.max_input_tokens,
             max_output_tokens: key.caps.max_output_tokens,
         }
@@ -415,6 +425,27 @@ pub async fn enable(state: State, id: Segment) -> Result<Response, Refusal> {
 ))]
 pub async fn disable(state: State, id: Segment) -> Result<Response, Refusal> {
     change(&state, &id, |key| switch(key, false)).await
+}
+
+/// Ends the suspension of a key.
+///
+/// What was learned of its habits is forgotten with it, or its next call would be as odd as the one before. Releasing a key
+/// that does not rest changes nothing.
+#[utoipa::path(post, path = "/admin/keys/{id}/release", operation_id = "release_key", tag = "keys",
+    params(KeyPath), responses(
+    (status = 200, description = "The key as it is now.", body = KeyView),
+    (status = 404, description = "There is no such key.", body = ErrorAnswer),
+))]
+pub async fn release(state: State, id: Segment) -> Result<Response, Refusal> {
+    let _turn = state.turn.lock().await;
+    let name = id.id("key")?;
+    state.keys.suspend(name, None).await.map_err(|error| shape::missing_or(error, "key"))?;
+    let key = find(&state, &id).await?;
+    state.ring.put(key.clone());
+    if let Some(guard) = state.control.guard() {
+        guard.drift.forget(name);
+    }
+    Ok(respond::ok(&KeyView::from(&key)))
 }
 
 fn switch(key: &mut Key, on: bool) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@
 //! before the answer leaves. Errors have one shape, answers are never cached, no other origin is let in, and neither a token
 //! hash nor a credential is ever in an answer.
 
+pub mod audit;
 pub mod auth;
 pub mod control;
 pub mod keys;
@@ -14,6 +15,7 @@ pub mod openapi;
 pub mod orgs;
 mod page;
 pub mod parties;
+pub mod policy;
 pub mod prices;
 pub mod providers;
 pub mod reconcile;
@@ -22,6 +24,7 @@ pub mod requests;
 pub mod respond;
 pub mod routes;
 pub mod service;
+pub mod sessions;
 mod shape;
 pub mod spend;
 pub mod system;
@@ -40,6 +43,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
+use axum::routing::get;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -145,6 +149,14 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::OPERATE, routes!(keys::rotate)),
         (Access::OPERATE, routes!(keys::enable)),
         (Access::OPERATE, routes!(keys::disable)),
+        (Access::OPERATE, routes!(keys::release)),
+        (Access::READ, routes!(policy::show)),
+        (Access::LEDGER, routes!(policy::explain)),
+        (Access::LEDGER, routes!(policy::audit)),
+        (Access::LEDGER, routes!(policy::replay)),
+        (Access::LEDGER, routes!(sessions::list)),
+        (Access::OPERATE, routes!(sessions::reset)),
+        (Access::OPERATE, routes!(sessions::end)),
         (Access::LEDGER, routes!(requests::list)),
         (Access::LEDGER, routes!(requests::show)),
         (Access::LEDGER, routes!(requests::export)),
@@ -203,6 +215,11 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::READ, routes!(system::status)),
         (Access::READ, routes!(system::version)),
         (Access::Open, routes!(system::openapi)),
+        (Access::LEDGER, routes!(audit::status)),
+        (Access::LEDGER, routes!(audit::entries)),
+        (Access::LEDGER, routes!(audit::tail)),
+        (Access::LEDGER, routes!(audit::receipt)),
+        (Access::Tiles, routes!(audit::checkpoint)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(system::health)),
         (Access::Open, routes!(system::ready)),
@@ -226,7 +243,14 @@ pub fn router(state: State) -> Router {
             router = router.route(path, methods.clone());
         }
     }
+    // Files whose paths have any number of segments, which the document cannot describe.
+    let door = Door { state: state.clone(), access: Access::Tiles, takes_query: false };
+    let tiles = Router::new()
+        .route("/admin/audit/tile/{*path}", get(audit::tile))
+        .route("/admin/audit/rotations", get(audit::rotations))
+        .route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
     router
+        .merge(tiles)
         .fallback(respond::no_such_path)
         .method_not_allowed_fallback(respond::no_such_method)
         .layer(DefaultBodyLimit::disable())

@@ -84,7 +84,7 @@ fn complete(access: Access, operation: &mut Operation) {
     if !access.roles().is_empty() {
         let roles = access.roles().iter().map(|role| role.as_str());
         let mut security = vec![SecurityRequirement::new(SCHEME, roles)];
-        if access == Access::Metrics {
+        if matches!(access, Access::Metrics | Access::Tiles) {
             security.push(SecurityRequirement::default());
         }
         operation.security = Some(security);

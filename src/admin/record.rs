@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::admin::time::Time;
 use crate::ledger::query::{Filter, StatusFilter};
+use crate::ledger::record::{Verdict, VerdictGround};
 use crate::ledger::{Attempt, Outcome, Record};
 use crate::unit::money::PriceRef;
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
@@ -75,6 +76,41 @@ pub struct RequestView {
     pub bytes_out: u64,
     /// The attempts, in order.
     pub attempts: Vec<Attempt>,
+    /// What the gate said; null if it was not asked.
+    pub verdict: Option<VerdictView>,
+}
+
+/// What the gate said of an exchange.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VerdictView {
+    /// The gate's mode: `observe` or `enforce`.
+    pub mode: String,
+    /// What happened: `allow`, `deny`, or `would-deny` if it passed only because something observes.
+    pub verdict: String,
+    /// What the policies that enforce say: `allow` or `deny`.
+    pub real: String,
+    /// The policies that decided; none if nothing permits the call.
+    pub deciding: Vec<VerdictGround>,
+    /// The policies in observe mode that would refuse it.
+    pub would_refuse: Vec<VerdictGround>,
+    /// The beginning of the hash of the policies.
+    pub set: String,
+    /// How many targets the policies left out.
+    pub dropped: u32,
+}
+
+impl From<Verdict> for VerdictView {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            mode: verdict.mode.to_string(),
+            verdict: verdict.verdict.to_string(),
+            real: verdict.real.to_string(),
+            deciding: verdict.deciding,
+            would_refuse: verdict.would_refuse,
+            set: verdict.set.to_string(),
+            dropped: verdict.dropped,
+        }
+    }
 }
 
 impl From<Record> for RequestView {
@@ -112,6 +148,7 @@ impl From<Record> for RequestView {
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
             attempts: record.attempts,
+            verdict: record.verdict.map(VerdictView::from),
         }
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::control::{
-    Control, CredentialStatus, ExplainedTarget, Explanation, LimitState, PartStatus, ProviderStatus, Question,
-    Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
+    Auditing, Control, CredentialStatus, ExplainedTarget, Explanation, Guard, LimitState, PartStatus, ProviderStatus,
+    Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{limits, live, load};
+use crate::assemble::{audit, limits, live, load, protection};
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -166,6 +166,11 @@ impl Control for Core {
         })
     }
 
+    fn guard(&self) -> Option<Guard> {
+        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
+        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
+    }
+
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
@@ -185,13 +190,26 @@ impl Control for Core {
                 ),
             },
         ];
+        let refuses = self.gateway.audit.refuses();
+        if let Some(keeper) = &self.keeper {
+            let trouble = keeper.trouble();
+            let detail = if trouble.is_none() {
+                "entries are taken"
+            } else if refuses {
+                "it cannot be written, so no calls are taken; the log says why"
+            } else {
+                "it cannot be written; its entries wait in the journal, the log says why"
+            };
+            parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
+        }
         if self.gateway.budget.has_limits() {
             parts.push(counting(self.gateway.budget.is_away()));
         }
-        parts.extend(feeder.consumers.iter().map(consumer));
+        // The keeper of the audit log speaks for itself.
+        parts.extend(feeder.consumers.iter().filter(|other| other.name != audit::CONSUMER).map(consumer));
         let status = if self.gateway.is_draining() {
             ReadyStatus::Draining
-        } else if !records {
+        } else if !records || refuses {
             ReadyStatus::Refusing
         } else if parts.iter().all(|part| part.ok) {
             ReadyStatus::Ready
@@ -214,7 +232,15 @@ impl Control for Core {
             let resting = provider.credentials.resting(Tick::now()).iter().flatten().count();
             METRICS.resting.with_label_values(&[&*provider.name]).set(i64::try_from(resting).unwrap_or(i64::MAX));
         }
+        if let Some(keeper) = &self.keeper {
+            keeper.measure();
+        }
         METRICS.render()
+    }
+
+    fn audit(&self) -> Option<Auditing> {
+        let keeper = self.keeper.as_ref()?;
+        Some(keeper.view(&self.loaded.load().config.audit))
     }
 
     fn open_metrics(&self) -> bool {
@@ -254,7 +280,12 @@ impl Core {
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.feeder.configure(feeder_settings(&loaded.config));
+        let gates = (self.gateway.live.load().gate.clone(), live.gate.clone());
         self.gateway.live.store(Arc::new(live));
+        protection::note_change(&self.gateway.journal, &gates.0, &gates.1);
+        protection::configure(&self.gateway, &loaded.config.kavach);
+        let configs = (&before.config, &loaded.config);
+        audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();

@@ -10,8 +10,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::admin::{self, Control};
+use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, signals};
+use crate::assemble::{Source, banner, discovery, limits, live, protection, signals};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::error::StoreError;
 use crate::key::ring::Ring;
+use crate::ledger::Consumer;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
 use crate::ledger::journal::{Journal, JournalSettings};
 use crate::pipeline::Gateway;
@@ -60,6 +62,8 @@ pub struct Core {
     pub(super) stored_limits: ArcSwap<Vec<Limit>>,
     /// The stored prices in force.
     pub(super) prices: ArcSwap<Vec<StoredPrice>>,
+    /// The audit log, if there is to be one.
+    pub(super) keeper: Option<Arc<Keeper>>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -110,9 +114,11 @@ impl Core {
             let _inside = runtime.enter();
             limits::counting(&house, &loaded)?
         };
+        let keeper = Keeper::start(&loaded)?;
+        let entries = keeper.clone().map(|keeper| Arc::new(audit::Feed(keeper)) as Arc<dyn Consumer>);
         let takers = Takers {
             ledger: house.store.clone(),
-            consumers: charges,
+            consumers: charges.into_iter().chain(entries).collect(),
             owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
         };
         if loaded.config.budget.authority == crate::config::AuthorityConfig::Redis {
@@ -125,6 +131,12 @@ impl Core {
             Budget::new(authority.clone(), journal.owner(), limits::settings(&loaded.config, house.store.name()));
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
+        protection::configure(&gateway, &loaded.config.kavach);
+        audit::note_start(&gateway.journal, &source, &loaded.config);
+        if let Some(keeper) = &keeper {
+            let enforced = loaded.config.audit.mode == crate::config::AuditMode::Enforce;
+            gateway.audit.set(true, enforced && keeper.trouble().is_some());
+        }
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -140,6 +152,7 @@ impl Core {
             news,
             authority,
             prices: ArcSwap::from_pointee(prices),
+            keeper,
             house,
             ring,
             feeder: handle,
@@ -152,6 +165,10 @@ impl Core {
         });
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
         runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
+        if let Some(keeper) = core.keeper.clone() {
+            runtime.spawn_named("audit", audit::hold(core.clone(), keeper, stopped.clone()));
+        }
         runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
@@ -198,6 +215,7 @@ impl Core {
     /// Ends everything, in order; true if every record reached the disk.
     pub fn end(&self) -> bool {
         self.gateway.counter.stop();
+        audit::note_stop(&self.gateway.journal);
         let synced = self.gateway.journal.sync();
         if let Err(error) = &synced {
             tracing::error!(%error, "the journal could not be forced to the disk");
@@ -209,6 +227,9 @@ impl Core {
             let fed = runtime.block_on(async { tokio::time::timeout(LAST_FEED, feeding).await });
             if fed.is_err() {
                 tracing::warn!("the database did not take every record; the rest waits in the journal");
+            }
+            if let Some(keeper) = &self.keeper {
+                keeper.finish();
             }
             runtime.block_on(self.house.store.close());
             runtime.shutdown_timeout(Duration::from_secs(1));

@@ -8,6 +8,10 @@ use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
 use crate::config::{Config, LogFormat, LogLevel, ServerConfig};
+use crate::kavach::Gate;
+use crate::kavach::config::KavachConfig;
+use crate::kavach::drift::geo::Places;
+use crate::kavach::policy::Problem;
 use crate::pipeline::{Live, Settings};
 use crate::provider::Provider;
 use crate::route::Table;
@@ -42,7 +46,9 @@ pub fn build(
     let table = table(loaded, stored, &providers).map_err(|more| faults.extend(more));
     match table {
         Ok(table) if faults.is_empty() => {
-            Ok(Live { settings: settings(&loaded.config), providers, table, catalog: Arc::new(catalog) })
+            let (gate, places) = gate(&loaded.config.kavach, before)?;
+            let catalog = Arc::new(catalog);
+            Ok(Live { settings: settings(&loaded.config), providers, table, catalog, gate, places })
         }
         _ => Err(faults),
     }
@@ -58,6 +64,8 @@ pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Re
         providers: before.providers.clone(),
         table: table(loaded, stored, &before.providers)?,
         catalog: before.catalog.clone(),
+        gate: before.gate.clone(),
+        places: before.places.clone(),
     })
 }
 
@@ -76,8 +84,23 @@ pub fn with_prices(
         providers: before.providers.clone(),
         table: table(loaded, stored, &before.providers)?,
         catalog: Arc::new(catalog(loaded, prices)?),
+        gate: before.gate.clone(),
+        places: before.places.clone(),
     })
 }
+
+/// The gate and the database of addresses. One that would be the same is carried over, with what it keeps.
+fn gate(config: &KavachConfig, before: Option<&Live>) -> Result<Protection, Vec<String>> {
+    let told = |problems: Vec<Problem>| problems.iter().map(|fault| format!("kavach.policy: {fault}")).collect();
+    let gate = config.gate().map_err(|problems| -> Vec<String> { told(problems) })?;
+    let open = |path: &std::path::PathBuf| Places::open(path).map(Arc::new);
+    let places = config.drift.geo_database.as_ref().filter(|_| config.drift.geo).map(open).transpose();
+    let places = places.map_err(|fault| vec![format!("kavach.drift.geo_database: {fault}")])?;
+    let same = before.map(|live| &live.gate).filter(|other| other.is_like(&gate));
+    Ok((same.cloned().unwrap_or_else(|| Arc::new(gate)), places))
+}
+
+type Protection = (Arc<Gate>, Option<Arc<Places>>);
 
 /// The prices that a configuration and the store make.
 ///

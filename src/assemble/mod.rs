@@ -5,6 +5,7 @@
 //! that order: no new exchange, running ones end or reach the deadline, tokens are counted, the feeder empties the journal,
 //! the process exits 0.
 
+pub mod audit;
 mod banner;
 mod control;
 pub mod core;
@@ -12,6 +13,7 @@ mod discovery;
 pub mod house;
 pub mod limits;
 pub mod live;
+mod protection;
 mod servers;
 mod signals;
 pub mod webhook;

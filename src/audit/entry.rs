@@ -56,6 +56,14 @@ pub enum Noun {
     Upgrade,
     /// Observe or enforce was chosen.
     Mode,
+    /// An organisation.
+    Org,
+    /// A team.
+    Team,
+    /// A user.
+    User,
+    /// Something that has no kind of its own; the detail's `noun` says what.
+    Other,
     /// Old entry bundles were deleted; the detail's `below` says up to which index. Their hashes stay.
     Prune,
 }

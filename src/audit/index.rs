@@ -269,3 +269,16 @@ pub fn search(
     }
     Ok(found)
 }
+
+/// The first index whose bundle holds an entry that is not older than a time: what is below may go, in whole bundles.
+///
+/// # Errors
+/// When a bundle that should be there cannot be read.
+pub fn older_than(folders: (&Path, &Path), (first, size): (u64, u64), before: Timestamp) -> Result<u64, TileError> {
+    let newer = Filter { since: Some(before), ..Filter::default() };
+    let mut below = first;
+    while below + WIDTH <= size && search(folders, (below, below + WIDTH), &newer, 1)?.is_empty() {
+        below += WIDTH;
+    }
+    Ok(below)
+}

@@ -175,12 +175,19 @@ impl Log {
         disk: Arc<dyn Disk>,
         now: Timestamp,
     ) -> Result<Self, LogError> {
-        let Opened { state, tail, published, uses_next, partials, known, lock, lost } =
+        let Opened { state, tail, published, witnessed, uses_next, partials, known, lock, lost } =
             opening::open(&settings.folder, &keys, next.as_ref(), disk.as_ref())?;
         let (keys, next) = match (next, uses_next) {
             (Some(next), true) => (next, None),
             (next, _) => (keys, next),
         };
+        let mut policy = settings.policy.clone();
+        policy.trust(&state.keys());
+        // Witnesses may have been chosen anew since.
+        let witnessed = witnessed.filter(|last| {
+            !policy.witnesses().is_empty()
+                && policy.standing(last.note.to_string().as_bytes()).is_ok_and(|standing| standing.witnessed)
+        });
         let published_at = published.as_ref().map(|_| now);
         let size = published.as_ref().map_or(0, |published| published.checkpoint.size);
         let mut writer = Writer {
@@ -195,7 +202,7 @@ impl Log {
             dirty: true,
             kept: VecDeque::from([(0, partials)]),
             known,
-            witnessed: None,
+            witnessed,
             published,
             published_at,
             failures: 0,

@@ -32,6 +32,8 @@ pub struct Opened {
     pub state: State,
     pub tail: Tail,
     pub published: Option<Published>,
+    /// The last checkpoint that witnesses cosigned, as far as it is of this log.
+    pub witnessed: Option<Published>,
     /// Whether the log uses the next keys already.
     pub uses_next: bool,
     /// Partial files at the right edge, below the audit folder.
@@ -78,13 +80,15 @@ pub fn open(
         );
         return Err(contradiction(folder, "log/tile", &text));
     }
-    let published = checkpoint.map(|bytes| checked(folder, &bytes, &state, &tail)).transpose()?;
+    let check = |file: &'static str, bytes: Vec<u8>| checked((folder, file), &bytes, &state, &tail);
+    let published = checkpoint.map(|bytes| check("log/checkpoint", bytes)).transpose()?;
+    let witnessed = read(&folder.join("witnessed"))?.map(|bytes| check("witnessed", bytes)).transpose()?;
     let known = match state.rebuilt {
         Some(size) if state.size < size + KNOWN_LIMIT => known(folder, size)?,
         _ => HashSet::new(),
     };
     let partials = partials(folder, state.size);
-    Ok(Opened { state, tail, published, uses_next: signed == 1, partials, known, lock, lost })
+    Ok(Opened { state, tail, published, witnessed, uses_next: signed == 1, partials, known, lock, lost })
 }
 
 fn lock(folder: &Path) -> Result<File, LogError> {
@@ -171,8 +175,8 @@ fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
 }
 
 /// The checkpoint, if it is ours and the tiles have its root.
-fn checked(folder: &Path, bytes: &[u8], state: &State, tail: &Tail) -> Result<Published, LogError> {
-    let wrong = |what: &str| contradiction(folder, "log/checkpoint", what);
+fn checked((folder, file): (&Path, &str), bytes: &[u8], state: &State, tail: &Tail) -> Result<Published, LogError> {
+    let wrong = |what: &str| contradiction(folder, file, what);
     let policy = Policy::of_log(&state.keys());
     policy.check(bytes).map_err(|error| wrong(&error.to_string()))?;
     let (checkpoint, note) = Checkpoint::from_note(bytes).map_err(|error| wrong(&error.0))?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::audit::policy::{Policy, Standing};
 use crate::audit::receipt::Receipt;
 use crate::audit::verify::{self, Kept};
+use crate::cli::Common;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
 
@@ -59,8 +60,10 @@ pub struct Verify {
 }
 
 /// Runs one of the commands.
-pub async fn run(command: Audit, format: Format) -> Result {
+pub async fn run(command: Audit, common: &Common) -> Result {
+    let format = common.output;
     match command {
+        Audit::Receipt(wanted) if common.server.is_some() => find::receipt_of_server(&wanted, &common.door()?).await,
         Audit::Key(command) => key::run(command, format),
         Audit::Verify(command) => verify(&command, format),
         Audit::Receipt(wanted) => find::receipt(&wanted),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::assemble::house;
+use crate::assemble::{audit, house};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
@@ -38,6 +38,8 @@ pub struct Init {
 struct Made {
     things: Vec<String>,
     token: Option<String>,
+    /// The public keys of the audit log.
+    audit_keys: Vec<String>,
 }
 
 /// Makes what is missing.
@@ -55,6 +57,12 @@ pub async fn run(init: Init, format: Format) -> Result {
     }
     note(&data.join("marg.db"), &mut made);
     let house = house::open(&loaded).await.map_err(|error| local::failure(&error))?;
+    if loaded.config.audit.passphrase.is_none() {
+        // With a passphrase the key is made at the first start, which looks references up.
+        note(&data.join("audit.key"), &mut made);
+        let key = audit::make_key(&loaded.config, None).map_err(|error| local::failure(&error))?;
+        made.audit_keys = key.map(|(_, public)| public).unwrap_or_default();
+    }
     if AdminTokenStore::all(&*house.store).await?.is_empty() {
         let made_by = "made by marg init";
         let (token, minted) = AdminToken::mint(made_by, Role::Admin, None, &house.hash_key, Timestamp::now())?;
@@ -127,7 +135,7 @@ fn cannot(path: &Path, error: &std::io::Error) -> Failure {
 
 fn report(made: &Made, config: &Path, format: Format) -> Result {
     if format != Format::Table {
-        let answer = json!({ "config": config.display().to_string(), "made": made.things, "admin_token": made.token });
+        let answer = json!({ "config": config.display().to_string(), "made": made.things, "admin_token": made.token, "audit_keys": made.audit_keys });
         return output::item(format, &answer);
     }
     if made.things.is_empty() {
@@ -137,6 +145,10 @@ fn report(made: &Made, config: &Path, format: Format) -> Result {
     if let Some(token) = &made.token {
         crate::cli::complain("\nThe admin token is shown this once only:");
         output::line(token)?;
+    }
+    if !made.audit_keys.is_empty() {
+        crate::cli::complain("\nThe audit log is signed by these keys; give them to whoever is to verify it:");
+        made.audit_keys.iter().try_for_each(|key| output::line(key))?;
     }
     crate::cli::complain(&format!("\nStart the gateway with: marg start --config {}", config.display()));
     Ok(())

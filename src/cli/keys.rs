@@ -27,6 +27,8 @@ pub enum Keys {
     Disable(Which),
     /// Accept a disabled key again.
     Enable(Which),
+    /// End the suspension of a key.
+    Release(Which),
     /// Delete a key. The request log keeps its id.
     Delete(Which),
 }
@@ -126,6 +128,8 @@ pub enum Status {
     Disabled,
     /// Its time is over.
     Expired,
+    /// It rests, by a policy of the gate.
+    Suspended,
     /// It never works again.
     Revoked,
 }
@@ -162,6 +166,7 @@ pub async fn run(command: Keys, door: &Door, format: Format) -> Result {
         Keys::Revoke(which) => change(door, format, &which.path("/revoke")).await,
         Keys::Disable(which) => change(door, format, &which.path("/disable")).await,
         Keys::Enable(which) => change(door, format, &which.path("/enable")).await,
+        Keys::Release(which) => change(door, format, &which.path("/release")).await,
         Keys::Delete(which) => {
             door.ask(Method::DELETE, &which.path(""), None).await?;
             output::deleted(format, &which.id)

@@ -20,6 +20,7 @@ mod policy;
 mod prices;
 mod reconcile;
 mod requests;
+mod sessions;
 mod span;
 mod spend;
 mod start;
@@ -98,6 +99,9 @@ enum Command {
     /// Check, try, import and compare the policies of the gate.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// List, reset and end sessions of a running gateway.
+    #[command(subcommand)]
+    Sessions(sessions::Sessions),
     /// Verify permits that the gateway signed.
     #[command(subcommand)]
     Permit(permit::Permit),
@@ -166,12 +170,13 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Teams(teams) => wait(async { parties::run(teams, "teams", &common.door()?, common.output).await }),
         Command::Users(users) => wait(async { parties::run(users, "users", &common.door()?, common.output).await }),
         Command::Spend(spend) => wait(async { spend::run(spend, &common.door()?, common.output).await }),
+        Command::Sessions(sessions) => wait(async { sessions::run(sessions, &common.door()?, common.output).await }),
         Command::Requests(requests) => wait(async { requests::run(requests, &common.door()?, common.output).await }),
         Command::Prices(prices) => wait(async { prices::run(prices, &common.door()?, common.output).await }),
         Command::Reconcile(order) => wait(async { reconcile::run(order, &common.door()?, common.output).await }),
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
-        Command::Audit(audit) => wait(audit::run(audit, common.output)),
+        Command::Audit(audit) => wait(audit::run(audit, &common)),
         Command::Witness(run) => wait(witness::run(run)),
         Command::Version(version) => version::run(version, common.output),
     }?;

@@ -1,6 +1,9 @@
 //! `marg policy`: what a security team does with its policies before it lets them decide.
 //!
-//! Nothing here needs a running instance, a database or a secret: policies, tables of cases and calls are files.
+//! Nothing but `audit` and `replay` needs a running instance, a database or a secret: policies, tables of cases and calls are
+//! files.
+
+mod history;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
-use crate::cli::{Common, complain};
+use crate::cli::{Common, complain, wait};
 use crate::config::load;
 use crate::kavach::config::{Mode, Reveal};
 use crate::kavach::gate::{Gate, GateSettings};
@@ -71,6 +74,10 @@ pub enum Policy {
         #[command(flatten)]
         set: SetArgs,
     },
+    /// Count refusals, real and would-be, by policy, key, model and reason.
+    Audit(history::Period),
+    /// Say what other policies would have done to recorded calls.
+    Replay(history::Replay),
     /// Say what changes between two sets of policies.
     Diff {
         /// The set that decides now.
@@ -110,6 +117,8 @@ pub fn run(command: Policy, common: &Common) -> Result {
             import(&file, to.as_deref(), &settings, common.output)
         }
         Policy::Explain { call, set } => explain(&call, &set.gate(common)?, common.output),
+        Policy::Audit(period) => wait(async { history::audit(period, &common.door()?, common.output).await }),
+        Policy::Replay(replay) => wait(async { history::replay(replay, &common.door()?, common.output).await }),
         Policy::Diff { old, new, cases, time_zone } => {
             let zone = zone(&time_zone)?;
             diff(&gate(&old, zone.clone())?, &gate(&new, zone)?, cases.as_deref(), common.output)

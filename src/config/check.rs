@@ -7,7 +7,9 @@ use http::{HeaderName, HeaderValue};
 use crate::config::decode::join;
 use crate::config::demo::SIMULATED;
 use crate::config::problem::Report;
-use crate::config::{AdminConfig, Config, LedgerConfig, ServerConfig, budget, kavach, redis, routes, suggest, url};
+use crate::config::{
+    AdminConfig, Config, LedgerConfig, ServerConfig, audit, budget, kavach, redis, routes, suggest, url,
+};
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, UrlRef};
 use crate::provider::preset::{BaseUrl, TABLE};
 
@@ -37,6 +39,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     server(&config.server, report);
     ledger(&config.ledger, report);
     kavach::check(config, report);
+    audit::check(config, report);
     for (name, provider) in &config.providers {
         self::provider(name, provider, report);
         // An overlay may hold providers of its own.

@@ -12,7 +12,7 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{RedisSecrets, shape, tree, url};
+use crate::config::{AuditSecrets, RedisSecrets, shape, tree, url};
 use crate::provider::config::{ProviderConfig, ProviderSettings, UrlRef};
 use crate::unit::secret::Secret;
 
@@ -39,6 +39,8 @@ pub struct Loaded {
     pub webhook: Option<Webhook>,
     /// What `redis` refers to, if it has addresses.
     pub redis: Option<RedisSecrets>,
+    /// What `audit` refers to.
+    pub audit: AuditSecrets,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
 }
@@ -76,7 +78,9 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.providers.clear();
     config.budget.webhook_url = None;
     config.budget.webhook_secret = None;
-    let loaded = complete(config, report, &|name| std::env::var_os(name))?;
+    let audit = std::mem::take(&mut config.audit);
+    let mut loaded = complete(config, report, &|name| std::env::var_os(name))?;
+    loaded.config.audit = audit;
     Ok(Loaded { price_providers, ..loaded })
 }
 
@@ -131,11 +135,22 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis } =
+    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
-    Ok(Loaded { config, providers, price_providers, database_url, listen_url, hash_key, webhook, redis, warnings })
+    Ok(Loaded {
+        config,
+        providers,
+        price_providers,
+        database_url,
+        listen_url,
+        hash_key,
+        webhook,
+        redis,
+        audit,
+        warnings,
+    })
 }
 
 fn price_providers(config: &Config) -> BTreeMap<String, Option<String>> {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
+pub use crate::config::audit::{AuditConfig, AuditMode, AuditSecrets, WitnessConfig};
 pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode};
 pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};
 use crate::kavach::config::KavachConfig;
@@ -20,6 +21,7 @@ use crate::provider::config::{ProviderConfig, UrlRef};
 use crate::route::config::RouteConfig;
 use crate::unit::secret::SecretRef;
 
+mod audit;
 mod budget;
 mod check;
 mod decode;
@@ -64,6 +66,8 @@ pub struct Config {
     pub budget: BudgetConfig,
     /// The gate, sessions and drift.
     pub kavach: KavachConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// What may be spent; besides the limits in the store.
     pub limits: Vec<Limit>,
     /// How to reach Redis.
@@ -89,6 +93,7 @@ impl Default for Config {
             prices: PricesConfig::default(),
             budget: BudgetConfig::default(),
             kavach: KavachConfig::default(),
+            audit: AuditConfig::default(),
             limits: Vec::new(),
             redis: RedisConfig::default(),
             providers: BTreeMap::new(),

@@ -1,6 +1,8 @@
 //! What a reload cannot apply.
 
-use crate::config::{AdminConfig, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, ServerConfig};
+use crate::config::{
+    AdminConfig, AuditConfig, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, ServerConfig,
+};
 
 /// The keys that differ and whose new values need a restart, in the order of the file. They are those that
 /// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
@@ -16,6 +18,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
         keys,
         budget,
         redis,
+        audit,
         // All of these are applied by a reload.
         ledger: _,
         prices: _,
@@ -39,6 +42,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
     note(&mut changed, "budget.authority", budget.authority != old.budget.authority);
     in_redis(&mut changed, &old.redis, redis);
+    in_audit(&mut changed, &old.audit, audit);
     changed
 }
 
@@ -63,6 +67,32 @@ fn in_redis(changed: &mut Vec<&'static str>, old: &RedisConfig, new: &RedisConfi
     note(changed, "redis.background_timeout_ms", *background_timeout_ms != old.background_timeout_ms);
 }
 
+fn in_audit(changed: &mut Vec<&'static str>, old: &AuditConfig, new: &AuditConfig) {
+    let AuditConfig {
+        enabled,
+        mode: _,
+        interval_ms,
+        origin,
+        folder,
+        key,
+        next_key,
+        passphrase,
+        retention_days: _,
+        witnesses,
+        quorum,
+        open_tiles: _,
+    } = new;
+    note(changed, "audit.enabled", *enabled != old.enabled);
+    note(changed, "audit.interval_ms", *interval_ms != old.interval_ms);
+    note(changed, "audit.origin", *origin != old.origin);
+    note(changed, "audit.folder", *folder != old.folder);
+    note(changed, "audit.key", *key != old.key);
+    note(changed, "audit.next_key", *next_key != old.next_key);
+    note(changed, "audit.passphrase", *passphrase != old.passphrase);
+    note(changed, "audit.witnesses", *witnesses != old.witnesses);
+    note(changed, "audit.quorum", *quorum != old.quorum);
+}
+
 /// The parts of the configuration that differ, as key paths: whole sections, and single providers.
 pub fn changed(old: &Config, new: &Config) -> Vec<String> {
     let Config {
@@ -76,6 +106,7 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         prices,
         budget,
         kavach,
+        audit,
         limits,
         redis,
         providers,
@@ -93,6 +124,7 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
         ("prices", *prices != old.prices),
         ("budget", *budget != old.budget),
         ("kavach", *kavach != old.kavach),
+        ("audit", *audit != old.audit),
         ("limits", *limits != old.limits),
         ("redis", *redis != old.redis),
         ("default_provider", *default_provider != old.default_provider),

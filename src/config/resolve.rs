@@ -15,7 +15,7 @@ use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{BudgetConfig, Config, RedisConfig, RedisSecrets, pem, redis, url};
+use crate::config::{AuditConfig, AuditSecrets, BudgetConfig, Config, RedisConfig, RedisSecrets, pem, redis, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
@@ -38,6 +38,7 @@ pub(super) struct Resolved {
     pub(super) hash_key: Option<Secret>,
     pub(super) webhook: Option<Webhook>,
     pub(super) redis: Option<RedisSecrets>,
+    pub(super) audit: AuditSecrets,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
@@ -55,12 +56,13 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
     });
     let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
     let redis = Resolver { environment, report, lenient: false }.redis(&config.redis);
+    let audit = Resolver { environment, report, lenient: !config.audit.enabled }.audit(&config.audit);
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, database_url, listen_url, hash_key, webhook, redis }
+    Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -243,6 +245,16 @@ impl Resolver<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn audit(&mut self, config: &AuditConfig) -> AuditSecrets {
+        let mut secret =
+            |path, reference: &Option<SecretRef>| reference.as_ref().and_then(|reference| self.secret(path, reference));
+        AuditSecrets {
+            key: secret("audit.key", &config.key),
+            next_key: secret("audit.next_key", &config.next_key),
+            passphrase: secret("audit.passphrase", &config.passphrase),
         }
     }
 

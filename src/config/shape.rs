@@ -14,7 +14,7 @@ use crate::config::{
     AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
     PrefixStyle, PricesConfig, ServerConfig, TlsConfig,
 };
-use crate::config::{budget, kavach, redis, suggest, url};
+use crate::config::{audit, budget, kavach, redis, suggest, url};
 use crate::dialect::CeilingField;
 use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlRef};
 use crate::provider::preset::{self, Preset};
@@ -36,6 +36,7 @@ pub(super) fn config(table: &mut Table<'_, '_>) -> Config {
         prices: table.section("prices", prices),
         budget: table.section("budget", budget::budget),
         kavach: table.section("kavach", kavach::kavach),
+        audit: table.section("audit", audit::audit),
         limits: limits(table),
         redis: table.section("redis", redis::redis),
         providers: table.named("providers", provider),

@@ -584,6 +584,7 @@ fn every_key_that_is_read_is_in_the_list() {
         "kavach",
         "kavach.session",
         "kavach.drift",
+        "audit",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
     let mut listed: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
@@ -641,6 +642,16 @@ fn other_value(path: &str) -> &'static str {
         | "kavach.drift.geo_speed_km_h"
         | "kavach.drift.max_keys" => "7",
         "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
+        "audit.enabled" => "false",
+        "audit.mode" => "enforce",
+        "audit.origin" => "marg.example.com/1",
+        "audit.folder" => "/audit",
+        "audit.key" | "audit.next_key" | "audit.passphrase" => "env:KEY",
+        "audit.witnesses" => "['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']",
+        "audit.quorum" => {
+            "1, witnesses: ['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']"
+        }
+        "audit.open_tiles" => "true",
         "default_provider" => "a",
         path if path.ends_with("_tokens") => "77",
         path if path.ends_with("_ms") || path.ends_with("_bytes") || path.ends_with("_days") => "5000",
@@ -677,6 +688,10 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
                 "prices: {default: {input: 1, output: 1}}".to_owned(),
                 "prices: {default: {input: 1, output: 2.5}}".to_owned(),
             ),
+            "audit.quorum" => {
+                let one = other_value(path);
+                (with(path, &format!("0{}", &one[1..])), with(path, one))
+            }
             "budget.authority" => {
                 let urls = "redis: {urls: ['env:A']}\n";
                 (urls.to_owned(), format!("{urls}budget: {{authority: redis}}"))

@@ -11,6 +11,7 @@ pub mod error;
 mod findings;
 pub mod json;
 mod multipart;
+mod offer;
 pub mod openai;
 pub mod operation;
 mod redact;

@@ -49,6 +49,11 @@ impl Fields {
         Self(self.0 | other.0)
     }
 
+    /// Whether both have a field.
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     pub(super) fn is_empty(self) -> bool {
         self.0 == 0
     }

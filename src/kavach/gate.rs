@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::kavach::call::{Action, Call, Caller, Target};
 use crate::kavach::config::{Mode, Reveal};
-use crate::kavach::context;
+use crate::kavach::context::{self, Fields};
 use crate::kavach::policy::PolicySet;
 use crate::kavach::rule::{Rule, Then};
 use crate::kavach::schema::Cast;
@@ -29,6 +29,7 @@ pub struct Gate {
     authorizer: Authorizer,
     slices: Slots<Entry>,
     silent: Arc<Judgement>,
+    counts_input: bool,
 }
 
 /// How a gate works, besides its policies.
@@ -80,12 +81,19 @@ impl Gate {
         let GateSettings { mode, reveal, zone, cache_entries } = settings;
         let authorizer = Authorizer::new();
         let silent = Arc::new(judgement(&[], Outcome::default()).allowed());
-        Self { mode, reveal, zone, set, authorizer, slices: Slots::new(cache_entries), silent }
+        let counted = Fields::default().with("estimated_input_tokens").with("estimated_cost_nano_usd");
+        let counts_input = set.iter().flat_map(|set| &set.rules).any(|rule| rule.fields.meets(counted));
+        Self { mode, reveal, zone, set, authorizer, slices: Slots::new(cache_entries), silent, counts_input }
     }
 
     /// Its mode.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// The time zone of the clock in policies.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// Its policies; `None` if it is off without any.
@@ -96,6 +104,22 @@ impl Gate {
     /// The hash of its policies; empty if it has none.
     pub fn set_hash(&self) -> &str {
         self.set.as_ref().map_or("", |set| set.hash())
+    }
+
+    /// Whether it would judge every call as the other one does, and show as much.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let told = |gate: &Self| (gate.mode, gate.reveal, gate.zone.clone(), gate.slices.len());
+        told(self) == told(other) && self.set_hash() == other.set_hash() && self.set.is_some() == other.set.is_some()
+    }
+
+    /// Whether a policy looks at figures for which the words of the input have to be counted.
+    pub fn counts_input(&self) -> bool {
+        self.counts_input
+    }
+
+    /// The permit of a gate that is off, which asks for no facts; `None` if calls are to be judged.
+    pub fn waive(&self, key: &Arc<str>, action: Action, (provider, model): (&Arc<str>, &str)) -> Option<Permit> {
+        (self.mode == Mode::Off).then(|| Permit::waived(key, action, provider, model))
     }
 
     /// Judges a call.

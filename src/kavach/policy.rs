@@ -153,6 +153,12 @@ pub fn formatted(text: &str) -> Result<String, String> {
     Ok(if framed.is_some() { format!("{BEGIN}\n{inner}\n{END}\n") } else { format!("{inner}\n") })
 }
 
+/// A text without its first line `// begin` and its last line `// end`, if it has both.
+pub fn unframed(text: &str) -> &str {
+    let trimmed = text.trim();
+    trimmed.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END)).unwrap_or(trimmed)
+}
+
 /// Reads a file, or every `*.cedar` of a folder, without looking at the content.
 ///
 /// # Errors

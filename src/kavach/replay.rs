@@ -34,27 +34,47 @@ const MAX_SHOWN: usize = 1_000;
 ///
 /// *Cost*: as [`Gate::judge`] for each call; memory for at most 100,000 keys and 10,000 rows.
 pub fn replay(gate: &Gate, recorded: impl IntoIterator<Item = (Call, Decision)>) -> Replay {
-    let mut replay = Replay::default();
-    let mut by_key: BTreeMap<String, u64> = BTreeMap::new();
+    let mut replaying = Replaying::default();
     for (call, then) in recorded {
-        let judgement = gate.weigh(&call);
+        replaying.add(gate, &call, then);
+    }
+    replaying.finish()
+}
+
+/// A replay that is under way: for calls that come in pieces.
+#[derive(Debug, Default)]
+pub struct Replaying {
+    replay: Replay,
+    by_key: BTreeMap<String, u64>,
+}
+
+impl Replaying {
+    /// Replays one more call, with what was decided then.
+    pub fn add(&mut self, gate: &Gate, call: &Call, then: Decision) {
+        let Self { replay, by_key } = self;
+        let judgement = gate.weigh(call);
         let refused = judgement.decision == Decision::Deny;
         replay.calls += 1;
         replay.refused += u64::from(refused);
         replay.newly_refused += u64::from(refused && then == Decision::Allow);
         replay.newly_admitted += u64::from(!refused && then == Decision::Deny);
         if !refused {
-            continue;
+            return;
         }
         replay.refusals.count(&call.caller.key, &call.target.model, &judgement.deciding);
         if by_key.len() < MAX_KEYS || by_key.contains_key(&*call.caller.key) {
             *by_key.entry(call.caller.key.to_string()).or_default() += 1;
         }
     }
-    replay.by_key = by_key.into_iter().collect();
-    replay.by_key.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
-    replay.by_key.truncate(MAX_SHOWN);
-    replay
+
+    /// What would have been.
+    pub fn finish(self) -> Replay {
+        let Self { mut replay, by_key } = self;
+        replay.by_key = by_key.into_iter().collect();
+        replay.by_key.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        replay.by_key.truncate(MAX_SHOWN);
+        replay
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 
 use crate::kavach::call::SessionFigures;
@@ -60,7 +61,7 @@ fn bounded(kind: &str, text: &str) -> Arc<str> {
 /// All sessions that this process knows.
 #[derive(Debug)]
 pub struct Sessions {
-    config: SessionConfig,
+    config: ArcSwap<SessionConfig>,
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
 }
@@ -118,7 +119,12 @@ impl Sessions {
     /// No sessions yet.
     pub fn new(config: SessionConfig) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config, hasher: RandomState::new(), shards }
+        Self { config: ArcSwap::from_pointee(config), hasher: RandomState::new(), shards }
+    }
+
+    /// Goes on with other settings; what is remembered stays.
+    pub fn configure(&self, config: SessionConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// Counts one more call of a session and gives its figures before that call; begins it if it is not there or was idle
@@ -128,8 +134,9 @@ impl Sessions {
     /// [`Ended`] while the session is one that an operator ended.
     pub fn enter(&self, key: &Arc<str>, name: Option<&Arc<str>>, now: Timestamp) -> Result<SessionFigures, Ended> {
         let name = name.cloned().unwrap_or_default();
+        let config = **self.config.load();
         let mut shard = self.shard(key);
-        let idle = Duration::from_millis(self.config.idle_ms);
+        let idle = Duration::from_millis(config.idle_ms);
         let known = shard.keys.get_mut(key).and_then(|sessions| sessions.get_mut(&name));
         if let Some(entry) = known {
             if let Some(until) = entry.ended_until.filter(|until| *until > now) {
@@ -140,7 +147,7 @@ impl Sessions {
             }
             return Ok(entry.count(now));
         }
-        shard.make_room(key, self.config.max_sessions.div_ceil(SHARDS), now, idle);
+        shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
         let mut entry = Entry::begin(&name, now);
         let figures = entry.count(now);
         shard.keys.entry(Arc::clone(key)).or_default().insert(name, entry);
@@ -180,7 +187,7 @@ impl Sessions {
 
     /// Ends a session: its calls are refused for `ended_ms`. Says whether it was there.
     pub fn end(&self, key: &str, id: &str, now: Timestamp) -> bool {
-        let until = now.plus(Duration::from_millis(self.config.ended_ms));
+        let until = now.plus(Duration::from_millis(self.config.load().ended_ms));
         self.change(key, id, |entry| entry.ended_until = Some(until))
     }
 

@@ -26,6 +26,11 @@ impl<T> Slots<T> {
         Self { slots, hasher: RandomState::new(), turn: AtomicUsize::new(0) }
     }
 
+    /// How many entries there is room for.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Where the entry of a key can be; the hasher is keyed, since callers choose parts of it.
     pub(super) fn place(&self, key: &impl Hash) -> u64 {
         self.hasher.hash_one(key)

@@ -144,6 +144,10 @@ impl Permit {
         }
     }
 
+    pub(super) fn waived(key: &Arc<str>, action: Action, provider: &Arc<str>, model: &str) -> Self {
+        Self { key: Arc::clone(key), action, provider: Arc::clone(provider), model: model.into() }
+    }
+
     /// Whether it is for that provider and model.
     pub fn covers(&self, provider: &str, model: &str) -> bool {
         *self.provider == *provider && *self.model == *model

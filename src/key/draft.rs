@@ -149,6 +149,7 @@ impl KeyFields {
             expires_at: self.expires_at,
             revoked_at: None,
             rotated_at: None,
+            suspension: None,
             caps: self.caps,
         };
         Ok((key, minted))

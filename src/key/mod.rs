@@ -60,6 +60,18 @@ pub struct Key {
     /// Caps on its single requests.
     #[serde(default)]
     pub caps: RequestCaps,
+    /// That it rests, if it does or did: a suspension that is over stays here until the next one.
+    #[serde(default)]
+    pub suspension: Option<Suspension>,
+}
+
+/// A rest of a key. It ends by itself, or an operator ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// When it ends; `None` if an operator has to end it.
+    pub until: Option<Timestamp>,
+    /// Why, for operators.
+    pub reason: Arc<str>,
 }
 
 /// Who a key acts for. Every part is optional; names are at most 128 characters without control characters.
@@ -95,6 +107,8 @@ pub enum KeyState {
     Disabled,
     /// Past its expiry.
     Expired,
+    /// Resting, by a policy of the gate.
+    Suspended,
     /// Ended for ever.
     Revoked,
 }
@@ -106,13 +120,15 @@ impl KeyState {
             Self::Active => "active",
             Self::Disabled => "disabled",
             Self::Expired => "expired",
+            Self::Suspended => "suspended",
             Self::Revoked => "revoked",
         }
     }
 }
 
 impl Key {
-    /// What the key is good for at that time. A key that is several of these is revoked first, then disabled, then expired.
+    /// What the key is good for at that time. A key that is several of these is revoked first, then disabled, then expired,
+    /// then suspended.
     pub fn state(&self, now: Timestamp) -> KeyState {
         if self.revoked_at.is_some() {
             KeyState::Revoked
@@ -120,6 +136,8 @@ impl Key {
             KeyState::Disabled
         } else if self.expires_at.is_some_and(|end| end <= now) {
             KeyState::Expired
+        } else if self.suspension.as_ref().is_some_and(|rest| rest.until.is_none_or(|until| until > now)) {
+            KeyState::Suspended
         } else {
             KeyState::Active
         }

@@ -17,7 +17,7 @@ use super::parties::Parties;
 use super::party::{PartyKind, RequestCaps};
 use super::store::KeyStore;
 use super::token::{HashKey, TokenHash, well_formed};
-use super::{Key, KeyState};
+use super::{Key, KeyState, Suspension};
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 
@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The key is switched off.
     #[error("the key is disabled")]
     Disabled,
+    /// The key rests, until then if that is settled.
+    #[error("the key is suspended")]
+    Suspended(Option<Timestamp>),
     /// An org, team or user that the key acts for is switched off.
     #[error("the {} of the key is disabled", .0.as_str())]
     Party(PartyKind),
@@ -88,7 +91,7 @@ impl Ring {
     /// Finds the key of a token and whether it may be used from there at that time.
     ///
     /// # Errors
-    /// The first of: malformed, unknown, revoked, disabled, expired, a party that is switched off, address. Costs one hash and
+    /// The first of: malformed, unknown, revoked, disabled, expired, suspended, a party that is switched off, address. Costs one hash and
     /// up to four look-ups without lock, allocation or I/O.
     pub fn admit(&self, token: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Arc<Key>, Refusal> {
         if !well_formed(token) {
@@ -102,12 +105,21 @@ impl Ring {
             KeyState::Revoked => Err(Refusal::Revoked),
             KeyState::Disabled => Err(Refusal::Disabled),
             KeyState::Expired => Err(Refusal::Expired),
+            KeyState::Suspended => Err(Refusal::Suspended(key.suspension.as_ref().and_then(|rest| rest.until))),
             KeyState::Active => match self.parties.refuses(&key.principal) {
                 Some(kind) => Err(Refusal::Party(kind)),
                 None if !key.allows_address(address) => Err(Refusal::Address),
                 None => Ok(key),
             },
         }
+    }
+
+    /// Lets the key of that id rest at once, or ends that; whether there is such a key. For a rest that is not in the store
+    /// yet, so that it counts from the call on that brought it about.
+    pub fn suspend(&self, id: &str, suspension: Option<Suspension>) -> bool {
+        let Some(key) = self.get(id) else { return false };
+        self.put(Key { suspension, ..Key::clone(&key) });
+        true
     }
 
     /// Those whom keys act for.

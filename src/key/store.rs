@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Key, KeyState};
+use super::{Key, KeyState, Suspension};
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 
@@ -56,7 +56,10 @@ pub trait KeyStore: Send + Sync {
     /// Stores a new key. [`StoreError::Conflict`] when its id or its token hash is there already.
     async fn insert(&self, key: &Key) -> Result<(), StoreError>;
 
-    /// Replaces the fields of a stored key. Two things only move forward, so that a writer with an old copy cannot undo them:
+    /// Lets a key rest, or ends its rest. [`StoreError::NotFound`] when there is no such key.
+    async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError>;
+
+    /// Replaces the fields of a stored key, its rest apart. Two things only move forward, so that a writer with an old copy cannot undo them:
     /// a revocation stays, and the token with the latest `rotated_at` stays. [`StoreError::NotFound`] when there is no such key.
     async fn update(&self, key: &Key) -> Result<(), StoreError>;
 

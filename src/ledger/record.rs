@@ -77,6 +77,43 @@ pub struct Attempt {
     pub duration_us: u64,
 }
 
+/// A policy that had a part in a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VerdictGround {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub policy: Arc<str>,
+    /// Its reason, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reason: Option<Arc<str>>,
+}
+
+/// What the gate said of an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The gate's mode: `observe` or `enforce`.
+    pub mode: Arc<str>,
+    /// What happened: `allow`, `deny`, or `would-deny` if it passed only because something observes.
+    pub verdict: Arc<str>,
+    /// What the policies that enforce say, whatever the mode is: `allow` or `deny`.
+    pub real: Arc<str>,
+    /// The policies that decided, at most 8; none if the call is refused because nothing permits it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deciding: Vec<VerdictGround>,
+    /// The policies in observe mode that would refuse it, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_refuse: Vec<VerdictGround>,
+    /// The beginning of the hash of the set of policies: 16 hexadecimal digits.
+    pub set: Arc<str>,
+    /// How many targets were left out because the policies refuse them.
+    #[serde(default)]
+    pub dropped: u32,
+    /// The call as it was judged, as a JSON object without prompts, to be judged again by other policies; empty if it was too
+    /// large to be kept.
+    pub call: Arc<str>,
+}
+
 /// One exchange. Serialises to one JSON object; absent values are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -166,6 +203,9 @@ pub struct Record {
     /// The session that the caller named, scoped to its key; at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Arc<str>>,
+    /// What the gate said; `None` if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// What it added to the counters of limits; empty while its tokens are still being counted, and then its amendment says all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<Charge>,

@@ -26,12 +26,13 @@ impl Exchange {
     ///
     /// # Errors
     /// `ShuttingDown` while draining, `Overloaded` above `server.max_exchanges`, `TooLarge` above `server.max_header_bytes`,
-    /// `Unavailable` while the journal takes no record.
+    /// `Unavailable` while the journal takes no record, or the audit log cannot be written and must be.
     pub fn arrive(&mut self, head: &Head<'_>) -> Result<()> {
         head.method.clone_into(&mut self.record.method);
         self.record.path = clip(head.path);
         self.record.operation.push_str("unknown");
         self.record.request_id = request_id(head.headers);
+        self.by_proxy = head.peer.is_some_and(|peer| self.live.settings.trusts(peer.to_canonical()));
         let address = head.peer.map(|peer| caller_address(&self.live.settings, peer, head.headers));
         self.record.address = address.map(|address| address.to_string());
         if self.gateway.is_draining() {
@@ -55,6 +56,10 @@ impl Exchange {
         if let Err(error) = self.gateway.journal.ready() {
             let text = "This gateway cannot record exchanges at present, so it takes none; its operator has been told.";
             return Err(Error::new(Kind::Unavailable, text).retry_after(5).because(error));
+        }
+        if self.gateway.audit.refuses() {
+            let text = "The audit log of this gateway cannot be written at present, so it takes no calls (audit.mode); its operator has been told.";
+            return Err(Error::new(Kind::Unavailable, text).retry_after(5));
         }
         Ok(())
     }

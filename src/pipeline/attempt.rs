@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::dialect::{CeilingField, Operation};
 use crate::error::{Error, Kind};
+use crate::kavach::Permit;
 use crate::ledger::{Attempt, AttemptEnd};
 use crate::pipeline::exchange::{Exchange, clip};
 use crate::provider::Provider;
@@ -27,6 +28,8 @@ pub struct Step {
     pub provider: Arc<Provider>,
     /// For which model; empty if the request names none.
     pub model: String,
+    /// The leave to ask it, once it is judged; without one it is not asked.
+    pub permit: Option<Permit>,
 }
 
 impl Step {
@@ -45,6 +48,8 @@ impl Step {
 pub struct Current {
     /// Who is asked, for what.
     pub step: Step,
+    /// The leave to ask.
+    pub permit: Permit,
     /// With which credential: its position and itself.
     pub credential: Option<(u32, Secret)>,
     /// When it began.
@@ -63,11 +68,16 @@ pub enum Weighing {
 }
 
 impl Exchange {
-    /// Readies the next attempt; false if none is left.
+    /// Readies the next attempt; false if none is left. A target without a permit is passed over.
     pub fn advance(&mut self) -> bool {
         let now = Tick::now();
         self.current = None;
         while let Some(step) = self.plan.get(self.at).cloned() {
+            let Some(permit) = step.permit.clone().filter(|permit| permit.covers(&step.provider.name, &step.model))
+            else {
+                self.at += 1;
+                continue;
+            };
             let credential = match step.provider.credentials.pick(&step.model, now) {
                 Pick::Use(index, secret) if self.tries_on_step < MAX_CREDENTIALS => Some((index, secret)),
                 Pick::NoneNeeded if self.tries_on_step == 0 => None,
@@ -83,7 +93,7 @@ impl Exchange {
                 }
             };
             self.tries_on_step += 1;
-            self.current = Some(Current { step, credential, started: now, renewed: false });
+            self.current = Some(Current { step, permit, credential, started: now, renewed: false });
             return true;
         }
         false

@@ -9,6 +9,7 @@ use crate::catalog::Media;
 use crate::catalog::prices::PriceQuery;
 use crate::catalog::tokens;
 use crate::dialect::{self, Facts, Operation};
+use crate::kavach::call::PriceClass;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::settle::signed;
@@ -26,7 +27,7 @@ const DRAWN_IMAGE_TOKENS: u64 = 6_500;
 /// Tokens of speech for a byte of text, at most: 20 a second, and nobody needs a second for fewer than three characters.
 const SPEECH_TOKENS_A_BYTE: u64 = 8;
 /// Words that vendors add to every request.
-const OVERHEAD_TOKENS: u64 = 64;
+pub(super) const OVERHEAD_TOKENS: u64 = 64;
 /// Longer texts are counted on a thread that may block.
 const COUNT_INLINE_BYTES: usize = 16 * 1024;
 
@@ -76,12 +77,12 @@ impl Exchange {
         words.saturating_add(self.image_tokens(facts)).min(self.input_bound())
     }
 
-    fn image_tokens(&self, facts: &Facts) -> u64 {
+    pub(super) fn image_tokens(&self, facts: &Facts) -> u64 {
         let mini = self.plan.iter().any(|step| step.model.contains("4o-mini"));
         facts.images.saturating_mul(if mini { IMAGE_TOKENS_4O_MINI } else { IMAGE_TOKENS })
     }
 
-    fn most_output(&self, facts: &Facts, ceiling: Option<u64>) -> u64 {
+    pub(super) fn most_output(&self, facts: &Facts, ceiling: Option<u64>) -> u64 {
         let choices = facts.choices.max(1);
         match facts.operation {
             Operation::Chat | Operation::Completions | Operation::Responses => {
@@ -102,6 +103,12 @@ impl Exchange {
     /// The dearest target's price; nothing if one of them has none. A request without a body and without a model consumes nothing
     /// that anybody prices: it asks for a list, or a state.
     fn most_usd(&self, facts: &Facts, input: u64, output: u64) -> Option<NanoUsd> {
+        let most = |step: &Step| self.most_usd_at(step, facts, input, output);
+        self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
+    }
+
+    /// The same at one target.
+    pub(super) fn most_usd_at(&self, step: &Step, facts: &Facts, input: u64, output: u64) -> Option<NanoUsd> {
         if self.body.is_empty() && facts.model.is_none() {
             return Some(NanoUsd::ZERO);
         }
@@ -113,16 +120,25 @@ impl Exchange {
             output_image: modalities.image_output,
             cache_1h: memchr::memmem::find(&self.body, b"\"1h\"").is_some(),
         };
-        let most = |step: &Step| {
-            let query = PriceQuery {
-                provider_name: &step.provider.name,
-                price_provider: step.provider.settings.price_provider.as_deref(),
-                model: &step.model,
-                at: self.record.started_at,
-                tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
-            };
-            self.live.catalog.most(&query, input, output, media)
+        let query = PriceQuery {
+            provider_name: &step.provider.name,
+            price_provider: step.provider.settings.price_provider.as_deref(),
+            model: &step.model,
+            at: self.record.started_at,
+            tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
         };
-        self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
+        self.live.catalog.most(&query, input, output, media)
+    }
+
+    /// How dear the output of a target is.
+    pub(super) fn price_class(&self, step: &Step) -> PriceClass {
+        let query = PriceQuery {
+            provider_name: &step.provider.name,
+            price_provider: step.provider.settings.price_provider.as_deref(),
+            model: &step.model,
+            at: self.record.started_at,
+            tier: ServiceTier::Standard,
+        };
+        PriceClass::of(self.live.catalog.most(&query, 0, 1_000_000, Media::default()))
     }
 }

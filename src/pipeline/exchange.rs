@@ -37,6 +37,10 @@ pub struct Exchange {
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
     pub outgoing: Bytes,
+    /// The session that the gate counts it in.
+    pub session: Option<Arc<str>>,
+    /// Whether it comes by way of a trusted proxy.
+    pub by_proxy: bool,
     /// The ceiling on output tokens that providers are told because the caller named none.
     pub ceiling: Option<u64>,
     /// What it holds of limits, from admission until it is settled.
@@ -103,6 +107,8 @@ impl Exchange {
             facts: None,
             body: Bytes::new(),
             outgoing: Bytes::new(),
+            session: None,
+            by_proxy: false,
             ceiling: None,
             reservation: None,
             reserved: Amounts::default(),
@@ -201,6 +207,7 @@ fn blank(id: ExchangeId) -> Record {
         attempts: Vec::new(),
         tags: Vec::new(),
         session: None,
+        verdict: None,
         charges: Vec::new(),
     }
 }

@@ -46,6 +46,13 @@ fn explain(refusal: Refusal) -> Error {
         Refusal::Revoked => (Kind::InvalidApiKey, "This API key has been revoked."),
         Refusal::Expired => (Kind::InvalidApiKey, "This API key has expired."),
         Refusal::Disabled => (Kind::InvalidApiKey, "This API key is disabled at present."),
+        Refusal::Suspended(until) => {
+            let text = match until {
+                Some(until) => format!("This API key is suspended until {}.", until.rfc3339()),
+                None => "This API key is suspended until an operator releases it.".to_owned(),
+            };
+            return Error::new(Kind::PermissionDenied, text);
+        }
         Refusal::Party(kind) => {
             let text = format!("The {} that this API key acts for is disabled at present.", kind.as_str());
             return Error::new(Kind::InvalidApiKey, text);

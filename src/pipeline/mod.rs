@@ -7,12 +7,14 @@
 pub mod answer;
 pub mod arrive;
 pub mod attempt;
+pub mod attest;
 pub mod count;
 mod estimate;
 pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod invoices;
+pub mod judge;
 pub mod label;
 pub mod local;
 pub mod relay;
@@ -22,18 +24,25 @@ pub mod understand;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 
 use crate::budget::Budget;
 use crate::catalog::prices::Catalog;
+use crate::kavach::config::{DriftConfig, SessionConfig};
+use crate::kavach::drift::Drift;
+use crate::kavach::drift::geo::Places;
+use crate::kavach::session::Sessions;
+use crate::kavach::{Gate, Suspension};
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
+use crate::pipeline::attest::AuditGate;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
 use crate::route::Table;
@@ -47,10 +56,18 @@ pub struct Gateway {
     pub ring: Arc<Ring>,
     /// What may be spent.
     pub budget: Arc<Budget>,
+    /// What belongs together.
+    pub sessions: Arc<Sessions>,
+    /// What is usual for each key.
+    pub drift: Arc<Drift>,
+    /// Where suspensions go to be stored; nobody takes them in tests of what is not about that.
+    pub suspended: OnceLock<mpsc::Sender<Suspension>>,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
     pub counter: Counter,
+    /// What exchanges must know of the audit log.
+    pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
     pub draining: AtomicBool,
     cut_off: AtomicBool,
@@ -68,6 +85,10 @@ pub struct Live {
     pub table: Table,
     /// What they cost.
     pub catalog: Arc<Catalog>,
+    /// What may be done.
+    pub gate: Arc<Gate>,
+    /// Where addresses are, if the operator gives a database.
+    pub places: Option<Arc<Places>>,
 }
 
 /// Bounds and switches of the data plane, as the configuration's `server` section has them.
@@ -116,8 +137,12 @@ impl Gateway {
             live: ArcSwap::from_pointee(live),
             ring,
             budget,
+            sessions: Arc::new(Sessions::new(SessionConfig::default())),
+            drift: Arc::new(Drift::new(DriftConfig::default())),
+            suspended: OnceLock::new(),
             journal,
             counter,
+            audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),

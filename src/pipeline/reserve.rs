@@ -33,13 +33,26 @@ impl Exchange {
         self.downgrade = downgrade.filter(|downgrade| self.gateway.ring.allows_model(&key, &downgrade.to));
     }
 
-    /// Reserves what the exchange can consume at most.
+    /// Decides the ceiling on output tokens that providers are told; one that is short of money may still lower it.
     ///
     /// # Errors
-    /// `InvalidRequest` above a cap on single requests; `LimitExceeded` with the limit, what is left and when it resets;
+    /// `InvalidRequest` above a cap on single requests.
+    pub async fn bound(&mut self) -> Result<()> {
+        self.ceiling = self.cap().await?;
+        let Some(key) = self.key.clone() else { return Ok(()) };
+        let (budget, payer) = (&self.gateway.budget, self.payer(&key));
+        if budget.applies(&payer) {
+            self.ceiling = self.ceilings(budget.counts_output(&payer)).first().copied().flatten();
+        }
+        Ok(())
+    }
+
+    /// Reserves what the exchange can consume at most, after [`Exchange::bound`].
+    ///
+    /// # Errors
+    /// `LimitExceeded` with the limit, what is left and when it resets;
     /// `PermissionDenied` for a model without a price under a limit in dollars; `Unavailable` when the counters cannot be asked.
     pub async fn reserve(&mut self) -> Result<()> {
-        self.ceiling = self.cap().await?;
         let budget = self.gateway.budget.clone();
         let Some(key) = self.key.clone() else { return Ok(()) };
         let payer = self.payer(&key);

@@ -40,6 +40,7 @@ impl Exchange {
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
         let reservation = self.charge(uncounted.is_some());
+        self.settle_session();
         self.journal();
         count(&self.record);
         tell(&self.record);

@@ -52,10 +52,10 @@ impl Exchange {
         Ok(())
     }
 
-    /// Orders the targets and readies the first attempt.
+    /// Orders the targets.
     ///
     /// # Errors
-    /// `ModelNotFound` if no route leads anywhere, `LimitExceeded` if every credential on the way rests.
+    /// `ModelNotFound` if no route leads anywhere.
     pub fn plan(&mut self, headers: &HeaderMap) -> Result<()> {
         let downgrade = self.downgrade.as_ref().map(|downgrade| downgrade.to.clone());
         let asked = downgrade.or_else(|| self.facts.as_ref().and_then(|facts| facts.model.clone()));
@@ -68,7 +68,7 @@ impl Exchange {
         if self.plan.is_empty() {
             return Err(no_way(asked.as_deref()));
         }
-        if self.advance() { Ok(()) } else { Err(self.give_up()) }
+        Ok(())
     }
 
     fn routed(&self, asked: Option<&str>) -> Result<Plan> {
@@ -96,7 +96,7 @@ impl Exchange {
     fn step(&self, target: Target, asked: Option<&str>) -> Option<Step> {
         let provider = self.live.providers.get(&target.provider)?.clone();
         let model = target.model.as_deref().or(asked);
-        provider.serves(model).then(|| Step { model: model.unwrap_or_default().to_owned(), provider })
+        provider.serves(model).then(|| Step { model: model.unwrap_or_default().to_owned(), provider, permit: None })
     }
 }
 

@@ -38,10 +38,13 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
     response.insert_header("cache-control", "no-store")?;
     response.insert_header("x-request-id", exchange.request_id())?;
     response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
+    if exchange.gateway.audit.is_kept() {
+        response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
+    }
     if !exchange.record.attempts.is_empty() {
         response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
     }
-    for (name, value) in exchange.limit_headers() {
+    for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
         response.insert_header(name, value)?;
     }
     for (name, value) in &answer.headers {

@@ -171,6 +171,9 @@ pub fn sign(
     }
     response.insert_header("x-request-id", exchange.request_id())?;
     response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
+    if exchange.gateway.audit.is_kept() {
+        response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
+    }
     if let Some(provider) = &exchange.record.provider {
         response.insert_header("x-marg-provider", &**provider)?;
     }
@@ -178,7 +181,7 @@ pub fn sign(
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
-    for (name, value) in exchange.limit_headers() {
+    for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
         response.insert_header(name, value)?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! connection   guard     bounds connections, heads that drip, idle time
-//! request      arrive → identify → locate → read → understand → plan      (or an answer without a provider)
+//! request      arrive → identify → locate → read → understand → plan → judge → reserve  (or an answer without a provider)
 //! upstream     next target → address, encode → weigh ──next target──┐
 //!                                  ▲─────────────────────────────────┘
 //! response     relay, settle
@@ -113,6 +113,8 @@ impl Front {
         exchange.understand(content_type)?;
         exchange.give_way();
         exchange.plan(&request.headers)?;
+        exchange.bound().await?;
+        exchange.judge(&request.headers).await?;
         exchange.reserve().await?;
         let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
         // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.

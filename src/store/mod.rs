@@ -5,6 +5,7 @@
 //! every backend.
 
 mod copy;
+mod filter;
 pub mod postgres;
 mod record;
 pub mod redis;

@@ -16,7 +16,7 @@ use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`values`].
-const FACTS: [&str; 28] = [
+const FACTS: [&str; 29] = [
     "id",
     "started_at",
     "request_id",
@@ -45,6 +45,7 @@ const FACTS: [&str; 28] = [
     "tags",
     "session",
     "service_tier",
+    "verdict",
 ];
 
 /// What an amendment replaces, in the order of [`measures`].
@@ -137,6 +138,7 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
         list(&record.tags)?,
         Value::maybe(record.session.as_deref()),
         Value::maybe(record.service_tier.map(ServiceTier::as_str)),
+        Value::owned(record.verdict.as_ref().map(json).transpose()?),
     ];
     values.extend(usage(record.usage.as_ref(), record.usage_source));
     values.extend(cost(record.cost, record.price.as_ref()));
@@ -164,36 +166,9 @@ fn list<T: Serialize>(items: &[T]) -> Result<Value<'static>, StoreError> {
 }
 
 fn usage(usage: Option<&Usage>, source: Option<UsageSource>) -> Vec<Value<'static>> {
-    let counts: [Option<i64>; 10] = match usage {
+    let counts = match usage {
         None => [None; 10],
-        Some(usage) => {
-            // Taken apart without `..`, so that a class that is added is missed by the compiler, not in the bills.
-            let Usage {
-                input,
-                cache_read,
-                cache_write_5m,
-                cache_write_1h,
-                input_audio,
-                input_image,
-                output,
-                reasoning,
-                output_audio,
-                output_image,
-            } = *usage;
-            [
-                input,
-                cache_read,
-                cache_write_5m,
-                cache_write_1h,
-                input_audio,
-                input_image,
-                output,
-                reasoning,
-                output_audio,
-                output_image,
-            ]
-            .map(|count| Some(signed(count)))
-        }
+        Some(usage) => usage.counts().map(|count| Some(signed(count))),
     };
     let source = Value::maybe(source.map(source_text));
     counts.into_iter().map(Value::Integer).chain([source]).collect()
@@ -244,6 +219,7 @@ pub(super) fn read(row: &impl Row) -> Result<Record, StoreError> {
         attempts: row.json("attempts")?,
         tags: row.json("tags")?,
         session: shared("session")?,
+        verdict: row.json("verdict")?,
         charges: row.json("charges")?,
     })
 }

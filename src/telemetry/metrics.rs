@@ -83,6 +83,20 @@ pub struct Metrics {
     pub authority_calls: IntCounterVec,
     /// 1 while the authority over limits does not answer.
     pub authority_away: IntGauge,
+    /// Entries of the audit log.
+    pub audit_entries: IntGauge,
+    /// Entries that are under no checkpoint yet.
+    pub audit_unsigned: IntGauge,
+    /// Seconds since the last checkpoint was signed; it grows while nothing happens.
+    pub audit_checkpoint_age: IntGauge,
+    /// The size of the last checkpoint that enough witnesses cosigned.
+    pub audit_witnessed: IntGauge,
+    /// Failures of a witness to cosign, by witness.
+    pub audit_witness_failures: IntCounterVec,
+    /// Commits and signatures of the audit log that failed.
+    pub audit_failures: IntGauge,
+    /// 1 while the audit log can be written.
+    pub audit_working: IntGauge,
     /// Reloads of the configuration, by result.
     pub reloads: IntCounterVec,
     /// Events of limits for the webhook, by what became of them (delivered, failed, lost).
@@ -180,6 +194,17 @@ impl Metrics {
                 &["call", "result"],
             ),
             authority_away: gauge("marg_authority_away", "1 while the authority over limits does not answer."),
+            audit_entries: gauge("marg_audit_entries", "Entries of the audit log."),
+            audit_unsigned: gauge("marg_audit_unsigned_entries", "Entries that are under no checkpoint yet."),
+            audit_checkpoint_age: gauge("marg_audit_checkpoint_age_seconds", "Since the last checkpoint was signed."),
+            audit_witnessed: gauge("marg_audit_witnessed_entries", "Entries under a witnessed checkpoint."),
+            audit_witness_failures: counters(
+                "marg_audit_witness_failures_total",
+                "Failures of a witness to cosign.",
+                &["witness"],
+            ),
+            audit_failures: gauge("marg_audit_append_failures", "Failed writes of the audit log since the start."),
+            audit_working: gauge("marg_audit_working", "1 while the audit log can be written."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
             webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
             log_lines_dropped: counter("marg_log_lines_dropped_total", "Log lines dropped under pressure."),
@@ -230,6 +255,13 @@ impl Metrics {
             Box::new(self.reservations_expired.clone()),
             Box::new(self.authority_calls.clone()),
             Box::new(self.authority_away.clone()),
+            Box::new(self.audit_entries.clone()),
+            Box::new(self.audit_unsigned.clone()),
+            Box::new(self.audit_checkpoint_age.clone()),
+            Box::new(self.audit_witnessed.clone()),
+            Box::new(self.audit_witness_failures.clone()),
+            Box::new(self.audit_failures.clone()),
+            Box::new(self.audit_working.clone()),
             Box::new(self.reloads.clone()),
             Box::new(self.webhook_posts.clone()),
             Box::new(self.log_lines_dropped.clone()),

@@ -49,6 +49,35 @@ impl Usage {
         }
     }
 
+    /// The counts in the order of the fields.
+    pub fn counts(&self) -> [u64; 10] {
+        // Taken apart without `..`, so that a class that is added is missed by the compiler, not in a bill.
+        let Self {
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            input_audio,
+            input_image,
+            output,
+            reasoning,
+            output_audio,
+            output_image,
+        } = *self;
+        [
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            input_audio,
+            input_image,
+            output,
+            reasoning,
+            output_audio,
+            output_image,
+        ]
+    }
+
     /// All input tokens, of every class.
     pub fn input_total(&self) -> u64 {
         [self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h, self.input_audio, self.input_image]

@@ -177,7 +177,7 @@ async fn tell(one: &Marg, other: &Marg, how: &str) {
     until("the other knows the route", || async {
         let answer = other.ask_admin("GET", "/admin/routes/explain?model=told", None).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        (answer.json()["route"] == "told").then_some(())
+        (answer.json()["explanation"]["route"] == "told").then_some(())
     })
     .await;
     figures.push(("route", begun.elapsed()));

@@ -22,11 +22,13 @@ mod postgres_server;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 
+mod audit;
 mod bad_input;
 mod cluster;
 mod crash;
 mod edges;
 mod failover;
+mod kavach;
 mod layers;
 mod lifecycle;
 mod models;

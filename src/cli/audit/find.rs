@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use clap::Args;
 use serde_json::{Map, Value};
 
@@ -18,6 +19,7 @@ use crate::audit::receipt::Receipt;
 use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::{self, Row, WIDTH};
 use crate::cli::audit::{key, read};
+use crate::cli::door::{Door, encode};
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output;
 use crate::unit::clock::Timestamp;
@@ -156,6 +158,14 @@ pub fn receipt(wanted: &Wanted) -> Result {
     output::line(receipt.to_text().trim_end())
 }
 
+/// Prints a receipt that a running instance makes.
+pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
+    let path = format!("/admin/audit/receipts/{}", encode(&wanted.entry));
+    let receipt = door.ask(Method::GET, &path, None).await?;
+    let text = serde_json::to_string_pretty(&receipt).map_err(|error| Failure::failed(format!("{error}.")))?;
+    output::line(&text)
+}
+
 /// Prints the newest matches.
 pub fn search(search: &Search) -> Result {
     let folder = &search.folder;
@@ -199,12 +209,8 @@ pub fn prune(prune: &Prune) -> Result {
     let passphrase = passphrase_file.as_deref().map(key::secret).transpose()?;
     let keys = SigningKeys::load(file, Purpose::Log, passphrase.as_ref()).map_err(|error| failed(&error))?;
     let (first, size) = range(folder)?;
-    let newer = Filter { since: Some(*before), ..Filter::default() };
-    let mut below = first;
-    // The first bundle with an entry that is not older ends it.
-    while below + WIDTH <= size && found(folder, (below, below + WIDTH), &newer, 1)?.is_empty() {
-        below += WIDTH;
-    }
+    let below =
+        index::older_than((folder, &folder.join(LOG)), (first, size), *before).map_err(|error| failed(&error))?;
     let now = Timestamp::now();
     let settings = Settings { folder: folder.clone(), interval: Duration::ZERO, policy: Policy::default() };
     let log = Log::open(settings, keys, None, Arc::new(System), now).map_err(|error| failed(&error))?;

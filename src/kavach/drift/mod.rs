@@ -14,6 +14,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::kavach::call::Scores;
 use crate::kavach::config::DriftConfig;
 use crate::unit::clock::Timestamp;
@@ -43,7 +45,7 @@ pub struct Sighting<'a> {
 /// What is known of every key.
 #[derive(Debug)]
 pub struct Drift {
-    config: DriftConfig,
+    config: ArcSwap<DriftConfig>,
     hasher: RandomState,
     shards: Vec<Mutex<HashMap<Arc<str>, Watch>>>,
 }
@@ -60,7 +62,12 @@ impl Drift {
     /// Nothing is known yet.
     pub fn new(config: DriftConfig) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config, hasher: RandomState::new(), shards }
+        Self { config: ArcSwap::from_pointee(config), hasher: RandomState::new(), shards }
+    }
+
+    /// Goes on with other settings; what was learned stays.
+    pub fn configure(&self, config: DriftConfig) {
+        self.config.store(Arc::new(config));
     }
 
     /// Scores a call and learns from it.
@@ -68,7 +75,7 @@ impl Drift {
     /// *Cost*: no I/O; under a microsecond and a lock that is shared with a sixteenth of the keys; nothing if every signal
     /// is off.
     pub fn score(&self, key: &Arc<str>, sighting: &Sighting<'_>, now: Timestamp) -> Scores {
-        let config = &self.config;
+        let config = self.config.load();
         let mut scores = Scores::default();
         if config.session_age {
             scores.session_age = session_age(sighting.session_age, Duration::from_millis(config.session_age_ms));

@@ -115,6 +115,9 @@ impl KeyStore for Overtaken<'_> {
     async fn update(&self, _: &Key) -> Result<(), StoreError> {
         Err(StoreError::NotFound)
     }
+    async fn suspend(&self, _: &str, _: Option<&crate::key::Suspension>) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
     async fn delete(&self, _: &str) -> Result<(), StoreError> {
         Err(StoreError::NotFound)
     }

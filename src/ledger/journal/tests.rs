@@ -44,6 +44,7 @@ pub(crate) fn record(path: &str) -> Record {
         attempts: Vec::new(),
         tags: Vec::new(),
         session: None,
+        verdict: None,
         charges: Vec::new(),
     }
 }

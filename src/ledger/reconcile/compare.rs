@@ -208,7 +208,7 @@ impl Sides {
 
     fn folded(&self, usage: &Usage) -> [u64; 10] {
         let mut folded = [0_u64; 10];
-        for (class, count) in counts(usage).into_iter().enumerate() {
+        for (class, count) in usage.counts().into_iter().enumerate() {
             let to = self.folds.get(class).copied().unwrap_or(class);
             if let Some(sum) = folded.get_mut(to) {
                 *sum = sum.saturating_add(count);
@@ -460,32 +460,4 @@ fn sum<T>(one: Option<T>, other: Option<T>, add: impl Fn(T, T) -> T) -> Option<T
         (Some(one), Some(other)) => Some(add(one, other)),
         (one, other) => one.or(other),
     }
-}
-
-fn counts(usage: &Usage) -> [u64; 10] {
-    // Taken apart without `..`, so that a class that is added is missed by the compiler, not in a comparison.
-    let Usage {
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        input_audio,
-        input_image,
-        output,
-        reasoning,
-        output_audio,
-        output_image,
-    } = *usage;
-    [
-        input,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        input_audio,
-        input_image,
-        output,
-        reasoning,
-        output_audio,
-        output_image,
-    ]
 }

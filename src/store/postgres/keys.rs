@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::token::TokenHash;
-use crate::key::{Key, KeyState, Principal};
+use crate::key::{Key, KeyState, Principal, Suspension};
 use crate::unit::clock::Timestamp;
 
 const DUPLICATE: &str = "A key with this id or this token is there already.";
@@ -80,6 +80,20 @@ impl KeyStore for Store {
                 .bind(key.id.as_ref());
             let done = work.execute(statement).await.map_err(|error| or_conflict(error, DUPLICATE))?;
             found(done.rows_affected())?;
+            work.commit().await
+        })
+        .await
+    }
+
+    async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError> {
+        self.bounded(async {
+            let mut work = self.begin().await?;
+            let statement = work
+                .sql("UPDATE app_key SET suspended_until = $1, suspended_reason = $2 WHERE id = $3")
+                .bind(suspension.and_then(|rest| rest.until).map(Timestamp::micros))
+                .bind(suspension.map(|rest| rest.reason.to_string()))
+                .bind(id.to_owned());
+            found(work.execute(statement).await?.rows_affected())?;
             work.commit().await
         })
         .await
@@ -172,6 +186,14 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &KeyFilter) {
         KeyState::Active => query
             .push(" AND revoked_at IS NULL AND enabled AND (expires_at IS NULL OR expires_at > ")
             .push_bind(now.micros())
+            .push(") AND (suspended_reason IS NULL OR suspended_until <= ")
+            .push_bind(now.micros())
+            .push(")"),
+        KeyState::Suspended => query
+            .push(" AND revoked_at IS NULL AND enabled AND (expires_at IS NULL OR expires_at > ")
+            .push_bind(now.micros())
+            .push(") AND suspended_reason IS NOT NULL AND (suspended_until IS NULL OR suspended_until > ")
+            .push_bind(now.micros())
             .push(")"),
     };
 }
@@ -194,6 +216,9 @@ fn read(row: &PgRow) -> Result<Key, StoreError> {
         revoked_at: time("revoked_at")?,
         rotated_at: time("rotated_at")?,
         caps: read_caps(row)?,
+        suspension: text("suspended_reason")?
+            .map(|reason| Ok::<_, StoreError>(Suspension { until: time("suspended_until")?, reason }))
+            .transpose()?,
     })
 }
 

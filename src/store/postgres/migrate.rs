@@ -16,6 +16,7 @@ const STEPS: &[Step] = &[
     (2, "limits", include_str!("../migrations/postgres/0002_limits.sql")),
     (3, "prices", include_str!("../migrations/postgres/0003_prices.sql")),
     (4, "counters", include_str!("../migrations/postgres/0004_counters.sql")),
+    (5, "kavach", include_str!("../migrations/postgres/0005_kavach.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

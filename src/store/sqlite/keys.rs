@@ -10,11 +10,11 @@ use crate::error::StoreError;
 use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::token::TokenHash;
-use crate::key::{Key, KeyState, Principal};
+use crate::key::{Key, KeyState, Principal, Suspension};
 use crate::unit::clock::Timestamp;
 
 const SELECT: &str = "SELECT id, name, hint, hash, org, team, user, labels, models, addresses, enabled, created_at, expires_at, \
-                      revoked_at, rotated_at, max_input_tokens, max_output_tokens FROM app_key";
+                      revoked_at, rotated_at, max_input_tokens, max_output_tokens, suspended_until, suspended_reason FROM app_key";
 const DUPLICATE: &str = "A key with this id or this token is there already.";
 
 #[async_trait]
@@ -79,6 +79,18 @@ impl KeyStore for Store {
             .await
             .map_err(|error| or_conflict(failed(error), DUPLICATE))?;
         found(done.rows_affected())?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        let done = sqlx::query("UPDATE app_key SET suspended_until = ?, suspended_reason = ? WHERE id = ?")
+            .bind(suspension.and_then(|rest| rest.until).map(Timestamp::micros))
+            .bind(suspension.map(|rest| &*rest.reason))
+            .bind(id)
+            .execute(&mut *transaction)
+            .await;
+        found(done.map_err(failed)?.rows_affected())?;
         transaction.commit().await.map_err(failed)
     }
 
@@ -155,6 +167,14 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &KeyFilter) {
         KeyState::Active => query
             .push(" AND revoked_at IS NULL AND enabled = 1 AND (expires_at IS NULL OR expires_at > ")
             .push_bind(now.micros())
+            .push(") AND (suspended_reason IS NULL OR suspended_until <= ")
+            .push_bind(now.micros())
+            .push(")"),
+        KeyState::Suspended => query
+            .push(" AND revoked_at IS NULL AND enabled = 1 AND (expires_at IS NULL OR expires_at > ")
+            .push_bind(now.micros())
+            .push(") AND suspended_reason IS NOT NULL AND (suspended_until IS NULL OR suspended_until > ")
+            .push_bind(now.micros())
             .push(")"),
     };
 }
@@ -177,6 +197,9 @@ fn read(row: &SqliteRow) -> Result<Key, StoreError> {
         revoked_at: time("revoked_at")?,
         rotated_at: time("rotated_at")?,
         caps: read_caps(row)?,
+        suspension: text("suspended_reason")?
+            .map(|reason| Ok::<_, StoreError>(Suspension { until: time("suspended_until")?, reason }))
+            .transpose()?,
     })
 }
 

@@ -19,6 +19,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (3, "counters", include_str!("../migrations/sqlite/0003_counters.sql")),
     (4, "limits", include_str!("../migrations/sqlite/0004_limits.sql")),
     (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
+    (6, "kavach", include_str!("../migrations/sqlite/0006_kavach.sql")),
 ];
 
 /// Applies what is missing, all or nothing.

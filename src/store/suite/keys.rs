@@ -1,6 +1,7 @@
 //! Keys, admin tokens and routes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Place;
 use crate::error::StoreError;
@@ -9,7 +10,7 @@ use crate::key::draft::NewKey;
 use crate::key::ring::Ring;
 use crate::key::store::{KeyFilter, KeyPage, KeyStore};
 use crate::key::token::{HashKey, TokenStyle};
-use crate::key::{Key, KeyState};
+use crate::key::{Key, KeyState, Suspension};
 use crate::route::config::{RouteConfig, TargetConfig};
 use crate::route::store::{RouteStore, StoredRoute};
 use crate::store::Backend;
@@ -85,6 +86,14 @@ pub async fn each_write_is_seen_by_another_process_through_the_generation(place:
     made.enabled = false;
     nouns(&*cli).keys.update(&made).await.unwrap();
     moved("key updated").await;
+    let rest = Suspension { until: Some(NOW.plus(Duration::from_secs(60))), reason: "odd".into() };
+    nouns(&*cli).keys.suspend(&made.id, Some(&rest)).await.unwrap();
+    moved("key suspended").await;
+    made.suspension = Some(rest);
+    // Who changes an old copy of the key does not end its rest.
+    nouns(&*cli).keys.update(&Key { suspension: None, ..made.clone() }).await.unwrap();
+    assert_eq!(nouns(&*server).keys.get(&made.id).await.unwrap(), Some(made.clone()));
+    moved("key updated again").await;
     nouns(&*cli).keys.delete(&made.id).await.unwrap();
     moved("key deleted").await;
 

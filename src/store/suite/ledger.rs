@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Place;
 use crate::error::StoreError;
 use crate::ledger::query::{Filter, LedgerStore, Order, Position, StatusFilter, Summary};
+use crate::ledger::record::{Verdict, VerdictGround};
 use crate::ledger::{
     Amendment, Attempt, AttemptEnd, Feeder, FeederSettings, Journal, JournalSettings, Line, Outcome, Record, Takers,
 };
@@ -58,6 +59,7 @@ pub fn record(started_at: i64) -> Record {
         attempts: Vec::new(),
         tags: Vec::new(),
         session: None,
+        verdict: None,
         charges: Vec::new(),
     }
 }
@@ -164,6 +166,16 @@ prop_compose! {
             price: price.map(|(source, name, effective)| PriceRef { source: source.into(), name, effective }),
             duration_us, ttft_us, bytes_in, bytes_out, attempts,
             tags: vec!["a".into(), "b \"c\"".into()], session: Some("s".into()),
+            verdict: Some(Verdict {
+                mode: "enforce".into(),
+                verdict: "deny".into(),
+                real: "deny".into(),
+                deciding: vec![VerdictGround { policy: "caps".into(), reason: Some("too \"long\"".into()) }],
+                would_refuse: Vec::new(),
+                set: "0123456789abcdef".into(),
+                dropped: 2,
+                call: "{\"action\":\"chat\"}".into(),
+            }),
             charges: vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: i64::MAX, at: Timestamp(3) }],
         }
     }

@@ -185,6 +185,11 @@ impl Marg {
         command(self.folder.path(), &self.variables, arguments).await
     }
 
+    /// Runs a command in the gateway's folder and gives its exit code, its output and what it complained of.
+    pub async fn try_command(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(self.folder.path(), &self.variables, arguments).await
+    }
+
     /// Makes another key and waits until the gateway has heard of it; gives its token and its id.
     pub async fn make_key(&self, arguments: &[&str]) -> (String, String) {
         let all = [&["keys", "create", "--name", "other", "--output", "json"], arguments].concat();

@@ -3,13 +3,13 @@
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder};
 
+use super::super::super::filter::{Speech, push_conditions, push_cursor};
 use super::super::super::record;
 use super::super::super::value::Row;
 use super::super::{Work, storable};
 use crate::error::StoreError;
-use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, Order, Page, Spender, StatusFilter, Summary};
+use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, Order, Page, Spender, Summary};
 use crate::unit::clock::Timestamp;
-use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
 
 /// A page of records, of those with a number up to `until`. One more than the limit tells whether there is a rest.
@@ -21,7 +21,7 @@ pub(super) async fn page(work: &mut Work, filter: &Filter, until: Option<i64>) -
         Order::NewestFirst => "started_at DESC, number DESC",
     };
     let mut query = QueryBuilder::<Postgres>::new("SELECT * FROM exchange WHERE TRUE");
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     push_cursor(&mut query, filter);
     if let Some(until) = until {
         query.push(" AND number <= ").push_bind(until);
@@ -42,7 +42,7 @@ pub(super) async fn page(work: &mut Work, filter: &Filter, until: Option<i64>) -
 pub(super) async fn summary(work: &mut Work, filter: &Filter) -> Result<Summary, StoreError> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT ");
     query.push(SUMS).push(" FROM exchange WHERE TRUE");
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     let rows = work.built(&mut query).await?;
     rows.first().map_or_else(|| Ok(Summary::default()), sums)
 }
@@ -70,7 +70,7 @@ pub(super) async fn top(
     };
     let mut query = QueryBuilder::<Postgres>::new("SELECT ");
     query.push(format_args!("{name} AS name, {SUMS} FROM {from} WHERE TRUE"));
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     query.push(format_args!(
         " GROUP BY {name} ORDER BY cost DESC, records DESC, {name} COLLATE \"C\" NULLS FIRST LIMIT "
     ));
@@ -100,70 +100,8 @@ fn sums(row: &PgRow) -> Result<Summary, StoreError> {
     })
 }
 
-fn push_cursor(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    let Some(Cursor { started_at, number }) = filter.after else { return };
-    match filter.order {
-        Order::Arrival => {
-            query.push(" AND number > ").push_bind(number);
-        }
-        Order::OldestFirst | Order::NewestFirst => {
-            let beyond = if filter.order == Order::OldestFirst { ">" } else { "<" };
-            query.push(format_args!(" AND (started_at, number) {beyond} (")).push_bind(started_at.micros());
-            query.push(", ").push_bind(number).push(")");
-        }
-    }
-}
-
-fn push_conditions(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    if let Some(since) = filter.since {
-        query.push(" AND started_at >= ").push_bind(since.micros());
-    }
-    if let Some(until) = filter.until {
-        query.push(" AND started_at < ").push_bind(until.micros());
-    }
-    let texts = [
-        (" AND key_id = ", &filter.key_id),
-        (" AND org = ", &filter.org),
-        (" AND team = ", &filter.team),
-        (" AND \"user\" = ", &filter.user),
-        (" AND provider = ", &filter.provider),
-        (" AND operation = ", &filter.operation),
-    ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            query.push(condition).push_bind(value.clone());
-        }
-    }
-    if let Some(model) = &filter.model {
-        push_model(query, model);
-    }
-    match filter.status {
-        None => {}
-        Some(StatusFilter::Exact(status)) => {
-            query.push(" AND status = ").push_bind(i64::from(status));
-        }
-        Some(StatusFilter::Class(class)) => {
-            let first = i64::from(class) * 100;
-            query.push(" AND status BETWEEN ").push_bind(first).push(" AND ").push_bind(first + 99);
-        }
-    }
-    if let Some(outcome) = filter.outcome {
-        query.push(" AND outcome = ").push_bind(record::outcome_text(outcome));
-    }
-    if filter.errors_only {
-        // The condition of the index.
-        query.push(" AND outcome <> 'answered'");
-    }
-}
-
-fn push_model(query: &mut QueryBuilder<Postgres>, model: &Glob) {
-    let (operator, pattern) = match model.is_literal() {
-        true => ("=", storable(model.as_str()).into_owned()),
-        false => ("LIKE", like(&storable(model.as_str()))),
-    };
-    query.push(format_args!(" AND (model_requested {operator} ")).push_bind(pattern.clone());
-    query.push(format_args!(" OR model_served {operator} ")).push_bind(pattern).push(")");
-}
+const SPEECH: Speech =
+    Speech { text: |text| storable(text).into_owned(), pattern: |pattern| ("LIKE", like(&storable(pattern.as_str()))) };
 
 /// A pattern as LIKE understands it: `%` for `*` and `_` for `?`, everything else by itself.
 fn like(pattern: &str) -> String {

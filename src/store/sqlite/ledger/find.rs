@@ -5,12 +5,10 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::super::failed;
 use crate::error::StoreError;
-use crate::ledger::query::{
-    Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, StatusFilter, Summary, UsageSum,
-};
+use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, Summary, UsageSum};
+use crate::store::filter::{Speech, push_conditions, push_cursor};
 use crate::store::record;
 use crate::unit::clock::Timestamp;
-use crate::unit::glob::Glob;
 use crate::unit::money::NanoUsd;
 use crate::unit::usage::Usage;
 
@@ -40,7 +38,7 @@ pub(super) async fn end(readers: &SqlitePool) -> Result<Cursor, StoreError> {
 pub(super) async fn summary(readers: &SqlitePool, filter: &Filter) -> Result<Summary, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query.push(SUMS).push(" FROM exchange WHERE TRUE");
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     sums(&query.build().persistent(false).fetch_one(readers).await.map_err(failed)?)
 }
 
@@ -64,7 +62,7 @@ pub(super) async fn top(
     let from = if group == Group::Tag { "exchange, json_each(exchange.tags) AS tag" } else { "exchange" };
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
     query.push(format_args!("{name} AS name, {SUMS} FROM {from} WHERE TRUE"));
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     query.push(format_args!(" GROUP BY {name} ORDER BY cost DESC, records DESC, name LIMIT "));
     // The bound keeps the number far inside an i64.
     query.push_bind(limit.clamp(1, MAX_LIMIT) as i64);
@@ -107,7 +105,7 @@ pub(super) async fn usage_sums(readers: &SqlitePool, filter: &Filter, width: i64
         query.push(format_args!(", coalesce(sum(min(tokens_{class}, 1000000000000)), 0) AS tokens_{class}"));
     }
     query.push(" FROM exchange WHERE provider IS NOT NULL AND (tokens_input IS NOT NULL OR status < 400)");
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     query.push(format_args!(" GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4 LIMIT {}", MAX_SUMS + 1));
     let rows = query.build().persistent(false).fetch_all(readers).await.map_err(failed)?;
     if rows.len() > MAX_SUMS {
@@ -177,7 +175,7 @@ pub(super) fn page_query(filter: &Filter, limit: usize) -> QueryBuilder<Sqlite> 
     };
     let mut query = QueryBuilder::<Sqlite>::new("WITH page AS MATERIALIZED (SELECT started_at, number FROM exchange ");
     query.push(index).push(" WHERE TRUE");
-    push_conditions(&mut query, filter);
+    push_conditions(&mut query, filter, &SPEECH);
     push_cursor(&mut query, filter);
     query.push(format_args!(" ORDER BY {order} LIMIT "));
     // The bound keeps the number far inside an i64.
@@ -188,71 +186,11 @@ pub(super) fn page_query(filter: &Filter, limit: usize) -> QueryBuilder<Sqlite> 
     query
 }
 
-fn push_cursor(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
-    let Some(Cursor { started_at, number }) = filter.after else { return };
-    match filter.order {
-        Order::Arrival => {
-            query.push(" AND number > ").push_bind(number);
-        }
-        Order::OldestFirst | Order::NewestFirst => {
-            let beyond = if filter.order == Order::OldestFirst { ">" } else { "<" };
-            query.push(format_args!(" AND (started_at, number) {beyond} (")).push_bind(started_at.micros());
-            query.push(", ").push_bind(number).push(")");
-        }
-    }
-}
-
-fn push_conditions(query: &mut QueryBuilder<Sqlite>, filter: &Filter) {
-    if let Some(since) = filter.since {
-        query.push(" AND started_at >= ").push_bind(since.micros());
-    }
-    if let Some(until) = filter.until {
-        query.push(" AND started_at < ").push_bind(until.micros());
-    }
-    let texts = [
-        (" AND key_id = ", &filter.key_id),
-        (" AND org = ", &filter.org),
-        (" AND team = ", &filter.team),
-        (" AND user = ", &filter.user),
-        (" AND provider = ", &filter.provider),
-        (" AND operation = ", &filter.operation),
-    ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            query.push(condition).push_bind(value.as_str());
-        }
-    }
-    if let Some(model) = &filter.model {
-        push_model(query, model);
-    }
-    match filter.status {
-        None => {}
-        Some(StatusFilter::Exact(status)) => {
-            query.push(" AND status = ").push_bind(i64::from(status));
-        }
-        Some(StatusFilter::Class(class)) => {
-            let first = i64::from(class) * 100;
-            query.push(" AND status BETWEEN ").push_bind(first).push(" AND ").push_bind(first + 99);
-        }
-    }
-    if let Some(outcome) = filter.outcome {
-        query.push(" AND outcome = ").push_bind(record::outcome_text(outcome));
-    }
-    if filter.errors_only {
-        // Word for word the condition of the index.
-        query.push(" AND outcome <> 'answered'");
-    }
-}
-
-fn push_model(query: &mut QueryBuilder<Sqlite>, model: &Glob) {
+const SPEECH: Speech = Speech {
+    text: str::to_owned,
     // SQLite's GLOB knows `*` and `?` as we do, and character classes, which we do not.
-    let (operator, pattern) = match model.is_literal() {
-        true => ("=", model.as_str().to_owned()),
-        false => ("GLOB", model.as_str().replace('[', "[[]")),
-    };
-    query.push(format_args!(" AND (model_requested {operator} ")).push_bind(pattern.clone());
-    query.push(format_args!(" OR model_served {operator} ")).push_bind(pattern).push(")");
-}
+    pattern: |pattern| ("GLOB", pattern.as_str().replace('[', "[[]")),
+};
 
 fn cursor(row: &SqliteRow) -> Result<Cursor, StoreError> {
     let started_at = Timestamp(row.try_get("started_at").map_err(failed)?);

@@ -1,0 +1,193 @@
+//! **Attest**: what the audit log says of a line of the journal, and what exchanges must know of that log.
+//!
+//! Ledger and audit know nothing of each other; here a record becomes an entry. Every line but bare charges gives exactly one
+//! (`every_line_but_charges_is_an_entry`), so the log is complete when the journal is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Noun, Tokens};
+use crate::ledger::{Line, Outcome, Record};
+use crate::unit::clock::Timestamp;
+use crate::unit::event;
+
+/// The largest whole number that every reader of JSON keeps (RFC 8259 section 6).
+const SAFE_INTEGER: u64 = 1 << 53;
+
+/// What exchanges must know of the audit log: whether there is one, and whether it lets them in.
+#[derive(Debug, Default)]
+pub struct AuditGate {
+    kept: AtomicBool,
+    refusing: AtomicBool,
+}
+
+impl AuditGate {
+    /// Says how it stands.
+    pub fn set(&self, kept: bool, refusing: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
+        self.refusing.store(refusing, Ordering::Relaxed);
+    }
+
+    /// Whether exchanges become entries, so that an answer can name its receipt.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether no exchange may be taken, because the log cannot be written and the operator wants it so.
+    pub fn refuses(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+}
+
+/// The entry of a line; `None` for charges, which are part of what their limits show.
+pub fn entry(line: &Line) -> Option<Entry> {
+    match line {
+        Line::Record(record) => Some(Entry::Exchange(Box::new(exchange(record)))),
+        Line::Amend(amendment) => Some(Entry::Amendment(Amendment {
+            // The journal does not say when; the amendment follows its exchange within moments.
+            at: exchange_time(amendment.id.0),
+            id: amendment.id,
+            usage: Tokens::from(amendment.usage),
+            usage_source: amendment.usage_source,
+            cost_nano_usd: amendment.cost.map(|cost| cost.nanos()),
+        })),
+        Line::Event(event) => Some(Entry::Event(self::event(event))),
+        Line::Charges(_) => None,
+    }
+}
+
+/// The time that a UUID of version 7 begins with (RFC 9562 section 5.7).
+fn exchange_time(id: uuid::Uuid) -> Timestamp {
+    let millis = i64::try_from(id.as_u128() >> 80).unwrap_or(0);
+    Timestamp(millis.saturating_mul(1_000))
+}
+
+fn exchange(record: &Record) -> Exchange {
+    Exchange {
+        at: record.started_at,
+        refused: record.outcome == Outcome::Refused,
+        id: record.id,
+        request_id: record.request_id.clone(),
+        operation: record.operation.clone(),
+        method: record.method.clone(),
+        path: record.path.clone(),
+        address: record.address.clone(),
+        key: record.key_id.clone(),
+        org: record.org.clone(),
+        team: record.team.clone(),
+        user: record.user.clone(),
+        session: record.session.clone(),
+        tags: record.tags.clone(),
+        model_requested: record.model_requested.clone(),
+        model_served: record.model_served.clone(),
+        provider: record.provider.clone(),
+        route: record.route.clone(),
+        status: record.status,
+        outcome: word(&record.outcome),
+        reason: record.reason.clone(),
+        verdict: None,
+        attempts: record.attempts.iter().map(attempt).collect(),
+        usage: record.usage.map(Tokens::from),
+        usage_source: record.usage_source,
+        cost_nano_usd: record.cost.map(|cost| cost.nanos()),
+        price: record.price.as_ref().map(|price| format!("{}/{}", price.source, price.name)),
+        duration_us: record.duration_us,
+        ttft_us: record.ttft_us,
+        bytes_in: record.bytes_in,
+        bytes_out: record.bytes_out,
+        prompt: None,
+        answer: None,
+    }
+}
+
+fn attempt(attempt: &crate::ledger::Attempt) -> Attempt {
+    Attempt {
+        provider: attempt.provider.clone(),
+        model: attempt.model.clone(),
+        end: word(&attempt.end),
+        status: attempt.status,
+        duration_us: attempt.duration_us,
+    }
+}
+
+/// The word that a closed list is written with.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn event(event: &event::Event) -> Event {
+    let noun = noun(event);
+    let mut detail = Map::new();
+    if noun == Noun::Other {
+        detail.insert("noun".to_owned(), Value::from(event.noun.as_str()));
+    }
+    detail.insert("change".to_owned(), Value::from(event.id.to_string()));
+    detail.insert("phase".to_owned(), Value::from(word(&event.phase)));
+    if let Some(status) = event.status {
+        detail.insert("status".to_owned(), Value::from(status));
+    }
+    if !event.detail.is_null() {
+        let mut asked = event.detail.clone();
+        keep_integers(&mut asked);
+        detail.insert("detail".to_owned(), asked);
+    }
+    Event {
+        at: event.at,
+        actor: actor(&event.actor),
+        noun,
+        verb: event.verb.clone(),
+        subject: event.subject.clone(),
+        detail,
+    }
+}
+
+fn actor(name: &str) -> Actor {
+    let (kind, id) = match name {
+        "gateway" => ("system", None),
+        "in-process" => ("command_line", None),
+        token => ("admin_token", Some(token.to_owned())),
+    };
+    Actor { kind: kind.to_owned(), id, label: None, address: None }
+}
+
+fn noun(event: &event::Event) -> Noun {
+    match (event.noun.as_str(), event.verb.as_str()) {
+        ("gateway", "start") => Noun::Start,
+        ("gateway", "stop") => Noun::Stop,
+        ("gateway", "upgrade") => Noun::Upgrade,
+        ("mode", _) => Noun::Mode,
+        ("key", _) => Noun::Key,
+        ("limit", _) => Noun::Limit,
+        ("route", _) => Noun::Route,
+        ("provider", _) => Noun::Provider,
+        ("price", _) => Noun::Price,
+        ("policy", _) => Noun::Policy,
+        ("config", _) => Noun::Config,
+        ("token" | "admin_token", _) => Noun::AdminToken,
+        ("session", _) => Noun::Session,
+        ("org", _) => Noun::Org,
+        ("team", _) => Noun::Team,
+        ("user", _) => Noun::User,
+        _ => Noun::Other,
+    }
+}
+
+/// RFC 8785 writes numbers as doubles; whole numbers that would lose digits become texts.
+fn keep_integers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let size = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
+            if size.is_some_and(|size| size > SAFE_INTEGER) {
+                *value = Value::from(number.to_string());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(keep_integers),
+        Value::Object(fields) => fields.values_mut().for_each(keep_integers),
+        _ => {}
+    }
+}

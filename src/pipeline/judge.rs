@@ -1,0 +1,269 @@
+//! **Judge**: whether the gate lets the exchange go on, and to which of its targets.
+//!
+//! After the ceiling on its output is decided and before money is reserved, so that every figure is the one that the provider
+//! gets. Each target of the plan is judged; one that is refused is never asked, and when none is left the caller gets 403. A
+//! gate that is off is asked nothing: it waives, which costs one small text. What was said goes into the record, with the
+//! facts of the call, so that it can be judged again by other policies.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde_json::json;
+
+use crate::dialect::{Facts, Modalities, Operation};
+use crate::error::{Error, Kind, Result};
+use crate::kavach::call::{self, Action, Call, Caller, SessionFigures, Target};
+use crate::kavach::config::Mode;
+use crate::kavach::drift::Sighting;
+use crate::kavach::drift::geo::Place;
+use crate::kavach::session::Said;
+use crate::kavach::verdict::{Ground, Verdict};
+use crate::kavach::{Gate, Refusal, Suspension};
+use crate::key::{self, Key};
+use crate::ledger::{Line, record};
+use crate::pipeline::Gateway;
+use crate::pipeline::attempt::Step;
+use crate::pipeline::estimate::OVERHEAD_TOKENS;
+use crate::pipeline::exchange::Exchange;
+use crate::unit::clock::Timestamp;
+use crate::unit::event::Event;
+use crate::unit::money::NanoUsd;
+
+/// The most policies of a kind that a record names.
+const MAX_GROUNDS: usize = 8;
+/// The largest call that a record keeps; one with a thousand tools is larger than what anybody replays.
+const MAX_CALL_BYTES: usize = 16 * 1024;
+/// Bytes of text to a token, at most, in the languages that models are best at; for figures that no policy looks at.
+const BYTES_A_TOKEN: u64 = 4;
+
+impl Exchange {
+    /// Asks the gate, leaves out the targets that it refuses, and readies the first attempt.
+    ///
+    /// # Errors
+    /// `PermissionDenied` with the policy and its reason, as far as the operator lets callers know, or for a session that an
+    /// operator ended; `LimitExceeded` if every credential on the way rests.
+    pub async fn judge(&mut self, headers: &HeaderMap) -> Result<()> {
+        let gate = Arc::clone(&self.live.gate);
+        if let (Mode::Observe | Mode::Enforce, Some(key)) = (gate.mode(), self.key.clone()) {
+            self.judge_plan(&gate, &key, headers).await?;
+        } else {
+            self.waive(&gate);
+        }
+        if self.advance() { Ok(()) } else { Err(self.give_up()) }
+    }
+
+    /// What the caller reads of the gate; nothing while it is off.
+    pub fn gate_headers(&self) -> Vec<(&'static str, String)> {
+        let mode = self.live.gate.mode();
+        if mode == Mode::Off {
+            return Vec::new();
+        }
+        let verdict = self.record.verdict.iter().map(|verdict| ("x-kavach-verdict", verdict.verdict.to_string()));
+        [("x-kavach-mode", mode.name().to_owned())].into_iter().chain(verdict).collect()
+    }
+
+    /// Adds what the exchange used to its session. What is still being counted is missed there, not in limits or the ledger.
+    pub(super) fn settle_session(&self) {
+        let (Some(session), Some(key)) = (&self.session, &self.key) else { return };
+        let usage = self.record.usage.as_ref();
+        let tokens = usage.map(|usage| (usage.input_total(), usage.output_total())).unwrap_or_default();
+        self.gateway.sessions.settle(&key.id, session, tokens, self.record.cost.unwrap_or(NanoUsd::ZERO));
+    }
+
+    fn waive(&mut self, gate: &Gate) {
+        let action = self.action();
+        let nobody: Arc<str> = Arc::from("");
+        let key = self.key.as_ref().map_or(&nobody, |key| &key.id);
+        for step in &mut self.plan {
+            step.permit = gate.waive(key, action, (&step.provider.name, &step.model));
+        }
+    }
+
+    async fn judge_plan(&mut self, gate: &Gate, key: &Arc<Key>, headers: &HeaderMap) -> Result<()> {
+        let session = self.enter_session(key, headers)?;
+        self.session = Some(Arc::clone(&session.id));
+        let mut call = self.call((gate, key), session, headers).await;
+        let mut first: Option<(Verdict, Call)> = None;
+        let mut refusal: Option<Refusal> = None;
+        let (mut permits, mut dropped) = (Vec::with_capacity(self.plan.len()), 0);
+        for step in &self.plan {
+            call.target = self.target(step);
+            call.facts.estimated_cost = self.cost_at(step, &call.facts);
+            let verdict = gate.judge(&call);
+            let admitted = verdict.clone().admit();
+            if first.is_none() || (refusal.is_some() && permits.iter().all(Option::is_none) && admitted.is_ok()) {
+                first = Some((verdict, call.clone()));
+            }
+            match admitted {
+                Ok(permit) => permits.push(Some(permit)),
+                Err(denied) => {
+                    dropped += 1;
+                    permits.push(None);
+                    refusal = refusal.or(Some(denied));
+                }
+            }
+        }
+        self.record.verdict = first.map(|(verdict, call)| said(gate, &verdict, &call, dropped));
+        for (step, permit) in self.plan.iter_mut().zip(permits) {
+            step.permit = permit;
+        }
+        match refusal {
+            Some(refusal) if self.plan.iter().all(|step| step.permit.is_none()) => {
+                if let Some(suspension) = &refusal.suspension {
+                    self.gateway.suspend(suspension);
+                }
+                Err(refusal.error())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn action(&self) -> Action {
+        Action::of(self.operation()).unwrap_or(Action::Passthrough)
+    }
+
+    /// The call as the gate judges it, without its target.
+    async fn call(&self, (gate, key): (&Gate, &Arc<Key>), session: SessionFigures, headers: &HeaderMap) -> Call {
+        let known = self.facts.as_ref();
+        let place = self.place_of_caller(headers);
+        let input = if gate.counts_input() { self.exact_input().await } else { self.rough_input() };
+        let mut facts = call::Facts {
+            requested_model: known.and_then(|facts| facts.model.as_deref()).unwrap_or_default().into(),
+            requested_max_output_tokens: known.and_then(|facts| facts.max_output_tokens),
+            max_output_tokens: known.and_then(|facts| self.most_output_told(facts)),
+            estimated_input_tokens: input,
+            stream: self.wants_stream(),
+            tool_count: known.map_or(0, |facts| u64::from(facts.tools)),
+            tools: known.map(|facts| facts.tool_names(&self.body)).unwrap_or_default(),
+            modalities: known.map(|facts| modalities(facts.modalities)).unwrap_or_default(),
+            address: self.record.address.as_deref().and_then(|address| address.parse().ok()),
+            country: place.map(|place| place.country().into()),
+            time: self.record.started_at,
+            session,
+            ..call::Facts::default()
+        };
+        let step = self.plan.first();
+        let sighting = Sighting {
+            place,
+            device: headers.get("x-marg-device").and_then(|value| value.to_str().ok()),
+            session_age: Duration::from_secs(facts.session.age_seconds),
+            model: step.map(|step| step.model.as_str()).unwrap_or_default(),
+            tokens: input.saturating_add(facts.max_output_tokens.unwrap_or(0)),
+            cost: step.and_then(|step| self.cost_at(step, &facts)).unwrap_or(NanoUsd::ZERO),
+        };
+        facts.drift = self.gateway.drift.score(&key.id, &sighting, facts.time);
+        Call { caller: Caller::of(key), action: self.action(), target: Target::default(), facts }
+    }
+
+    fn enter_session(&self, key: &Key, headers: &HeaderMap) -> Result<SessionFigures> {
+        let facts = self.facts.as_ref();
+        let metadata = match &self.record.session {
+            Some(_) => None,
+            None => facts.and_then(|facts| facts.session_named(&self.body)),
+        };
+        let said = Said {
+            header: self.record.session.as_deref(),
+            metadata: metadata.as_deref(),
+            user: facts.and_then(|facts| facts.end_user.as_deref()),
+            traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()),
+        };
+        let entered = self.gateway.sessions.enter(&key.id, said.name().as_ref(), self.record.started_at);
+        entered
+            .map_err(|ended| Error::new(Kind::PermissionDenied, format!("{ended} (until {})", ended.until.rfc3339())))
+    }
+
+    /// Where the caller is: by the word of a trusted proxy, else by the operator's database.
+    fn place_of_caller(&self, headers: &HeaderMap) -> Option<Place> {
+        let told = headers.get("x-marg-geo").filter(|_| self.by_proxy).and_then(|value| value.to_str().ok());
+        told.and_then(Place::parse).or_else(|| {
+            let places = self.live.places.as_ref()?;
+            places.find(self.record.address.as_deref()?.parse().ok()?)
+        })
+    }
+
+    /// The most output tokens that a provider can make of it; `None` if nothing bounds them.
+    fn most_output_told(&self, facts: &Facts) -> Option<u64> {
+        let bounded = match facts.operation {
+            Operation::Chat | Operation::Completions | Operation::Responses | Operation::Passthrough => {
+                facts.max_output_tokens.or(self.ceiling).is_some()
+            }
+            _ => true,
+        };
+        bounded.then(|| self.most_output(facts, self.ceiling))
+    }
+
+    fn target(&self, step: &Step) -> Target {
+        Target {
+            provider: Arc::clone(&step.provider.name),
+            model: step.model.as_str().into(),
+            price_class: self.price_class(step),
+            region: Arc::from(""),
+        }
+    }
+
+    /// What the call costs at most at a target; `None` if that is not bounded, or has no price.
+    fn cost_at(&self, step: &Step, facts: &call::Facts) -> Option<NanoUsd> {
+        self.most_usd_at(step, self.facts.as_ref()?, facts.estimated_input_tokens, facts.max_output_tokens?)
+    }
+
+    /// The input's tokens where no policy looks at them: for drift and for the record.
+    fn rough_input(&self) -> u64 {
+        let Some(facts) = &self.facts else { return 0 };
+        let words = facts.input_text_bytes.div_ceil(BYTES_A_TOKEN);
+        words.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS).min(self.input_bound())
+    }
+}
+
+impl Gateway {
+    /// Lets a key rest from now on: at once in this process, and in the store, which tells the others.
+    fn suspend(&self, suspension: &Suspension) {
+        let Suspension { key, until, reason } = suspension;
+        let rest = key::Suspension { until: *until, reason: Arc::clone(reason) };
+        self.ring.suspend(key, Some(rest));
+        tracing::warn!(key = &**key, reason = &**reason, "a key is suspended by a policy");
+        let detail = json!({ "until": until.map(Timestamp::rfc3339), "reason": reason });
+        let event =
+            Event { noun: "key".to_owned(), subject: Some(key.to_string()), ..Event::of_gateway("suspend", detail) };
+        if let Err(error) = self.journal.append(&Line::Event(event)) {
+            tracing::error!(%error, "that a key is suspended could not be written down");
+        }
+        let stored = self.suspended.get().map(|queue| queue.try_send(suspension.clone()));
+        if stored.is_some_and(|sent| sent.is_err()) {
+            tracing::error!(key = &**key, "too many keys are suspended at a time; this one is, in this process only");
+        }
+    }
+}
+
+fn modalities(found: Modalities) -> BTreeSet<Arc<str>> {
+    let kinds = [
+        ("text", true),
+        ("image", found.image_input || found.image_output),
+        ("audio", found.audio_input || found.audio_output),
+        ("file", found.file_input),
+        ("video", found.video_input),
+    ];
+    kinds.into_iter().filter(|(_, is_there)| *is_there).map(|(kind, _)| Arc::from(kind)).collect()
+}
+
+/// A verdict as the record keeps it.
+fn said(gate: &Gate, verdict: &Verdict, call: &Call, dropped: u32) -> record::Verdict {
+    let grounds = |all: &[Ground]| {
+        let all = all.iter().take(MAX_GROUNDS);
+        all.map(|ground| record::VerdictGround { policy: Arc::clone(&ground.policy), reason: ground.reason.clone() })
+            .collect()
+    };
+    // A call holds only texts, numbers and lists, which always serialise.
+    let text = serde_json::to_string(call).unwrap_or_default();
+    record::Verdict {
+        mode: verdict.mode.name().into(),
+        verdict: verdict.word().into(),
+        real: verdict.real().name().into(),
+        deciding: grounds(&verdict.judgement.deciding),
+        would_refuse: grounds(&verdict.judgement.would_refuse),
+        set: gate.set_hash().get(..16).unwrap_or_default().into(),
+        dropped,
+        call: if text.len() > MAX_CALL_BYTES { Arc::from("") } else { text.into() },
+    }
+}

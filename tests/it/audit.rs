@@ -1,0 +1,274 @@
+//! The audit log through the real binary: everything is in it, it proves itself to somebody who has only public keys, and it
+//! survives what happens to processes and disks.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::client::{Call, Client};
+use crate::support::marg::{Marg, Setup};
+use crate::support::upstream::Upstream;
+use crate::support::{soon, until};
+
+fn body() -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+}
+
+async fn entries(marg: &Marg, query: &str) -> Vec<Value> {
+    let answer = marg.ask_admin("GET", &format!("/admin/audit/entries?limit=1000&{query}"), None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["entries"].as_array().unwrap().clone()
+}
+
+/// The ids of every exchange in the log, each with how often it is there.
+async fn exchanges(marg: &Marg) -> HashMap<String, usize> {
+    let (code, output, errors) = marg.try_command(&["audit", "export", "--folder", "data/audit"]).await;
+    assert_eq!(code, 0, "{errors}");
+    let mut found = HashMap::new();
+    for line in output.lines() {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        if entry["kind"] == "exchange" || entry["kind"] == "refusal" {
+            *found.entry(entry["id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    found
+}
+
+async fn receipt(marg: &Marg, id: &str) -> String {
+    let answer = marg.ask_admin("GET", &format!("/admin/audit/receipts/{id}"), None).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.text()
+}
+
+async fn policy(marg: &Marg) -> String {
+    let answer = marg.ask_admin("GET", "/admin/audit", None).await;
+    answer.json()["policy"].as_str().unwrap().to_owned()
+}
+
+/// Runs `marg` where nothing of the gateway is.
+async fn elsewhere(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marg"));
+    command.env_clear().current_dir(folder).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+async fn verified(marg: &Marg) {
+    std::fs::write(marg.path("log.policy"), known_policy(marg)).unwrap();
+    let arguments = ["audit", "verify", "--log", "data/audit/log", "--policy", "log.policy"];
+    let (code, output, errors) = marg.try_command(&arguments).await;
+    assert_eq!(code, 0, "{output}{errors}");
+}
+
+/// The public keys, from the key file.
+fn known_policy(marg: &Marg) -> String {
+    let key: Value = serde_json::from_slice(&std::fs::read(marg.path("data/audit.key")).unwrap()).unwrap();
+    let lines: Vec<String> =
+        key["public"].as_array().unwrap().iter().map(|key| format!("log {}", key.as_str().unwrap())).collect();
+    format!("{}\nquorum none\n", lines.join("\n"))
+}
+
+#[tokio::test]
+async fn every_answered_exchange_is_an_entry_whatever_its_end() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "tag", "subject": "tight", "unit": "requests", "window": "total", "amount": 0}]);
+    let marg = Setup::with_default(&upstream).set("limits", limits).start().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let answer = marg.chat("plain", &body()).await;
+        assert_eq!((answer.status, answer.header("x-marg-receipt")), (200, &*answer.id()));
+        ids.push((answer.id(), 200));
+    }
+    let malformed = Call::post("/v1/chat/completions", "malformed", "{").header("content-type", "application/json");
+    let refused = [
+        (401, Client::http1(marg.address, "wrong").await.send(Call::chat("wrong key", &body())).await),
+        (400, marg.send(malformed).await),
+        (404, marg.send(Call::new("GET", "/v1/nothing/here")).await),
+        (429, marg.send(Call::chat("tight", &body()).header("x-marg-tags", "tight")).await),
+    ];
+    for (status, answer) in refused {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(answer.header("x-marg-receipt"), answer.id());
+        ids.push((answer.id(), status));
+    }
+    for (id, status) in &ids {
+        let text = receipt(&marg, id).await;
+        let whole: Value = serde_json::from_str(&text).unwrap();
+        let entry: Value = serde_json::from_str(whole["entry"].as_str().unwrap()).unwrap();
+        assert_eq!((entry["id"].as_str().unwrap(), &entry["status"]), (&**id, &json!(status)));
+        assert_eq!(entry["kind"], if *status == 200 { "exchange" } else { "refusal" });
+        assert!(whole["entry"].as_str().unwrap().len() <= 1024, "a plain entry has at most 1 KiB");
+    }
+    let found = exchanges(&marg).await;
+    assert_eq!(found.len(), ids.len(), "{found:?}");
+    assert!(found.values().all(|times| *times == 1));
+    let key = format!("key={}&kind=exchange", marg.key_id);
+    assert_eq!(entries(&marg, &key).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_receipt_verifies_where_only_the_public_key_is_and_an_edited_tile_is_named() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let answer = marg.chat("plain", &body()).await;
+    let text = receipt(&marg, &answer.id()).await;
+    let away = tempfile::tempdir().unwrap();
+    std::fs::write(away.path().join("r.json"), &text).unwrap();
+    std::fs::write(away.path().join("log.policy"), policy(&marg).await).unwrap();
+    let arguments = ["audit", "verify", "--receipt", "r.json", "--policy", "log.policy"];
+    let (good, said) = elsewhere(away.path(), &arguments).await;
+    assert!(good, "{said}");
+    std::fs::write(away.path().join("r.json"), text.replace("\\\"status\\\":200", "\\\"status\\\":201")).unwrap();
+    let (good, said) = elsewhere(away.path(), &arguments).await;
+    assert!(!good && said.contains("NOT VERIFIED"), "{said}");
+    let server = format!("http://{}", marg.admin);
+    let asked =
+        marg.command(&["audit", "receipt", &answer.id(), "--server", &server, "--token", &marg.admin_token]).await;
+    assert_eq!(asked["type"], "marg-audit-receipt/v1");
+    for path in ["checkpoint", "rotations", "tile/../state"] {
+        let got = marg.ask_admin("GET", &format!("/admin/audit/{path}"), None).await;
+        assert_eq!(got.status, if path.contains("..") { 404 } else { 200 }, "{path}");
+    }
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    verified(&marg).await;
+    let bundle = newest(&marg.path("data/audit/log/tile/entries/000.p"));
+    let mut bytes = std::fs::read(&bundle).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&bundle, bytes).unwrap();
+    let arguments = ["audit", "verify", "--log", "data/audit/log", "--policy", "log.policy"];
+    let (code, output, errors) = marg.try_command(&arguments).await;
+    assert!(code != 0 && errors.contains("tile/"), "{output}{errors}");
+}
+
+/// The partial file of the greatest width.
+fn newest(folder: &Path) -> std::path::PathBuf {
+    let names = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    names.max_by_key(|path| path.file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_operators_and_the_gateway_do_is_in_the_log_with_its_actor() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let made = marg.ask_admin("POST", "/admin/keys", Some(&json!({"name": "watched"}))).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let id = made.json()["key"]["id"].as_str().unwrap().to_owned();
+    let changes = until("the change is in the log", || async {
+        let found = entries(&marg, &format!("kind=key&subject={id}")).await;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    let entry = &changes[0]["entry"];
+    assert_eq!(entry["actor"]["kind"], "admin_token", "{entry}");
+    assert_eq!((&entry["verb"], &entry["detail"]["status"]), (&json!("create"), &json!(201)));
+    assert!(!changes[0].to_string().contains(made.json()["token"].as_str().unwrap()));
+    let mut config = marg.config.clone();
+    config["audit"] = json!({"mode": "enforce"});
+    marg.rewrite(&config);
+    assert_eq!(marg.ask_admin("POST", "/admin/reload", None).await.status, 200);
+    until("the mode is in the log", || async {
+        let found = entries(&marg, "kind=mode&subject=audit").await;
+        found.first().map(|one| assert_eq!(one["entry"]["detail"]["detail"]["to"], "enforce"))
+    })
+    .await;
+    assert_eq!(entries(&marg, "kind=config").await.len(), 3, "begun, in force, and done");
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    marg.restart().await;
+    until("both lives are in the log", || async {
+        let (starts, stops) = (entries(&marg, "kind=start").await, entries(&marg, "kind=stop").await);
+        ((starts.len(), stops.len()) == (2, 1)).then_some(())
+    })
+    .await;
+    verified(&marg).await;
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_stops_calls_until_it_can() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).set("audit", json!({"mode": "enforce"})).start().await;
+    let first = marg.chat("plain", &body()).await;
+    receipt(&marg, &first.id()).await;
+    let scratch = marg.path("data/audit/tmp");
+    std::fs::remove_dir_all(&scratch).unwrap();
+    std::fs::write(&scratch, b"in the way").unwrap();
+    let refused = until("calls are refused", || async {
+        let answer = marg.chat("plain", &body()).await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    refused.assert_error(503, "unavailable");
+    assert!(refused.text().contains("audit log"), "{}", refused.text());
+    let ready = marg.ask_admin("GET", "/ready", None).await;
+    assert!(ready.status == 503 && ready.text().contains("\"audit\""), "{}", ready.text());
+    let metrics = marg.ask_admin("GET", "/metrics", None).await.text();
+    assert!(metrics.contains("marg_audit_working 0"), "{metrics}");
+    marg.logs("ALARM").await;
+    std::fs::remove_file(&scratch).unwrap();
+    std::fs::create_dir(&scratch).unwrap();
+    let taken = until("calls are taken again", || async {
+        let answer = marg.chat("plain", &body()).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    for id in [refused.id(), taken.id()] {
+        receipt(&marg, &id).await;
+    }
+    verified(&marg).await;
+}
+
+#[tokio::test]
+async fn kill_9_under_load_loses_and_doubles_no_entry() {
+    kills(8).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes; run it with --ignored"]
+async fn two_hundred_kills_lose_and_double_no_entry() {
+    kills(200).await;
+}
+
+async fn kills(count: usize) {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).set("log", json!({"level": "warn"})).start().await;
+    let answered: Arc<Mutex<Vec<String>>> = Arc::default();
+    for _ in 0..count {
+        let before = answered.lock().unwrap().len();
+        let callers: Vec<_> =
+            (0..3).map(|_| tokio::spawn(call(marg.address, marg.key.clone(), answered.clone()))).collect();
+        until("callers are answered", || async { (answered.lock().unwrap().len() >= before + 3).then_some(()) }).await;
+        tokio::time::sleep(Duration::from_millis(u64::from(getrandom::u32().unwrap() % 400))).await;
+        marg.kill9();
+        for caller in callers {
+            soon("a caller ends", caller).await.unwrap();
+        }
+        if marg.path("data/audit/log/checkpoint").exists() {
+            verified(&marg).await;
+        }
+        marg.restart().await;
+    }
+    let answered = answered.lock().unwrap().clone();
+    receipt(&marg, answered.last().unwrap()).await;
+    let found = until("the log holds everything", || async {
+        let found = exchanges(&marg).await;
+        answered.iter().all(|id| found.contains_key(id)).then_some(found)
+    })
+    .await;
+    assert!(found.values().all(|times| *times == 1), "{found:?}");
+    verified(&marg).await;
+}
+
+async fn call(address: std::net::SocketAddr, key: String, answered: Arc<Mutex<Vec<String>>>) {
+    let mut client = Client::http1(address, &key).await;
+    loop {
+        let Ok(answer) = client.try_send(Call::chat("crash", &body())).await else { return };
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answered.lock().unwrap().push(answer.id());
+    }
+}
