@@ -412,7 +412,14 @@ impl Budget {
             let amounts: Vec<_> =
                 parts.iter().map(|(period, account, amount)| (account.counter(period), *amount)).collect();
             let released = timeout(ANSWER_GIVEN_UP, self.authority.release(&self.owner, &amounts)).await;
-            let done = matches!(released, Ok(Ok(())));
+            let done = match released {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the authority over limits did not take back");
+                    false
+                }
+                Err(_) => false,
+            };
             self.heard("release", done);
             if !done {
                 let ripe = self.clock.micros().saturating_add(span(SETTLED_AFTER));
@@ -424,6 +431,9 @@ impl Budget {
     /// Counts a round trip and notes whether the authority is there.
     pub(super) fn heard(&self, call: &str, answered: bool) {
         METRICS.authority_calls.with_label_values(&[call, if answered { "answered" } else { "failed" }]).inc();
+        if !answered {
+            tracing::debug!(call, "the authority over limits did not answer");
+        }
         self.set_away(!answered);
     }
 

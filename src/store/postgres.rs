@@ -53,6 +53,10 @@ type Statement<'q> = Query<'q, Postgres, PgArguments>;
 const PARAMETERS: &[&str] =
     &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "dbname", "user", "password", "application_name"];
 
+/// How long a transaction may wait for its process before the server ends it: one that is frozen, or cut off from the network,
+/// would hold its locks on counters against all others for as long as TCP believes in it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// Opens the database of an address, and brings its schema up to date.
 pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
     let (store, applied) = Store::open(address).await?;
@@ -72,7 +76,12 @@ impl Store {
         let mut store = Self {
             pool,
             named: !address.pooler,
-            begin: format!("BEGIN; SET LOCAL statement_timeout = {}", millis(address.call_timeout)).into(),
+            begin: format!(
+                "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
+                millis(address.call_timeout),
+                millis(address.call_timeout.min(LONGEST_PAUSE))
+            )
+            .into(),
             call_timeout: address.call_timeout,
             node: address.node.as_str().into(),
             changed: Arc::default(),

@@ -1,7 +1,6 @@
 //! Several processes that share their limits, by PostgreSQL or by Redis: never beyond a cap, nobody refused wrongly, and what
 //! one of them is told the others know.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,106 +8,14 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::postgres_server::{Pooler, PostgresServer};
-use crate::redis_server::RedisServer;
 use crate::support::answers;
 use crate::support::client::{Call, Client};
-use crate::support::marg::{Marg, Setup, merge};
-use crate::support::money::{COST_NANO_USD, asking, counters, figure, fixed, priced, spent, spent_is, storm};
+use crate::support::cluster::{Cluster, NODES, Owner, ask, nodes, shared};
+use crate::support::marg::{Marg, merge};
+use crate::support::money::{COST_NANO_USD, asking, spent_is, storm};
 use crate::support::reply::Reply;
 use crate::support::until;
 use crate::support::upstream::Upstream;
-
-/// How many processes share limits.
-const NODES: usize = 4;
-
-/// Who owns the counters.
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Postgres,
-    Redis,
-}
-
-/// Processes that share a database, a key and, if it is the owner of the counters, a Redis.
-struct Cluster {
-    nodes: Vec<Marg>,
-    _redis: Option<RedisServer>,
-    _postgres: PostgresServer,
-}
-
-impl Cluster {
-    /// Starts all of them with these settings.
-    async fn start(upstream: &Upstream, owner: Owner, settings: Value) -> Self {
-        let postgres = PostgresServer::start();
-        let redis = matches!(owner, Owner::Redis).then(RedisServer::start);
-        let database = json!({"url": format!("plain:{}", postgres.database()), "connect_timeout_ms": 20_000});
-        let mut shared = shared(&database);
-        if let Some(redis) = &redis {
-            // What is tried here is not whether a machine under load answers within 5 ms.
-            let redis = json!({"urls": [format!("plain:{}", redis.url())], "request_timeout_ms": 10_000, "background_timeout_ms": 10_000});
-            merge(&mut shared, json!({"redis": redis, "budget": {"authority": "redis"}}));
-        }
-        merge(&mut shared, settings);
-        Self { nodes: nodes(upstream, &shared, NODES).await, _redis: redis, _postgres: postgres }
-    }
-
-    fn first(&self) -> &Marg {
-        &self.nodes[0]
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.address).collect()
-    }
-
-    /// A new key that all of them know; its token and its id.
-    async fn new_key(&self, more: Value) -> (String, String) {
-        let mut wanted = json!({"name": "it"});
-        merge(&mut wanted, more);
-        let made = self.first().ask_admin("POST", "/admin/keys", Some(&wanted)).await;
-        assert_eq!(made.status, 201, "{}", made.text());
-        let made = made.json();
-        let (token, id) = (made["token"].as_str().unwrap().to_owned(), made["key"]["id"].as_str().unwrap().to_owned());
-        for node in &self.nodes {
-            until("a process knows the key", || async { (ask(node, &token).await == 200).then_some(()) }).await;
-        }
-        (token, id)
-    }
-
-    /// So many calls at once, to all processes in turn, with a key of their own; which statuses there were, and whose key.
-    async fn race(&self, calls: usize, model: &str) -> (Vec<(u16, usize)>, String) {
-        let (token, id) = self.new_key(json!({})).await;
-        (storm(&self.addresses(), &token, calls, &Call::chat("race", &asking(model))).await, id)
-    }
-}
-
-/// What all processes have in common: the database, the key of the hashes, and patience, so that a slow machine does not decide.
-fn shared(database: &Value) -> Value {
-    json!({
-        "database": database,
-        "keys": {"hash_key": format!("plain:{}", "5a".repeat(32))},
-        "budget": {"wait_ms": 20_000},
-        "log": {"level": "warn"},
-    })
-}
-
-/// Starts processes with the same settings, and waits until all know the first one's key.
-async fn nodes(upstream: &Upstream, settings: &Value, count: usize) -> Vec<Marg> {
-    let mut nodes = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut setup = priced(Setup::with_default(upstream));
-        for (name, value) in settings.as_object().unwrap() {
-            setup = setup.set(name, value.clone());
-        }
-        nodes.push(setup.start().await);
-    }
-    for node in &nodes {
-        until("a process knows the key", || async { (ask(node, &nodes[0].key).await == 200).then_some(()) }).await;
-    }
-    nodes
-}
-
-async fn ask(marg: &Marg, token: &str) -> u16 {
-    Client::http1(marg.address, token).await.send(Call::new("GET", "/v1/models")).await.status
-}
 
 /// Limits for each key, each for a model of its own, so that one cluster can try them one after the other.
 fn limits() -> Value {
@@ -239,4 +146,71 @@ async fn open_calls_take_turns_at_the_places_of_four_processes_on_postgres() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_calls_take_turns_at_the_places_of_four_processes_on_redis() {
     take_turns(Owner::Redis).await;
+}
+
+/// Makes a key, a limit and a route on one process, and revokes the key; says how long another took to know each.
+async fn tell(one: &Marg, other: &Marg, how: &str) {
+    let post = async |path: &str, body: Value| {
+        let answer = one.ask_admin("POST", path, Some(&body)).await;
+        assert!(answer.status < 300, "{path}: {}", answer.text());
+        answer.json()
+    };
+    let mut figures = Vec::new();
+    let made = post("/admin/keys", json!({"name": "told"})).await;
+    let (token, id) = (made["token"].as_str().unwrap().to_owned(), made["key"]["id"].as_str().unwrap().to_owned());
+    let begun = Instant::now();
+    until("the other knows the key", || async { (ask(other, &token).await == 200).then_some(()) }).await;
+    figures.push(("key", begun.elapsed()));
+
+    let chat =
+        async |model: &str| Client::http1(other.address, &token).await.send(Call::chat("told", &asking(model))).await;
+    assert_eq!(chat("unpriced").await.status, 200);
+    // A limit in dollars refuses a model without a price.
+    let limit = json!({"scope": "gateway", "models": ["unpriced"], "unit": "usd", "window": "day", "amount_usd": "1"});
+    post("/admin/limits", limit).await;
+    let begun = Instant::now();
+    until("the other knows the limit", || async { (chat("unpriced").await.status == 403).then_some(()) }).await;
+    figures.push(("limit", begun.elapsed()));
+
+    post("/admin/routes", json!({"route": {"name": "told", "match": {"model": "told"}, "to": "main:fixed"}})).await;
+    let begun = Instant::now();
+    until("the other knows the route", || async {
+        let answer = other.ask_admin("GET", "/admin/routes/explain?model=told", None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        (answer.json()["explanation"]["route"] == "told").then_some(())
+    })
+    .await;
+    figures.push(("route", begun.elapsed()));
+
+    let revoked = one.ask_admin("POST", &format!("/admin/keys/{id}/revoke"), None).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    let begun = Instant::now();
+    until("the other knows the revocation", || async { (ask(other, &token).await == 401).then_some(()) }).await;
+    figures.push(("revocation", begun.elapsed()));
+    println!("known elsewhere {how}: {figures:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_is_told_the_others_know() {
+    let upstream = Upstream::http1().await;
+    let cluster = Cluster::start(&upstream, Owner::Postgres, json!({})).await;
+    tell(cluster.first(), &cluster.nodes[3], "by PostgreSQL's notification").await;
+}
+
+/// PgBouncer in transaction mode passes no notification on, so this is also the case of one that is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_pooler_a_cap_holds_and_news_arrive_without_notifications() {
+    let upstream = Upstream::http1().await;
+    let postgres = PostgresServer::start();
+    let pooler = Pooler::start(&postgres);
+    let url = format!("plain:{}", pooler.url(&postgres.database()));
+    let database = json!({"url": url, "pooler": true, "connect_timeout_ms": 20_000});
+    let mut settings = shared(&database);
+    merge(&mut settings, json!({"limits": limits()}));
+    let nodes = nodes(&upstream, &settings, 2).await;
+    tell(&nodes[0], &nodes[1], "by the generation alone").await;
+    let addresses = [nodes[0].address, nodes[1].address];
+    let call = Call::chat("race", &asking("fixed"));
+    assert_eq!(storm(&addresses, &nodes[0].key, 400, &call).await, [(200, 100), (429, 300)]);
+    spent_is(&nodes[0], "dollars", Some(&nodes[0].key_id), 100 * COST_NANO_USD).await;
 }

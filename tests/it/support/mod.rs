@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod client;
+pub mod cluster;
 pub mod marg;
 pub mod money;
 pub mod raw;
