@@ -31,7 +31,7 @@ use crate::config::{AuditConfig, AuditMode, Config};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, Journal, Line};
-use crate::pipeline::attest;
+use crate::pipeline::{Gateway, attest};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::event;
@@ -393,8 +393,12 @@ fn note(journal: &Journal, event: event::Event) {
     }
 }
 
-/// Notes that the process started, and with what.
-pub fn note_start(journal: &Journal, source: &Source, config: &Config) {
+/// Notes that the process started, and with what; and lets exchanges in as the log stands.
+pub fn begin(gateway: &Gateway, source: &Source, config: &Config, keeper: Option<&Keeper>) {
+    if let Some(keeper) = keeper {
+        gateway.audit.set(true, config.audit.mode == AuditMode::Enforce && keeper.trouble().is_some());
+    }
+    let journal = &gateway.journal;
     let detail = json!({
         "version": crate::unit::version::VERSION, "config_sha256": config_hash(source), "process": journal.owner(),
         "audit_mode": config.audit.mode.name(), "kavach_mode": config.kavach.mode.name(),

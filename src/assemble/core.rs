@@ -101,14 +101,7 @@ impl Core {
             runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
         let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
-        // Decoding the built-in list takes memory; a process that never asks it does without.
-        let listed = |provider: &crate::provider::config::ProviderSettings| {
-            provider.enabled
-                && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
-        };
-        if loaded.providers.iter().any(listed) {
-            live.catalog.warm();
-        }
+        warm(&live, &loaded);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let limits::Counting { authority, charges, news } = {
             let _inside = runtime.enter();
@@ -132,11 +125,7 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
-        audit::note_start(&gateway.journal, &source, &loaded.config);
-        if let Some(keeper) = &keeper {
-            let enforced = loaded.config.audit.mode == crate::config::AuditMode::Enforce;
-            gateway.audit.set(true, enforced && keeper.trouble().is_some());
-        }
+        audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -163,19 +152,24 @@ impl Core {
             feeding: Mutex::new(Some(feeding)),
             runtime: Mutex::new(None),
         });
-        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
-        runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
-        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
-        if let Some(keeper) = core.keeper.clone() {
-            if core.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
-                runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
-            }
-            runtime.spawn_named("audit", audit::hold(core.clone(), keeper, stopped.clone()));
-        }
-        runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
-        runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
+        core.attend(&runtime, stopped);
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(core)
+    }
+
+    /// Starts what works in the background until the end.
+    fn attend(self: &Arc<Self>, runtime: &Runtime, stopped: watch::Receiver<bool>) {
+        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
+        runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
+        if let Some(keeper) = self.keeper.clone() {
+            if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
+                runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
+            }
+            runtime.spawn_named("audit", audit::hold(self.clone(), keeper, stopped.clone()));
+        }
+        runtime.spawn_named("store watch", watch_store(self.clone(), stopped.clone()));
+        runtime.spawn_named("model discovery", discovery::keep_asking(self.clone(), stopped));
     }
 
     /// The configuration in force.
@@ -277,6 +271,18 @@ impl Core {
         self.gateway.live.store(Arc::new(live));
         self.prices.store(Arc::new(prices));
         Ok(())
+    }
+}
+
+/// Decodes the built-in list of prices before the first call, if any provider is priced by it.
+fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
+    // Decoding the built-in list takes memory; a process that never asks it does without.
+    let listed = |provider: &crate::provider::config::ProviderSettings| {
+        provider.enabled
+            && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
+    };
+    if loaded.providers.iter().any(listed) {
+        live.catalog.warm();
     }
 }
 
