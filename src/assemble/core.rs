@@ -101,14 +101,7 @@ impl Core {
             runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
         let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
-        // Decoding the built-in list takes memory; a process that never asks it does without.
-        let listed = |provider: &crate::provider::config::ProviderSettings| {
-            provider.enabled
-                && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
-        };
-        if loaded.providers.iter().any(listed) {
-            live.catalog.warm();
-        }
+        warm_prices(&loaded, &live);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let limits::Counting { authority, charges, news } = {
             let _inside = runtime.enter();
@@ -163,17 +156,7 @@ impl Core {
             feeding: Mutex::new(Some(feeding)),
             runtime: Mutex::new(None),
         });
-        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
-        runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
-        runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
-        if let Some(keeper) = core.keeper.clone() {
-            if core.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
-                runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
-            }
-            runtime.spawn_named("audit", audit::hold(core.clone(), keeper, stopped.clone()));
-        }
-        runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
-        runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped));
+        start_companions(&runtime, &core, &stopped);
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(core)
     }
@@ -278,6 +261,32 @@ impl Core {
         self.prices.store(Arc::new(prices));
         Ok(())
     }
+}
+
+/// Decoding the built-in list of prices takes memory; a process that never asks it does without.
+fn warm_prices(loaded: &Loaded, live: &crate::pipeline::Live) {
+    let listed = |provider: &crate::provider::config::ProviderSettings| {
+        provider.enabled
+            && provider.price_provider.as_deref().is_some_and(|list| list != crate::config::demo::SIMULATED)
+    };
+    if loaded.providers.iter().any(listed) {
+        live.catalog.warm();
+    }
+}
+
+/// Starts what accompanies the gateway for as long as it runs.
+fn start_companions(runtime: &Runtime, core: &Arc<Core>, stopped: &watch::Receiver<bool>) {
+    runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(core.clone()));
+    runtime.spawn_named("limits", limits::hold(core.clone(), stopped.clone()));
+    runtime.spawn_named("suspensions", protection::keep_suspensions(core.clone(), stopped.clone()));
+    if let Some(keeper) = core.keeper.clone() {
+        if core.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
+            runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
+        }
+        runtime.spawn_named("audit", audit::hold(core.clone(), keeper, stopped.clone()));
+    }
+    runtime.spawn_named("store watch", watch_store(core.clone(), stopped.clone()));
+    runtime.spawn_named("model discovery", discovery::keep_asking(core.clone(), stopped.clone()));
 }
 
 async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>, Vec<StoredPrice>)> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Noun, Tokens, Verdict};
-use crate::ledger::{Line, Outcome, Record, record};
+use crate::ledger::{Line, Outcome, Record};
 use crate::unit::clock::Timestamp;
 use crate::unit::event;
 
@@ -99,18 +99,6 @@ fn exchange(record: &Record) -> Exchange {
         bytes_out: record.bytes_out,
         prompt: None,
         answer: None,
-    }
-}
-
-/// What the gate said: what was done, and who decided. Where the gate only observes, a refusal permits.
-fn verdict(said: &record::Verdict) -> Verdict {
-    let word = |denied: bool| if denied { "refuse" } else { "permit" }.to_owned();
-    let policies = said.deciding.iter().chain(&said.would_refuse);
-    Verdict {
-        real: word(&*said.real == "deny"),
-        effective: word(&*said.verdict == "deny"),
-        policies: policies.map(|ground| ground.policy.to_string()).collect(),
-        policy_set: Some(said.set.to_string()),
     }
 }
 
