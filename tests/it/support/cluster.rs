@@ -152,11 +152,6 @@ impl Load {
         Self { told, stop, callers }
     }
 
-    /// What callers were told so far.
-    pub fn told(&self) -> Told {
-        self.told.lock().unwrap().clone()
-    }
-
     /// Waits until so many more have been told that.
     pub async fn more(&self, status: u16, count: usize) {
         let count_now = || self.told.lock().unwrap().statuses.get(&status).copied().unwrap_or(0);
