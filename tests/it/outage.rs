@@ -121,7 +121,7 @@ async fn what_a_lost_process_held_is_released_if_the_operator_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_is_away_leases_carry_on_then_calls_are_refused_in_words_and_nothing_spent_is_forgotten() {
-    const CALLS: i64 = 2_000;
+    const CALLS: i64 = 4_000;
     let upstream = Upstream::http1().await;
     let redis = json!({"request_timeout_ms": 250, "background_timeout_ms": 1_000});
     let settings = json!({"limits": dollars(CALLS), "budget": {"wait_ms": 1_000}, "redis": redis});
@@ -129,9 +129,12 @@ async fn while_redis_is_away_leases_carry_on_then_calls_are_refused_in_words_and
     let key = cluster.first().key.clone();
     let load = Load::start(&cluster.addresses(), &key, 8);
     load.more(200, 50).await;
+    load.hurry(false);
     cluster.redis.as_mut().unwrap().kill();
     load.more(200, 20).await;
+    load.hurry(true);
     load.more(503, 20).await;
+    load.hurry(false);
     let away = ready(cluster.first()).await;
     assert_eq!((away["status"].as_str(), part(&away, "authority")), (Some("degraded"), Some(false)), "{away}");
     cluster.redis.as_mut().unwrap().restart();
@@ -139,6 +142,7 @@ async fn while_redis_is_away_leases_carry_on_then_calls_are_refused_in_words_and
     until("the gateway is ready", || async { (ready(cluster.first()).await["status"] == "ready").then_some(()) }).await;
     cluster.redis.as_ref().unwrap().ask(&["FLUSHALL"]);
     load.more(200, 50).await;
+    load.hurry(true);
     load.more(429, 10).await;
     let told = load.stop().await;
     only(&told, &[200, 429, 503]);

@@ -123,6 +123,7 @@ pub async fn ask(marg: &Marg, token: &str) -> u16 {
 pub struct Load {
     told: Arc<Mutex<Told>>,
     stop: Arc<AtomicBool>,
+    hurry: Arc<AtomicBool>,
     callers: Vec<JoinHandle<()>>,
 }
 
@@ -145,11 +146,18 @@ impl Load {
     /// So many callers, on the gateways in turn.
     pub fn start(addresses: &[SocketAddr], key: &str, callers: usize) -> Self {
         let (told, stop) = (Arc::<Mutex<Told>>::default(), Arc::<AtomicBool>::default());
+        let hurry = Arc::new(AtomicBool::new(true));
         let caller = |number: usize| {
-            tokio::spawn(call(addresses[number % addresses.len()], key.to_owned(), told.clone(), stop.clone()))
+            let flags = (stop.clone(), hurry.clone());
+            tokio::spawn(call(addresses[number % addresses.len()], key.to_owned(), told.clone(), flags))
         };
         let callers = (0..callers).map(caller).collect();
-        Self { told, stop, callers }
+        Self { told, stop, hurry, callers }
+    }
+
+    /// Whether callers ask again at once, or take their time so that a cap lasts.
+    pub fn hurry(&self, yes: bool) {
+        self.hurry.store(yes, Ordering::SeqCst);
     }
 
     /// Waits until so many more have been told that.
@@ -194,7 +202,12 @@ impl Told {
     }
 }
 
-async fn call(address: SocketAddr, key: String, told: Arc<Mutex<Told>>, stop: Arc<AtomicBool>) {
+async fn call(
+    address: SocketAddr,
+    key: String,
+    told: Arc<Mutex<Told>>,
+    (stop, hurry): (Arc<AtomicBool>, Arc<AtomicBool>),
+) {
     while !stop.load(Ordering::SeqCst) {
         if TcpStream::connect(address).await.is_err() {
             // It was killed; a caller that finds nobody comes again.
@@ -207,6 +220,9 @@ async fn call(address: SocketAddr, key: String, told: Arc<Mutex<Told>>, stop: Ar
             let answer = client.try_send(Call::chat("load", &asking("fixed"))).await;
             if told.lock().unwrap().note(answer.ok().as_ref(), begun.elapsed()) {
                 break;
+            }
+            if !hurry.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
         }
     }
