@@ -207,6 +207,9 @@ pub async fn checkpoint(state: State) -> Result<Response, Refusal> {
 pub async fn entries(state: State, query: respond::Params2<EntryQuery, EntryPiece>) -> Result<Response, Refusal> {
     let respond::Params2(query, EntryPiece { limit, before }) = query;
     let (filter, limit) = (query.filter()?, shape::check_limit(limit)?);
+    if before.is_some_and(|before| i64::try_from(before).is_err()) {
+        return Err(Refusal::invalid("before", "An index is below 2^63."));
+    }
     let log = open(&state)?;
     let found = blocking(move || {
         let Status { pruned, published, .. } = log.status();

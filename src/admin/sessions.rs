@@ -95,6 +95,9 @@ pub async fn list(state: State, Params(query): Params<SessionQuery>) -> Result<R
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Refusal::invalid("limit", format!("The limit is 1 to {MAX_LIMIT}.")));
     }
+    if query.key_id.as_deref().is_some_and(|id| !(1..=64).contains(&id.chars().count())) {
+        return Err(Refusal::invalid("key_id", "The id of a key has 1 to 64 characters."));
+    }
     let found = guard(&state)?.sessions.list(query.key_id.as_deref(), limit);
     Ok(respond::ok(&SessionList { sessions: found.into_iter().map(SessionView::from).collect() }))
 }
