@@ -145,7 +145,15 @@ async fn move_position(connection: &mut SqliteConnection, position: &Position) -
 
 /// How many rows one statement inserts, and that statement; the largest first.
 static INSERTS: LazyLock<[(usize, String); 4]> =
-    LazyLock::new(|| [64, 16, 4, 1].map(|rows| (rows, record::insert_statement(rows, "id"))));
+    LazyLock::new(|| [64, 16, 4, 1].map(|rows| (rows, unnumbered(&record::insert_statement(rows, "id")))));
+
+/// A statement with its places unnumbered. They stand in their order anyway, and SQLite looks a numbered place up among all of
+/// them: with three thousand places that cost thirty microseconds a row.
+fn unnumbered(statement: &str) -> String {
+    let mut parts = statement.split('$');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "?" + part.trim_start_matches(|character: char| character.is_ascii_digit()))
+}
 
 /// Inserts the records that are not there yet; returns how many those are.
 async fn insert(connection: &mut SqliteConnection, records: &[&Record]) -> Result<u64, StoreError> {
