@@ -4,7 +4,6 @@
 use sqlx::{Database, Encode, QueryBuilder, Type};
 
 use crate::ledger::query::{Cursor, Filter, Order, StatusFilter};
-use crate::store::record;
 use crate::unit::glob::Glob;
 
 /// What a database says in its own way.
@@ -60,7 +59,7 @@ where
         }
     }
     if let Some(outcome) = filter.outcome {
-        query.push(" AND outcome = ").push_bind(record::outcome_text(outcome).to_owned());
+        query.push(" AND outcome = ").push_bind(outcome.as_str().to_owned());
     }
     if filter.errors_only {
         // Word for word the condition of the index.
