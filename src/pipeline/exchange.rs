@@ -101,7 +101,7 @@ impl Exchange {
         Self {
             live: gateway.live.load_full(),
             started: Tick::now(),
-            record: blank(id),
+            record: blank(id, Timestamp::now()),
             place: None,
             key: None,
             facts: None,
@@ -173,10 +173,10 @@ pub fn clip(text: &str) -> String {
 }
 
 /// A record of which nothing is known but its id.
-fn blank(id: ExchangeId) -> Record {
+pub(super) fn blank(id: ExchangeId, started_at: Timestamp) -> Record {
     Record {
         id,
-        started_at: Timestamp::now(),
+        started_at,
         request_id: None,
         operation: String::new(),
         method: String::new(),
