@@ -202,7 +202,10 @@ impl Journal {
         self.recent.keep(written, record);
     }
 
-    fn append_frame(&self, encode: impl Fn(&mut Vec<u8>) -> Result<Written, JournalError>) -> Result<Written, JournalError> {
+    fn append_frame(
+        &self,
+        encode: impl Fn(&mut Vec<u8>) -> Result<Written, JournalError>,
+    ) -> Result<Written, JournalError> {
         FRAME.with_borrow_mut(|frame| {
             let done = encode(frame).and_then(|written| self.write(frame).map(|()| written));
             let failing = matches!(done, Err(JournalError::Disk(_)));

@@ -267,7 +267,9 @@ mod tests {
 
     #[test]
     fn words_are_those_of_the_json() {
-        use AttemptEnd::{Abandoned, BadStatus, Broken, ConnectFailed, Cut, NoCredential, RateLimited, Served, TimedOut};
+        use AttemptEnd::{
+            Abandoned, BadStatus, Broken, ConnectFailed, Cut, NoCredential, RateLimited, Served, TimedOut,
+        };
         use Outcome::{Answered, ClientGone, Interrupted, Refused, UpstreamCut, UpstreamFailed};
         for end in [Served, ConnectFailed, TimedOut, RateLimited, BadStatus, Broken, Cut, Abandoned, NoCredential] {
             assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());

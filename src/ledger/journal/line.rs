@@ -121,9 +121,7 @@ pub(super) fn decode(line: &[u8], recent: &Recent) -> Option<Line> {
     // One check for the whole line is cheaper than one for each string in it.
     let (kind, json) = simdutf8::basic::from_utf8(payload).ok()?.split_at_checked(2)?;
     match kind.as_bytes() {
-        [RECORD, b' '] => {
-            recent.take(checksum, json).or_else(|| serde_json::from_str(json).ok()).map(Line::Record)
-        }
+        [RECORD, b' '] => recent.take(checksum, json).or_else(|| serde_json::from_str(json).ok()).map(Line::Record),
         [AMENDMENT, b' '] => serde_json::from_str(json).ok().map(Line::Amend),
         [EVENT, b' '] => serde_json::from_str(json).ok().map(Line::Event),
         [CHARGES, b' '] => serde_json::from_str(json).ok().map(Line::Charges),
