@@ -23,7 +23,7 @@ use crate::unit::clock::Timestamp;
 const ED: &[Algorithm] = &[Algorithm::Ed25519];
 const BOTH: &[Algorithm] = &[Algorithm::Ed25519, Algorithm::MlDsa65];
 const BODY: &[u8] = b"{\"model\":\"gpt-4.1-mini\"}";
-/// The permits of `signed`, also read by `tests/permit/verify.py`.
+/// The permits of `signed`, also read by `tests/sdk/python/test_permits.py`.
 const GOLDEN: &str = include_str!("../../../tests/permit/token.txt");
 const GOLDEN_BOTH: &str = include_str!("../../../tests/permit/token-both.json");
 const GOLDEN_KEYS: &str = include_str!("../../../tests/permit/jwks.json");
