@@ -11,7 +11,8 @@ use crate::admin::State;
 pub const PATH: &str = "/.well-known/jwks.json";
 /// What it is (RFC 7517 section 8.5.2).
 pub const CONTENT_TYPE: &str = "application/jwk-set+json";
-/// A new key is fetched by whoever meets its id, so that the set may be kept for a while.
+/// A new key is fetched by whoever meets its id, so that the set may be kept for a while. On the data plane; answers of the
+/// admin side are never kept.
 pub const CACHE_CONTROL: &str = "public, max-age=300";
 
 /// Public keys (RFC 7517 section 5).
@@ -52,6 +53,5 @@ pub struct PublicKey {
     (status = 200, description = "A JWK set.", body = KeySet, content_type = "application/jwk-set+json"),
 ))]
 pub async fn show(state: State) -> Response {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, CACHE_CONTROL)], state.control.permit_keys())
-        .into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], state.control.permit_keys()).into_response()
 }

@@ -130,3 +130,6 @@ pub fn note_change(journal: &Journal, before: Option<&Permits>, after: &Permits)
         tracing::error!(%error, "that permits changed could not be written down");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -377,7 +377,8 @@ fn a_permit_is_verified_without_the_gateway() {
     };
     let keys = write("jwks.json", include_str!("../../tests/permit/jwks.json"));
     let body = write("body", "{\"model\":\"gpt-4.1-mini\"}");
-    let (token, both) = (include_str!("../../tests/permit/token.txt"), include_str!("../../tests/permit/token-both.json"));
+    let (token, both) =
+        (include_str!("../../tests/permit/token.txt"), include_str!("../../tests/permit/token-both.json"));
     let verify = |token: &str, more: &[&str]| {
         let line = [&["permit", "verify", token, "--jwks", &keys, "--at", "1800000000"], more].concat();
         marg(dir, &line).map_err(|(exit, _)| exit)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Answer, Call, Client};
 use crate::support::marg::{Marg, Setup};
 use crate::support::reply::Reply;
+use crate::support::until;
 use crate::support::upstream::{Seen, Upstream};
 
 const HEADER: &str = "x-marg-permit";
@@ -153,7 +154,8 @@ async fn a_caller_gets_a_permit_of_its_own_plain_and_streamed() {
 async fn neither_side_can_put_a_permit_in_the_mouth_of_the_gateway() {
     let upstream = Upstream::http1().await;
     let marg = permits(Setup::with_default(&upstream), json!({"send_to": "both", "header": "X-Permit"})).start().await;
-    let forging = Reply::json(200, &json!({"id": "1", "choices": []})).header("x-permit", "forged").header(HEADER, "forged");
+    let forging =
+        Reply::json(200, &json!({"id": "1", "choices": []})).header("x-permit", "forged").header(HEADER, "forged");
     upstream.answer("both", forging.clone());
     let answer =
         marg.send(Call::chat("both", &chat(json!({}))).header("x-permit", "forged").header("X-PERMIT", "too")).await;
@@ -229,30 +231,6 @@ async fn two_algorithms_sign_one_permit_that_also_travels_over_http2() {
 }
 
 #[tokio::test]
-async fn a_permit_that_cannot_be_made_lets_nothing_out_of_a_gate_that_enforces() {
-    let (upstream, other) = (Upstream::http1().await, Upstream::http1().await);
-    let long = "m".repeat(5_000);
-    let setup = Setup::new().provider("main", &upstream, json!({})).provider("other", &other, json!({}));
-    let setup = setup.route(json!({"to": format!("main:{long}"), "fallback": ["other:short"]}));
-    let marg = permits(gate(setup, "enforce"), json!({"send_to": "upstream"})).start().await;
-    let mut client = marg.http1().await;
-    let refused = client.send(Call::chat("closed", &chat(json!({})))).await;
-    refused.assert_error(503, "unavailable");
-    assert!(refused.text().contains("cannot sign the permit"), "{}", refused.text());
-    assert_eq!((upstream.seen("closed").len(), other.seen("closed").len()), (0, 0), "a provider was asked");
-    let record = marg.record(&refused.id()).await;
-    assert_eq!((&record["outcome"], &record["status"]), (&json!("refused"), &json!(503)), "{record}");
-    assert!(record.get("attempts").is_none_or(|attempts| attempts == &json!([])), "{record}");
-
-    assert_eq!(reload(&marg, json!({"mode": "observe"})).await.status, 200);
-    let passed = marg.chat("open", &chat(json!({}))).await;
-    assert_eq!(passed.status, 200, "{}", passed.text());
-    assert_eq!(upstream.only("open").await.header(HEADER), None);
-    let metrics = marg.ask_admin("GET", "/metrics", None).await.text();
-    assert!(metrics.contains("marg_permits_total{result=\"failed\"} 2"), "{metrics}");
-}
-
-#[tokio::test]
 async fn settings_have_an_effect_at_a_reload_and_bad_ones_none() {
     let upstream = Upstream::http1().await;
     let marg = permits(Setup::with_default(&upstream), json!({"send_to": "upstream", "ttl_ms": 30_000})).start().await;
@@ -299,11 +277,11 @@ async fn the_keys_are_published_on_both_ports_to_everybody() {
     assert_eq!(keys.header("cache-control"), "public, max-age=300");
     let document = keys.json();
     let members: Vec<&str> = document["keys"][0].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(members, ["alg", "crv", "kid", "kty", "use", "x"]);
+    assert_eq!(members, ["kty", "crv", "alg", "use", "kid", "x"]);
     let mut client = Client::http1(marg.admin, "").await;
     let admin = client.open(Call::new("GET", JWKS).without_key()).await.finish_unchecked().await;
     assert_eq!((admin.status, admin.header("content-type")), (200, "application/jwk-set+json"));
-    assert_eq!((admin.json(), admin.header("cache-control")), (document.clone(), "public, max-age=300"));
+    assert_eq!((admin.json(), admin.header("cache-control")), (document, "no-store"));
 
     upstream.answer("fetched", Reply::error(503));
     marg.chat("fetched", &chat(json!({}))).await;
@@ -345,10 +323,12 @@ async fn a_rotated_key_stays_published_and_what_it_signed_stays_good() {
     // Once nobody gets permits, nothing signs; what is out stays good.
     assert_eq!(reload(&marg, json!({"permits": {"send_to": "none"}})).await.status, 200);
     said(&marg, &new, "main").await;
-    let audit = marg.ask_admin("GET", "/admin/audit/entries?kind=other", None).await.json();
-    let changes =
-        audit["entries"].as_array().unwrap().iter().filter(|entry| entry.to_string().contains("permits")).count();
-    assert_eq!(changes, 4, "{audit}");
+    until("every change of the keys is in the audit log", || async {
+        let audit = marg.ask_admin("GET", "/admin/audit/entries?kind=other", None).await.json();
+        let entries = audit["entries"].as_array()?;
+        (entries.iter().filter(|entry| entry["entry"]["detail"]["noun"] == "permits").count() == 4).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -434,22 +434,6 @@ fn more_rotations_than_can_be_published_are_refused() {
     assert!(list.turn(&next, Duration::from_secs(60), later).is_ok());
 }
 
-#[test]
-#[ignore = "measures; `cargo test --release --lib what_a_permit_costs -- --ignored --nocapture`"]
-fn what_a_permit_costs() {
-    let keys = keys(7);
-    for (name, algorithms) in [("ed25519", ED), ("ml-dsa-65", &[Algorithm::MlDsa65][..]), ("both", BOTH)] {
-        for size in [1_024, 1 << 20] {
-            let body = vec![b'a'; size];
-            let started = crate::unit::clock::Tick::now();
-            for _ in 0..300 {
-                sign(&keys, algorithms, &permit("gpt-4.1-mini"), &bound("openai", &body_sha256(&body))).unwrap();
-            }
-            println!("{name}, body of {size} bytes: {:?}", started.elapsed() / 300);
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn no_text_makes_the_verifier_panic_or_agree(text in "\\PC{0,200}", parts in prop::collection::vec("[A-Za-z0-9_-]{0,40}", 0..5)) {

@@ -154,7 +154,7 @@ impl TokenError {
     }
 }
 
-/// The SHA-256 of a body, in lower-case hexadecimal. About 1 ms for each megabyte at worst.
+/// The SHA-256 of a body, in lower-case hexadecimal. About 0.6 ms for each megabyte.
 pub fn body_sha256(body: &[u8]) -> String {
     HEXLOWER.encode(digest(&SHA256, body).as_ref())
 }
@@ -187,7 +187,7 @@ struct Head {
 /// # Errors
 /// [`TokenError::TooLong`]; [`TokenError::Key`].
 ///
-/// *Cost*: about 25 µs with Ed25519, 300 µs with ML-DSA-65.
+/// *Cost*: about 25 µs with Ed25519, 110 µs with ML-DSA-65.
 pub fn sign(
     keys: &PermitKeys,
     algorithms: &[Algorithm],
