@@ -35,6 +35,7 @@ mod models;
 mod money;
 mod outage;
 mod passthrough;
+mod permits;
 mod postgres;
 mod slow_readers;
 mod streaming;
