@@ -36,6 +36,7 @@ mod money;
 mod outage;
 mod passthrough;
 mod postgres;
+mod settlement;
 mod slow_readers;
 mod streaming;
 mod usage;
