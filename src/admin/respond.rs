@@ -145,17 +145,24 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let value = object(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
     value.and_then(|value| reader.end().map(|()| value)).map_err(|error| {
         let text = format!("The body is not what this endpoint takes: {}.", in_plain_words(&error.to_string()));
-        let refusal = Error::new(Kind::InvalidRequest, text);
         let path = track.path();
         let field = path.iter().find_map(|part| match part {
             Part::Map { key } => Some(key.clone()),
             _ => None,
         });
-        match field.filter(|_| error.is_data()) {
-            Some(field) => refusal.param(short(&field)).into(),
-            None => refusal.into(),
+        let field = field.or_else(|| missing(&text));
+        let error = Error::new(Kind::InvalidRequest, text);
+        match field {
+            Some(field) => error.param(short(&field)).into(),
+            None => error.into(),
         }
     })
+}
+
+/// The field that is missing, if that is what the reader says.
+fn missing(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("missing field `")?;
+    rest.split_once('`').map(|(name, _)| name.to_owned())
 }
 
 /// What the reader of JSON says, without the names that types have in Rust.
@@ -370,7 +377,9 @@ mod tests {
         assert_eq!(refused(r#"{"amount":5,"models":{}}"#).0.as_deref(), Some("models"));
         assert_eq!(refused(r#"{"amount":5,"amuont":7}"#).0.as_deref(), Some("amuont"));
         assert_eq!(refused(r#"{"amount":5,"amount":7}"#).0.as_deref(), Some("amount"));
-        for whole in ["", "[]", "{", "null", "{}", r#"{"amount":5}x"#, r#"{"amount":1e400}"#] {
+        assert_eq!(refused(r#"{"amount":1e400}"#).0.as_deref(), Some("amount"));
+        assert_eq!(refused("{}").0.as_deref(), Some("amount"));
+        for whole in ["", "[]", "{", "null", r#"{"amount":5}x"#] {
             assert_eq!(refused(whole).0, None, "{whole}");
         }
     }

@@ -150,3 +150,50 @@ async fn a_cheaper_model_without_a_price_is_the_one_that_the_refusal_names() {
     assert!(refused.text().contains("of-my-own"), "{}", refused.text());
     assert_eq!(money::counters(&marg, "dollars").await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_mistyped_price_blocks_nobody_for_good() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "  - {model: fixed, per_request_usd: 0.00003}\n", dollars("1")).await;
+    let price = |usd: f64| json!({"prices": [{"model": "fixed", "per_request_usd": usd}]});
+    assert_eq!(marg.ask_admin("PUT", "/admin/prices", Some(&price(0.6))).await.status, 200);
+    assert_eq!(marg.chat("dear", &fixed()).await.status, 200);
+    assert_eq!(marg.chat("blocked", &fixed()).await.status, 429);
+    assert_eq!(marg.ask_admin("PUT", "/admin/prices", Some(&price(0.000_03))).await.status, 200);
+    // At once: what still waits in the journal is priced again, too.
+    let order = json!({"since": "2020-01-01T00:00:00Z", "dry_run": false});
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await;
+    assert_eq!(report.json()["changed"], 1, "{}", report.text());
+    assert_eq!(marg.chat("free again", &fixed()).await.status, 200);
+    spent_is(&marg, "dollars", None, 2 * COST_NANO_USD).await;
+}
+
+#[tokio::test]
+async fn the_state_of_a_limit_shows_its_amount_as_it_is_now_and_a_passed_threshold_is_in_the_log() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).start().await;
+    let body = json!({"name": "few", "scope": "key", "unit": "requests", "window": "day", "amount": 2, "warn_at_percent": [50]});
+    let made = marg.ask_admin("POST", "/admin/limits", Some(&body)).await.json();
+    assert_eq!(marg.chat("one", &fixed()).await.status, 200);
+    crate::support::until("the log tells it", || async {
+        marg.logged().contains("a limit passed a threshold").then_some(())
+    })
+    .await;
+    let path = format!("/admin/limits/{}", made["id"].as_str().unwrap());
+    assert_eq!(marg.ask_admin("PATCH", &path, Some(&json!({"amount": 50}))).await.status, 200);
+    let counters = money::counters(&marg, "few").await;
+    assert_eq!((&counters[0]["cap"]["amount"], &counters[0]["unit"]), (&json!(50), &json!("requests")), "{counters:?}");
+}
+
+#[tokio::test]
+async fn a_record_says_under_which_tags_and_in_which_session_a_call_was_made() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).start().await;
+    let call = Call::chat("tagged", &fixed()).header("x-marg-tags", "b, a").header("x-marg-session", "s-1");
+    let answer = marg.http1().await.send(call).await;
+    let record = marg.record(&answer.id()).await;
+    assert_eq!((&record["tags"], &record["session"]), (&json!(["a", "b"]), &json!("s-1")), "{record}");
+    let csv = marg.ask_admin("GET", "/admin/requests/export?format=csv", None).await.text();
+    assert!(csv.lines().next().unwrap().ends_with("attempts,tags,session"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().ends_with("1,a b,s-1"), "{csv}");
+}

@@ -186,7 +186,8 @@ fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> Option<CounterView
     let limit = limits.get(&*standing.counter.limit)?;
     let figure = |amount: i64| Figure::of(limit.unit, amount);
     let leased = standing.leases.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
-    let remaining = standing.cap.saturating_sub(standing.spent).saturating_sub(leased).max(0);
+    // The counter knows the amount that was last asked with; the limit may have changed since.
+    let remaining = limit.amount.saturating_sub(standing.spent).saturating_sub(leased).max(0);
     let second = |second: i64| Time(Timestamp(second.saturating_mul(1_000_000)));
     let (from, resets_at) = match standing.counter.window {
         WindowId::Calendar { from, until } => (Some(second(from)), Some(second(until))),
@@ -199,7 +200,7 @@ fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> Option<CounterView
         subject: Some(standing.counter.subject.to_string()).filter(|subject| !subject.is_empty()),
         from,
         resets_at,
-        cap: figure(standing.cap),
+        cap: figure(limit.amount),
         spent: figure(standing.spent),
         leased: figure(leased),
         reserved_here: figure(reserved_here),
