@@ -148,6 +148,8 @@ struct SortedAttempt<'a> {
     duration_us: Whole,
     end: &'a str,
     model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<&'a str>,
     provider: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -155,8 +157,9 @@ struct SortedAttempt<'a> {
 
 impl<'a> SortedAttempt<'a> {
     fn of(attempt: &'a Attempt) -> Self {
-        let Attempt { provider, model, end, status, duration_us } = attempt;
-        Self { duration_us: Whole::of(*duration_us), end, model, provider, status: *status }
+        let Attempt { provider, model, permit, end, status, duration_us } = attempt;
+        let permit = permit.as_deref();
+        Self { duration_us: Whole::of(*duration_us), end, model, permit, provider, status: *status }
     }
 }
 
@@ -257,6 +260,7 @@ mod tests {
         let attempt = Attempt {
             provider: text.into(),
             model: text.to_owned(),
+            permit: owned.clone(),
             end: text.to_owned(),
             status: there.then_some(503),
             duration_us: number,
