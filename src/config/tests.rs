@@ -613,12 +613,15 @@ fn permits_that_would_take_the_place_of_something_else_are_refused() {
         ("algorithms: [ml-dsa-65, ml-dsa-65]", "once"),
         ("ttl_ms: 999", "out of range"),
         ("send_to: both, key: 'env:A_KEY'", "no key file for permits"),
+        ("send_to: both, caller_audience: b", "could show its own there"),
+        ("send_to: both, audience: x, caller_audience: x", "could show its own there"),
     ] {
         refuses(&permits(text), "2:", part);
     }
     let headers = "providers: {a: {base_url: 'https://a.example/v1', headers: {X-Marg-Permit: x}}}\n";
     refuses(&format!("{headers}kavach: {{permits: {{send_to: upstream}}}}"), "2:", "sets this header itself");
     assert!(check(headers).is_empty());
+    assert!(warnings(&permits("send_to: caller, caller_audience: b"))[0].contains("`gate: off`"));
     let config = load(&permits("send_to: both, header: X-My-Permit, algorithms: [ml-dsa-65, ed25519]")).unwrap().config;
     assert_eq!(config.kavach.permits.header.as_str(), "x-my-permit");
 }
