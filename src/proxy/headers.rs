@@ -163,6 +163,8 @@ pub fn sign(
         response.remove_header(&name);
     }
     response.set_status(framing.status)?;
+    // The provider's words for its status need not fit the one that is sent on.
+    response.set_reason_phrase(None)?;
     if framing.length_changes {
         response.remove_header(&header::CONTENT_LENGTH);
         response.remove_header(&header::CONTENT_ENCODING);

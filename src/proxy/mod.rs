@@ -288,12 +288,14 @@ impl ProxyHttp for Front {
             return Err(error);
         }
         let text = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
-        let bodyless = session.req_header().method == http::Method::HEAD || matches!(status, 204 | 304);
+        let is_head = session.req_header().method == http::Method::HEAD;
+        let bodyless = is_head || matches!(status, 204 | 304);
         let length = text("content-length").and_then(|length| length.parse().ok());
         let head =
             AnswerHead { status, content_type: text("content-type"), length: if bodyless { Some(0) } else { length } };
         let framing = context.exchange.begin_relay(&head);
-        if status >= 300 && !bodyless && length == Some(0) {
+        // An error needs words of its own where the provider's has none.
+        if status >= 300 && !is_head && (length == Some(0) || bodyless) {
             return Err(context.speak_for_provider(framing, delay));
         }
         headers::sign(response, &context.exchange, framing, bodyless)

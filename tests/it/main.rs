@@ -37,6 +37,7 @@ mod outage;
 mod passthrough;
 mod permits;
 mod postgres;
+mod settlement;
 mod slow_readers;
 mod streaming;
 mod usage;
