@@ -242,8 +242,8 @@ fn limit_with(name: &str, value: &str) -> String {
 fn lists_and_tables_are_bounded() {
     for key in KEYS {
         let Bounds::Items(most) = key.bounds else { continue };
-        if key.path == "audit.witnesses" {
-            // Each would need a valid key of its own.
+        if matches!(key.path, "audit.witnesses" | "kavach.permits.algorithms") {
+            // Each would need a valid key of its own; and of algorithms there are no more.
             continue;
         }
         let item = |index: usize| match key.path {
@@ -588,6 +588,7 @@ fn every_key_that_is_read_is_in_the_list() {
         "kavach",
         "kavach.session",
         "kavach.drift",
+        "kavach.permits",
         "audit",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
@@ -595,6 +596,34 @@ fn every_key_that_is_read_is_in_the_list() {
     read.sort_unstable();
     listed.sort_unstable();
     assert_eq!(read, listed);
+}
+
+#[test]
+fn permits_that_would_take_the_place_of_something_else_are_refused() {
+    let permits = |text: &str| format!("{A}kavach: {{permits: {{{text}}}}}");
+    for (text, part) in [
+        ("send_to: all", "all"),
+        ("header: Cookie", "means something else"),
+        ("header: X-Forwarded-For", "means something else"),
+        ("header: 'a:b'", "not the name of a header"),
+        ("audience: 'a\"b'", "visible ASCII"),
+        ("caller_audience: ''", "visible ASCII"),
+        ("algorithms: []", "at least one"),
+        ("algorithms: [ed25519, rsa]", "rsa"),
+        ("algorithms: [ml-dsa-65, ml-dsa-65]", "once"),
+        ("ttl_ms: 999", "out of range"),
+        ("send_to: both, key: 'env:A_KEY'", "no key file for permits"),
+        ("send_to: both, caller_audience: b", "could show its own there"),
+        ("send_to: both, audience: x, caller_audience: x", "could show its own there"),
+    ] {
+        refuses(&permits(text), "2:", part);
+    }
+    let headers = "providers: {a: {base_url: 'https://a.example/v1', headers: {X-Marg-Permit: x}}}\n";
+    refuses(&format!("{headers}kavach: {{permits: {{send_to: upstream}}}}"), "2:", "sets this header itself");
+    assert!(check(headers).is_empty());
+    assert!(warnings(&permits("send_to: caller, caller_audience: b"))[0].contains("`gate: off`"));
+    let config = load(&permits("send_to: both, header: X-My-Permit, algorithms: [ml-dsa-65, ed25519]")).unwrap().config;
+    assert_eq!(config.kavach.permits.header.as_str(), "x-my-permit");
 }
 
 #[test]
@@ -646,6 +675,11 @@ fn other_value(path: &str) -> &'static str {
         | "kavach.drift.geo_speed_km_h"
         | "kavach.drift.max_keys" => "7",
         "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
+        "kavach.permits.send_to" => "caller",
+        "kavach.permits.header" | "kavach.permits.audience" | "kavach.permits.caller_audience" => "x-other",
+        "kavach.permits.algorithms" => "[ml-dsa-65]",
+        "kavach.permits.key" => "env:KEY",
+        "kavach.permits.extra_keys" => "/keys.json",
         "audit.enabled" => "false",
         "audit.mode" => "enforce",
         "audit.origin" => "marg.example.com/1",

@@ -93,7 +93,8 @@ const TABLE: &[(&str, &str, [bool; 4])] = &[
 ];
 
 /// What needs no token.
-const OPEN: &[(&str, &str)] = &[("GET", "/admin/openapi.json"), ("GET", "/health"), ("GET", "/ready")];
+const OPEN: &[(&str, &str)] =
+    &[("GET", "/admin/openapi.json"), ("GET", "/.well-known/jwks.json"), ("GET", "/health"), ("GET", "/ready")];
 
 /// Sends a request whose input is wrong, so that a role that may pass changes nothing and a stream does not begin.
 async fn status(house: &House, token: Option<&str>, method: &str, path: &str) -> StatusCode {
