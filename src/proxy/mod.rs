@@ -82,6 +82,15 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
+    fn refuse(&mut self, error: &Error) -> Box<PingoraError> {
+        self.exchange.refuse(error);
+        self.own_words = Some(Answer::error(error));
+        PingoraError::new_in(ErrorType::HTTPStatus(error.kind().status()))
+    }
+}
+
 impl Front {
     /// The data plane of a gateway.
     pub fn new(gateway: Arc<Gateway>, state: Arc<dyn StatePages>) -> Self {
@@ -236,6 +245,7 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let body = context.exchange.encode();
+        context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
         context.exchange.outgoing = body;
         Ok(())

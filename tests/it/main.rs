@@ -35,6 +35,7 @@ mod models;
 mod money;
 mod outage;
 mod passthrough;
+mod permits;
 mod postgres;
 mod settlement;
 mod slow_readers;
