@@ -424,6 +424,12 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
     warns(&format!("{off}default_provider: a"), "2:19: default_provider", "not enabled");
     warns(&format!("{off}routes: [{{to: a, fallback: [b]}}]"), "2:15: routes[0].to", "not enabled");
     warns(off, "1:1: providers", "neither routes nor a default_provider");
+    let narrow = "providers: {a: {base_url: http://h, models: [a*]}}\ndefault_provider: a\n";
+    let limit = |what: &str| format!("{narrow}limits: [{{{what}, unit: requests, window: day, amount: 1}}]");
+    warns(&limit("scope: model, subject: b"), "3:", "limits[0].subject");
+    warns(&limit("scope: key, models: [b, c]"), "3:", "limits[0].models");
+    assert!(warnings(&limit("scope: model, subject: a1")).is_empty());
+    assert!(warnings(&limit("scope: key, models: [b, 'c*']")).is_empty(), "what patterns match is not looked at");
     warns("providers: {a: {preset: groq}}", "1:13: providers.a", "credentials: [env:GROQ_API_KEY]");
     warns("providers: {a: {preset: groq, enabled: false, credentials: ['env:NOPE']}}", "1:61", "NOPE is not set");
     warns("providers: {a: {preset: ollama, auth: none, credentials: ['plain:k']}}", "1:", "never sent");

@@ -32,10 +32,12 @@ pub(super) enum Field {
     Reasoning,
     Thinking,
     ServiceTier,
+    PreviousResponseId,
+    Conversation,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 20] = [
+const FIELDS: [(Field, &str); 22] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -56,6 +58,8 @@ const FIELDS: [(Field, &str); 20] = [
     (Field::Reasoning, "reasoning"),
     (Field::Thinking, "thinking"),
     (Field::ServiceTier, "service_tier"),
+    (Field::PreviousResponseId, "previous_response_id"),
+    (Field::Conversation, "conversation"),
 ];
 
 impl Field {
@@ -91,6 +95,9 @@ pub(super) struct Shape<'a> {
     pub(super) text_bytes: u64,
     pub(super) media: Media,
     pub(super) modalities: Modalities,
+    /// The model reads something that is not in the body: a stored file or item, a link to a file, what a tool of the provider
+    /// finds.
+    pub(super) refers: bool,
 }
 
 /// Media and links in what a model reads: how many there are, and how many bytes of the body they take.
@@ -113,6 +120,7 @@ impl<'a> Shape<'a> {
             text_bytes: 0,
             media: Media::default(),
             modalities: Modalities::default(),
+            refers: false,
         }
     }
 
@@ -167,15 +175,29 @@ impl<'a> Shape<'a> {
                 }
                 return;
             }
-            b"id" | b"file_id" => return,
+            b"file_id" | b"file_url" => {
+                self.refers = true;
+                return;
+            }
+            b"id" => return,
             b"type" => {
                 let kind = self.document.get(span.start + 1..span.end.saturating_sub(1)).unwrap_or_default();
                 self.modality(kind);
+                self.reference(kind);
                 return;
             }
             _ => {}
         }
         self.text_bytes = self.text_bytes.saturating_add(span.len().saturating_sub(2) as u64);
+    }
+
+    /// What is used by reference: items that the provider stores, and tools that it runs and whose findings the model reads.
+    ///
+    /// *Source*: `item_reference` and the tools of <https://platform.openai.com/docs/api-reference/responses/create>.
+    fn reference(&mut self, part_type: &[u8]) {
+        const HOSTED: [&[u8]; 5] = [b"web_search", b"file_search", b"code_interpreter", b"mcp", b"computer_use"];
+        let hosted = || HOSTED.iter().any(|name| part_type.starts_with(name));
+        self.refers |= part_type == b"item_reference" || (self.current == Some(Field::Tools) && hosted());
     }
 
     /// *Source*: content parts of chat (`image_url`, `input_audio`, `file`; `video_url` at DashScope, vLLM and

@@ -128,7 +128,7 @@ impl Exchange {
     async fn call(&self, (gate, key): (&Gate, &Arc<Key>), session: SessionFigures, headers: &HeaderMap) -> Call {
         let known = self.facts.as_ref();
         let place = self.place_of_caller(headers);
-        let input = if gate.counts_input() { self.exact_input().await } else { self.rough_input() };
+        let input = if gate.counts_input() { self.written_input().await } else { self.rough_input() };
         let mut facts = call::Facts {
             requested_model: known.and_then(|facts| facts.model.as_deref()).unwrap_or_default().into(),
             requested_max_output_tokens: known.and_then(|facts| facts.max_output_tokens),

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod arrive;
 pub mod attempt;
 pub mod attest;
+pub mod context;
 pub mod count;
 mod estimate;
 pub mod exchange;
@@ -45,6 +46,7 @@ use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
 use crate::pipeline::attest::AuditGate;
+use crate::pipeline::context::Contexts;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
 use crate::route::Table;
@@ -68,6 +70,8 @@ pub struct Gateway {
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
     pub counter: Counter,
+    /// How many tokens stored answers have.
+    pub contexts: Contexts,
     /// What exchanges must know of the audit log.
     pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
@@ -146,6 +150,7 @@ impl Gateway {
             suspended: OnceLock::new(),
             journal,
             counter,
+            contexts: Contexts::default(),
             audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),

@@ -104,6 +104,13 @@ impl Exchange {
         }
         self.record.usage = reader.usage();
         self.record.service_tier = reader.service_tier();
+        if let (Some(usage), Some(id)) = (&self.record.usage, reader.response_id()) {
+            let operation = self.place.as_ref().map(|place| place.operation);
+            if operation == Some(Operation::Responses) {
+                let tokens = usage.input_total().saturating_add(usage.output_total());
+                self.gateway.contexts.remember(id, tokens);
+            }
+        }
         if self.record.usage.is_some() {
             self.record.usage_source = Some(UsageSource::Reported);
             return None;
