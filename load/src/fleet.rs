@@ -125,6 +125,26 @@ pub fn start_mock(folder: &Path, cores: &Cores, threads: usize) -> anyhow::Resul
     Ok((child, address))
 }
 
+/// Starts a Redis that keeps nothing on the disk on the load's cores; gives it and its address.
+///
+/// # Errors
+/// When the program is missing (`tools/need redis` installs it) or does not listen within 10 s.
+pub fn start_redis(folder: &Path, cores: &Cores) -> anyhow::Result<(Child, std::net::SocketAddr)> {
+    let address = free_address()?;
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", "", "--appendonly", "no"]);
+    command.current_dir(folder);
+    let mut child = Child::start("redis", command, &cores.load, folder.join("redis.stderr"))?;
+    for _ in 0..1_000 {
+        if std::net::TcpStream::connect(address).is_ok() {
+            return Ok((child, address));
+        }
+        child.ensure_alive()?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    bail!("redis-server does not listen on {address}")
+}
+
 /// Asks once on a new connection.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
 
+use crate::features::{Features, MOST_LIMITS};
 use crate::fleet::Recipe;
 use crate::target::{Target, free_address};
 
@@ -23,22 +24,28 @@ pub struct Wanted {
     pub threads: usize,
     /// The level of its log; `info` is Marg's default.
     pub log_level: String,
-    /// How many limits apply to every call, none of which is ever reached.
-    pub limits: usize,
+    /// What is switched on.
+    pub features: Features,
+    /// The address of a Redis, for `features.redis`.
+    pub redis: Option<SocketAddr>,
 }
 
-/// Writes a configuration into `folder`, makes a key and says how to start the gateway with both.
+/// Writes a configuration into `folder`, makes a key and says how to start the gateway with both. `name` is what reports call
+/// it.
 ///
 /// # Errors
 /// When the binary is missing or does not give a key.
-pub fn recipe(folder: &Path, wanted: &Wanted) -> anyhow::Result<Recipe> {
+pub fn recipe(name: &'static str, folder: &Path, wanted: &Wanted) -> anyhow::Result<Recipe> {
     let (data, admin) = (free_address()?, free_address()?);
     let config = folder.join("marg.yaml");
+    if wanted.features.policies > 0 {
+        fs::write(folder.join(POLICY_FILE), policies(wanted.features.policies))?;
+    }
     fs::write(&config, configuration(folder, data, admin, wanted))?;
     let token = create_key(&wanted.marg, &config)?;
     Ok(Recipe {
         target: Target {
-            name: "gateway",
+            name,
             address: data,
             base_path: "/v1".to_owned(),
             token,
@@ -52,7 +59,7 @@ pub fn recipe(folder: &Path, wanted: &Wanted) -> anyhow::Result<Recipe> {
 }
 
 /// The limits of `--limits`, in the order in which they are taken: one of each kind that operators use together.
-pub const LIMITS: [&str; 8] = [
+pub const LIMITS: [&str; MOST_LIMITS] = [
     "scope: key, unit: requests, window: minute, amount: 1000000000",
     "scope: key, unit: usd, window: day, amount_usd: 1000000",
     "scope: key, unit: tokens, window: minute, amount: 1000000000000",
@@ -65,21 +72,54 @@ pub const LIMITS: [&str; 8] = [
 /// What limits in dollars need to know.
 const PRICES: &str = "prices:\n  default: {input: 1, output: 2}\n";
 
-/// Marg as it comes: only addresses, threads and the provider are set. Keys are required, the ledger, metrics and the log
-/// are on by default.
+const POLICY_FILE: &str = "policy.cedar";
+
+/// Policies of which five apply to every call: one that permits it and four that look at different facts and do not forbid it.
+/// The others are about keys and models that nobody uses.
+fn policies(count: usize) -> String {
+    let applying = [
+        "permit(principal, action in Action::\"call\", resource);",
+        "forbid(principal, action, resource) when { context.max_output_tokens > 1000000 };",
+        "forbid(principal, action, resource) when { context.tool_count > 1000 };",
+        "forbid(principal, action, resource) when { context.session.requests > 1000000000000 };",
+        "forbid(principal, action, resource) when { context.requested_model == \"no such model\" };",
+    ];
+    let others = (0..).map(|number| match number % 2 {
+        0 => format!("permit(principal == Key::\"key_{number}\", action in Action::\"call\", resource);"),
+        _ => format!("forbid(principal, action in Action::\"call\", resource == Model::\"model-{number}\");"),
+    });
+    let all = applying.into_iter().map(str::to_owned).chain(others).take(count).enumerate();
+    all.map(|(number, policy)| format!("@id(\"policy-{number}\")\n{policy}\n")).collect()
+}
+
+/// Marg as it comes: only addresses, threads, the provider and the wanted features are set. Keys are required; the ledger, the
+/// audit log, metrics and the log are on by default.
 fn configuration(folder: &Path, data: SocketAddr, admin: SocketAddr, wanted: &Wanted) -> String {
-    let Wanted { mock, threads, log_level, limits, .. } = wanted;
-    let limits: String = LIMITS.iter().take(*limits).map(|limit| format!("  - {{{limit}}}\n")).collect();
-    let limits = if limits.is_empty() { limits } else { format!("limits:\n{limits}") };
-    let folder = serde_json::Value::from(folder.join("data").display().to_string());
-    format!(
-        "data_dir: {folder}\n\
+    let Wanted { mock, threads, log_level, features, redis, .. } = wanted;
+    let quoted = |name: &str| serde_json::Value::from(folder.join(name).display().to_string());
+    let mut text = format!(
+        "data_dir: {}\n\
          server:\n  listen: \"{data}\"\n  threads: {threads}\n\
          admin:\n  listen: \"{admin}\"\n\
          log:\n  level: {log_level}\n  format: json\n\
          providers:\n  mock:\n    base_url: \"http://{mock}/v1\"\n    credentials: [\"plain:mock\"]\n\
-         default_provider: mock\n{limits}{PRICES}"
-    )
+         default_provider: mock\n{PRICES}",
+        quoted("data")
+    );
+    if features.limits > 0 {
+        text += "limits:\n";
+        text.extend(LIMITS.iter().take(features.limits).map(|limit| format!("  - {{{limit}}}\n")));
+    }
+    if let Some(address) = redis.filter(|_| features.redis) {
+        text += &format!("budget:\n  authority: redis\nredis:\n  urls: [\"redis://{address}\"]\n");
+    }
+    if features.policies > 0 {
+        text += &format!("kavach:\n  mode: enforce\n  policy: {}\n", quoted(POLICY_FILE));
+    }
+    if !features.audit {
+        text += "audit:\n  enabled: false\n";
+    }
+    text
 }
 
 /// What `marg keys create --output json` prints, as far as it matters here.

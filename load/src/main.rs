@@ -6,6 +6,7 @@ mod child;
 mod clock;
 mod drive;
 mod exchange;
+mod features;
 mod fleet;
 mod gateway;
 mod histogram;
@@ -29,8 +30,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use features::{Features, MOST_LIMITS};
 use run::{Plan, Subject};
 use scenario::Name;
 use target::Target;
@@ -85,8 +88,21 @@ struct RunOptions {
     #[arg(long, default_value = "info")]
     log_level: String,
     /// How many limits the gateway holds every call to, 0 to 8.
-    #[arg(long, default_value_t = 0, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=8))]
+    #[arg(long, default_value_t = 0, value_parser = limits())]
     limits: usize,
+    /// How many policies the gate enforces, of which 5 apply to every call; 0 switches it off.
+    #[arg(long, default_value_t = 0)]
+    policies: usize,
+    /// Switch the audit log off.
+    #[arg(long)]
+    no_audit: bool,
+    /// Let Redis own the counters of limits; needs `redis-server`.
+    #[arg(long)]
+    redis: bool,
+    /// Measure against another copy of Marg instead of the empty pass-through, with these features: a list of limits=N,
+    /// policies=N, no-audit, redis. So `--limits 4 --redis --against limits=4` compares Redis with the own database.
+    #[arg(long, conflicts_with_all = ["baseline_only", "url"])]
+    against: Option<Features>,
     /// Measure the baseline alone.
     #[arg(long)]
     baseline_only: bool,
@@ -149,6 +165,11 @@ struct BaselineOptions {
     threads: usize,
 }
 
+/// Reads a number of limits.
+fn limits() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=MOST_LIMITS as u64)
+}
+
 fn main() -> ExitCode {
     match obey(Cli::parse().command) {
         Ok(code) => code,
@@ -207,7 +228,13 @@ fn subject(options: &RunOptions) -> anyhow::Result<Subject> {
             false => Subject::Marg {
                 marg: options.marg.clone(),
                 log_level: options.log_level.clone(),
-                limits: options.limits,
+                features: Features {
+                    limits: options.limits,
+                    policies: options.policies,
+                    audit: !options.no_audit,
+                    redis: options.redis,
+                },
+                against: options.against,
             },
         });
     };

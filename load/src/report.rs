@@ -79,8 +79,9 @@ impl Report {
     pub fn begin(machine: Machine, cores: Cores, plan: &Plan) -> Self {
         let subject = match &plan.subject {
             Subject::Nothing => "nothing: the baseline alone".to_owned(),
-            Subject::Marg { log_level, limits, .. } => {
-                format!("marg with a key, {limits} limits, ledger, metrics and its log at {log_level}")
+            Subject::Marg { log_level, features, against, .. } => {
+                let against = against.map(|against| format!(", against one with {against}")).unwrap_or_default();
+                format!("marg with a key, ledger, metrics, its log at {log_level}, {features}{against}")
             }
             Subject::External(target) => format!("{} (pid {:?}), started by somebody else", target.address, target.pid),
         };

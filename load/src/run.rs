@@ -10,7 +10,9 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 
 use crate::budget;
-use crate::fleet::{Recipe, Running, first_answer, start_mock};
+use crate::child::Child;
+use crate::features::Features;
+use crate::fleet::{Recipe, Running, first_answer, start_mock, start_redis};
 use crate::gateway;
 use crate::machine::{self, Cores, Machine};
 use crate::memory;
@@ -57,8 +59,10 @@ pub enum Subject {
         marg: PathBuf,
         /// The level of its log.
         log_level: String,
-        /// How many limits apply to every call.
-        limits: usize,
+        /// What is switched on.
+        features: Features,
+        /// What is switched on in another copy that takes the place of the empty pass-through.
+        against: Option<Features>,
     },
     /// Something that runs already.
     External(Target),
@@ -91,6 +95,13 @@ fn scratch_folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// A gateway with a folder of its own.
+fn prepare(name: &'static str, folder: &Path, wanted: &gateway::Wanted) -> anyhow::Result<Recipe> {
+    let folder = folder.join(name);
+    fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
+    gateway::recipe(name, &folder, wanted).with_context(|| format!("prepare the {name}"))
+}
+
 /// What stays the same during a run.
 struct Bench<'a> {
     plan: &'a Plan,
@@ -100,38 +111,46 @@ struct Bench<'a> {
     baseline: Recipe,
     /// The gateway, if the harness starts it.
     gateway: Option<Recipe>,
-    /// Kept so that it lives as long as the run.
-    _mock: Option<crate::child::Child>,
+    /// Kept so that they live as long as the run.
+    _helpers: Vec<Child>,
 }
 
 impl<'a> Bench<'a> {
     fn set_up(plan: &'a Plan, cores: Cores, folder: &'a Path) -> anyhow::Result<Self> {
         let load_threads = cores.load.len().div_ceil(2);
-        let (child, mock) = match plan.mock {
-            Some(address) => (None, address),
+        let mut helpers = Vec::new();
+        let mock = match plan.mock {
+            Some(address) => address,
             None => {
                 let (child, address) = start_mock(folder, &cores, load_threads)?;
-                (Some(child), address)
+                helpers.push(child);
+                address
             }
         };
         let threads = cores.target.len();
-        let gateway = match &plan.subject {
-            Subject::Marg { marg, log_level, limits } => {
-                let (marg, log_level) = (marg.clone(), log_level.clone());
-                let wanted = gateway::Wanted { marg, mock, threads, log_level, limits: *limits };
-                Some(gateway::recipe(folder, &wanted).context("prepare the gateway")?)
+        let mut gateway = None;
+        let mut baseline = Recipe::baseline(mock, threads)?;
+        if let Subject::Marg { marg, log_level, features, against } = &plan.subject {
+            let mut wanted = gateway::Wanted {
+                marg: marg.clone(),
+                mock,
+                threads,
+                log_level: log_level.clone(),
+                features: *features,
+                redis: None,
+            };
+            if features.redis || against.is_some_and(|against| against.redis) {
+                let (child, address) = start_redis(folder, &cores)?;
+                helpers.push(child);
+                wanted.redis = Some(address);
             }
-            Subject::Nothing | Subject::External(_) => None,
-        };
-        Ok(Self {
-            plan,
-            runtime: machine::runtime(load_threads)?,
-            baseline: Recipe::baseline(mock, threads)?,
-            gateway,
-            cores,
-            folder,
-            _mock: child,
-        })
+            gateway = Some(prepare("gateway", folder, &wanted)?);
+            if let Some(features) = *against {
+                baseline = prepare("baseline", folder, &gateway::Wanted { features, ..wanted })?;
+            }
+        }
+        let runtime = machine::runtime(load_threads)?;
+        Ok(Self { plan, runtime, baseline, gateway, cores, folder, _helpers: helpers })
     }
 
     fn run(&self, machine: Machine) -> anyhow::Result<Report> {
@@ -144,7 +163,10 @@ impl<'a> Bench<'a> {
         if !scenarios.is_empty() {
             self.rounds(&scenarios, &mut report)?;
         }
-        report.budget = budget::lines(&report);
+        // The promises are about the empty pass-through, not about another copy of Marg.
+        if !matches!(self.plan.subject, Subject::Marg { against: Some(_), .. }) {
+            report.budget = budget::lines(&report);
+        }
         report::print_end(&report);
         Ok(report)
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::audit::entry::Exchange;
 use crate::audit::tiles::{self, TileError, WIDTH};
 use crate::unit::clock::Timestamp;
 
@@ -96,16 +97,36 @@ impl<'a> Seen<'a> {
 
     /// The row of this entry.
     pub fn row(&self) -> Row {
-        let mut row = Vec::with_capacity(ROW_BYTES);
-        row.extend_from_slice(&self.time().to_be_bytes());
-        row.extend_from_slice(self.id.unwrap_or(Uuid::nil()).as_bytes());
-        for text in self.texts() {
-            row.extend_from_slice(&text.map_or(0, checksum).to_be_bytes());
-        }
-        let check = crc32fast::hash(&row);
-        row.extend_from_slice(&check.to_be_bytes());
-        row.try_into().unwrap_or([0; ROW_BYTES])
+        row(self.time(), self.id.unwrap_or(Uuid::nil()), self.texts())
     }
+}
+
+/// The row of an exchange's entry, without reading what was just written.
+pub(super) fn row_of(exchange: &Exchange) -> Row {
+    let texts = [
+        exchange.key.as_deref(),
+        exchange.org.as_deref(),
+        exchange.team.as_deref(),
+        exchange.user.as_deref(),
+        exchange.model_requested.as_deref(),
+        exchange.model_served.as_deref(),
+        None,
+        Some(exchange.kind()),
+        Some(exchange.verdict.as_ref().map_or(&exchange.outcome, |verdict| &verdict.effective)),
+    ];
+    row(exchange.at.micros(), exchange.id.0, texts)
+}
+
+fn row(time: i64, id: Uuid, texts: [Option<&str>; TEXTS]) -> Row {
+    let mut row = Vec::with_capacity(ROW_BYTES);
+    row.extend_from_slice(&time.to_be_bytes());
+    row.extend_from_slice(id.as_bytes());
+    for text in texts {
+        row.extend_from_slice(&text.map_or(0, checksum).to_be_bytes());
+    }
+    let check = crc32fast::hash(&row);
+    row.extend_from_slice(&check.to_be_bytes());
+    row.try_into().unwrap_or([0; ROW_BYTES])
 }
 
 /// Four bytes that stand for a text; 0 stands for none.

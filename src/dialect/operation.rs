@@ -105,12 +105,12 @@ const ENDPOINTS: &[(&str, Operation, &str)] = &[
 ///
 /// *Cost*: one pass over the path, one allocation.
 pub fn place(method: &str, path: &str) -> Result<Place, Error> {
-    check_raw(path)?;
-    let found = find(path);
-    check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
-    let Some((rest, operation, methods)) = found else {
-        return Err(Error::new(Kind::NotFound, not_found_text(path)));
+    // A known endpoint has nothing in its path that could escape.
+    let found = match endpoint(path) {
+        Some(found) => found,
+        None => find_checked(path)?,
     };
+    let (rest, operation, methods) = found;
     if !methods.split(", ").any(|allowed| allowed == method) {
         return Err(Error::new(
             Kind::MethodNotAllowed,
@@ -130,13 +130,30 @@ pub fn allowed_methods(path: &str) -> Option<&'static str> {
 }
 
 /// The path upstream, the operation and its methods.
-fn find(path: &str) -> Option<(&str, Operation, &'static str)> {
+type Found<'a> = (&'a str, Operation, &'static str);
+
+/// The known endpoint that a path names, letter by letter.
+fn endpoint(path: &str) -> Option<Found<'static>> {
+    let rest = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    let bare = rest.strip_suffix('/').unwrap_or(rest);
+    ENDPOINTS.iter().find(|(name, _, _)| *name == bare).copied()
+}
+
+/// What a path that could hold anything stands for.
+fn find_checked(path: &str) -> Result<Found<'_>, Error> {
+    check_raw(path)?;
+    let found = find(path);
+    check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
+    found.ok_or_else(|| Error::new(Kind::NotFound, not_found_text(path)))
+}
+
+fn find(path: &str) -> Option<Found<'_>> {
+    if let Some(found) = endpoint(path) {
+        return Some(found);
+    }
     let versioned = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/'));
     let rest = versioned.unwrap_or(path);
     let bare = rest.strip_suffix('/').unwrap_or(rest);
-    if let Some((name, operation, methods)) = ENDPOINTS.iter().find(|(name, _, _)| *name == bare) {
-        return Some((name, *operation, methods));
-    }
     if bare.strip_prefix("/models/").is_some_and(|id| !id.is_empty()) {
         return Some((bare, Operation::Model, READ));
     }

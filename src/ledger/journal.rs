@@ -8,6 +8,7 @@
 //! is read once, front to back, and deleted.
 
 mod line;
+mod recent;
 mod segment;
 
 use std::cell::RefCell;
@@ -23,9 +24,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 pub use line::{Line, MAX_LINE_BYTES};
+pub use recent::Written;
 pub use segment::owner as owner_of;
 pub(super) use segment::{Piece, Segment};
 
+use self::recent::Recent;
 use crate::error::{Error, Kind};
 use crate::ledger::record::Record;
 use crate::unit::clock::Timestamp;
@@ -104,6 +107,8 @@ pub struct Journal {
     readers_sleep: AtomicBool,
     /// Not everybody has what the active segment holds: its file stays behind.
     kept: AtomicBool,
+    /// What readers need not parse.
+    recent: Arc<Recent>,
     bell: Notify,
 }
 
@@ -135,7 +140,8 @@ impl Journal {
         let nonce = getrandom::u32().map_err(|cause| io::Error::other(cause.to_string()))?;
         let mut sequence = 0;
         let segment_bytes = settings.segment_bytes.min(settings.max_bytes / 2);
-        let active = begin(folder, (started_at, nonce), &mut sequence, segment_bytes)?;
+        let recent = Arc::default();
+        let active = begin((folder, &recent), (started_at, nonce), &mut sequence, segment_bytes)?;
         let journal = Self {
             folder: folder.to_owned(),
             started_at,
@@ -154,6 +160,7 @@ impl Journal {
             caught_up_at: AtomicI64::new(started_at.micros()),
             readers_sleep: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            recent,
             bell: Notify::new(),
         };
         journal.adopt()?;
@@ -177,20 +184,30 @@ impl Journal {
     /// # Errors
     /// [`JournalError`]; the line then may or may not appear in the ledger, and later lines are not harmed.
     pub fn append(&self, line: &Line) -> Result<(), JournalError> {
-        self.append_frame(|frame| line::encode(line, frame))
+        self.append_frame(|frame| line::encode(line, frame)).map(drop)
     }
 
-    /// Appends the line of a record, like [`Journal::append`]; a record is large, and so is not moved into a `Line` for it.
+    /// Appends the line of a record, like [`Journal::append`]; a record is large, and so is not moved into a `Line` for it. Its
+    /// writer can hand it over with [`Journal::hand_over`] once it does not need it any more.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn append_record(&self, record: &Record) -> Result<(), JournalError> {
+    pub fn append_record(&self, record: &Record) -> Result<Written, JournalError> {
         self.append_frame(|frame| line::encode_record(record, frame))
     }
 
-    fn append_frame(&self, encode: impl Fn(&mut Vec<u8>) -> Result<(), JournalError>) -> Result<(), JournalError> {
+    /// Takes a record that was appended, unchanged since: who reads its line soon needs not parse it. Costs an allocation and a
+    /// lock that nobody holds for longer than a look-up.
+    pub fn hand_over(&self, written: Written, record: Record) {
+        self.recent.keep(written, record);
+    }
+
+    fn append_frame(
+        &self,
+        encode: impl Fn(&mut Vec<u8>) -> Result<Written, JournalError>,
+    ) -> Result<Written, JournalError> {
         FRAME.with_borrow_mut(|frame| {
-            let done = encode(frame).and_then(|()| self.write(frame));
+            let done = encode(frame).and_then(|written| self.write(frame).map(|()| written));
             let failing = matches!(done, Err(JournalError::Disk(_)));
             if failing != self.failing.load(Ordering::Relaxed) {
                 self.failing.store(failing, Ordering::Relaxed);
@@ -264,7 +281,7 @@ impl Journal {
             return;
         }
         let segment_bytes = self.segment_bytes.load(Ordering::Relaxed);
-        match begin(&self.folder, (self.started_at, self.nonce), &mut sequence, segment_bytes) {
+        match begin((&self.folder, &self.recent), (self.started_at, self.nonce), &mut sequence, segment_bytes) {
             Ok(new) => {
                 let mut finished = self.finished();
                 // Whoever holds the shared side writes to the old segment; afterwards nobody does.
@@ -460,11 +477,16 @@ impl Drop for Journal {
 
 /// Makes the next segment of a process. A number is skipped when another process takes the new file for an orphan before its
 /// lock is held; it then deletes the file.
-fn begin(folder: &Path, owner: (Timestamp, u32), sequence: &mut u32, segment_bytes: u64) -> io::Result<Segment> {
+fn begin(
+    (folder, recent): (&Path, &Arc<Recent>),
+    owner: (Timestamp, u32),
+    sequence: &mut u32,
+    segment_bytes: u64,
+) -> io::Result<Segment> {
     for _ in 0..16 {
         let name = segment::name(owner.0, owner.1, *sequence);
         *sequence += 1;
-        if let Some(segment) = Segment::create(folder, &name, segment_bytes)? {
+        if let Some(segment) = Segment::create(folder, &name, segment_bytes, recent)? {
             return Ok(segment);
         }
     }

@@ -28,6 +28,20 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    /// The word for it, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamCut => "upstream_cut",
+            Self::ClientGone => "client_gone",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// How one attempt at one target ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -50,6 +64,23 @@ pub enum AttemptEnd {
     Abandoned,
     /// Every credential of the provider was resting after a 429 or 401, so nothing was sent.
     NoCredential,
+}
+
+impl AttemptEnd {
+    /// The word for it, the same as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::ConnectFailed => "connect_failed",
+            Self::TimedOut => "timed_out",
+            Self::RateLimited => "rate_limited",
+            Self::BadStatus => "bad_status",
+            Self::Broken => "broken",
+            Self::Cut => "cut",
+            Self::Abandoned => "abandoned",
+            Self::NoCredential => "no_credential",
+        }
+    }
 }
 
 /// One attempt at one target, in the order made.
@@ -273,4 +304,23 @@ pub struct Amendment {
     /// What it added to the counters of limits, now that it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<Charge>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_json() {
+        use AttemptEnd::{
+            Abandoned, BadStatus, Broken, ConnectFailed, Cut, NoCredential, RateLimited, Served, TimedOut,
+        };
+        use Outcome::{Answered, ClientGone, Interrupted, Refused, UpstreamCut, UpstreamFailed};
+        for end in [Served, ConnectFailed, TimedOut, RateLimited, BadStatus, Broken, Cut, Abandoned, NoCredential] {
+            assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());
+        }
+        for outcome in [Answered, Refused, UpstreamFailed, UpstreamCut, ClientGone, Interrupted] {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+        }
+    }
 }

@@ -176,7 +176,7 @@ impl Exchange {
 
     /// Writes an attempt down.
     pub(crate) fn end_attempt(&mut self, current: &Current, end: AttemptEnd, status: Option<u16>, text: Option<&str>) {
-        METRICS.attempts.with_label_values(&[&*current.step.provider.name, word(end)]).inc();
+        METRICS.attempts.with_label_values(&[&*current.step.provider.name, end.as_str()]).inc();
         let now = Tick::now();
         self.record.attempts.push(Attempt {
             provider: current.step.provider.name.clone(),
@@ -206,7 +206,7 @@ impl Exchange {
             started_us: micros(self.started.elapsed()),
             duration_us: 0,
         });
-        METRICS.attempts.with_label_values(&[&**name, word(AttemptEnd::NoCredential)]).inc();
+        METRICS.attempts.with_label_values(&[&**name, AttemptEnd::NoCredential.as_str()]).inc();
         let sooner =
             self.last_failure.as_ref().and_then(Error::retry_after_seconds).is_none_or(|other| seconds < other);
         if sooner {
@@ -248,20 +248,6 @@ pub fn retry_after(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration
 /// Microseconds, saturating.
 pub(crate) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn word(end: AttemptEnd) -> &'static str {
-    match end {
-        AttemptEnd::Served => "served",
-        AttemptEnd::ConnectFailed => "connect_failed",
-        AttemptEnd::TimedOut => "timed_out",
-        AttemptEnd::RateLimited => "rate_limited",
-        AttemptEnd::BadStatus => "bad_status",
-        AttemptEnd::Broken => "broken",
-        AttemptEnd::Cut => "cut",
-        AttemptEnd::Abandoned => "abandoned",
-        AttemptEnd::NoCredential => "no_credential",
-    }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn exchange(record: &Record) -> Exchange {
         provider: record.provider.clone(),
         route: record.route.clone(),
         status: record.status,
-        outcome: word(&record.outcome),
+        outcome: record.outcome.as_str().to_owned(),
         reason: record.reason.clone(),
         verdict: record.verdict.as_ref().map(verdict),
         attempts: record.attempts.iter().map(attempt).collect(),
@@ -107,7 +107,7 @@ fn attempt(attempt: &crate::ledger::Attempt) -> Attempt {
         provider: attempt.provider.clone(),
         model: attempt.model.clone(),
         permit: attempt.permit.clone(),
-        end: word(&attempt.end),
+        end: attempt.end.as_str().to_owned(),
         status: attempt.status,
         duration_us: attempt.duration_us,
     }

@@ -9,6 +9,7 @@ use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::Operation;
 use crate::error::Kind;
+use crate::ledger::journal::Written;
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
@@ -41,7 +42,7 @@ impl Exchange {
         self.price();
         let reservation = self.charge(uncounted.is_some());
         self.settle_session();
-        self.journal();
+        let written = self.journal();
         count(&self.record);
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
@@ -49,6 +50,9 @@ impl Exchange {
             self.gateway.counter.hand(uncounted);
         }
         self.held = None;
+        if let Some(written) = written {
+            self.hand_over(written);
+        }
     }
 
     /// Charges what the exchange used to the limits that it reserved on; gives the reservation back if that is not known yet.
@@ -188,13 +192,26 @@ impl Exchange {
         }
     }
 
-    fn journal(&mut self) {
+    fn journal(&mut self) -> Option<Written> {
         let _ended = self.ended.take();
         let started = Tick::now();
-        if let Err(error) = self.gateway.journal.append_record(&self.record) {
+        let written = self.gateway.journal.append_record(&self.record);
+        METRICS.journal_append.observe(started.elapsed().as_secs_f64());
+        if let Err(error) = &written {
             tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
         }
-        METRICS.journal_append.observe(started.elapsed().as_secs_f64());
+        written.ok()
+    }
+
+    /// Lets the feeder have the record of an answer that passed through, so that it needs not read it from the journal. What is
+    /// asked of such an exchange afterwards is its id, status and outcome.
+    fn hand_over(&mut self, written: Written) {
+        if !matches!(self.relaying, Relaying::Passing { .. }) {
+            return;
+        }
+        let Record { id, started_at, status, outcome, .. } = self.record;
+        let rest = Record { status, outcome, ..Record::blank(id, started_at) };
+        self.gateway.journal.hand_over(written, std::mem::replace(&mut self.record, rest));
     }
 }
 
@@ -207,7 +224,7 @@ fn count(record: &Record) {
         400..=499 => "4xx",
         _ => "5xx",
     };
-    METRICS.exchanges.with_label_values(&[record.operation.as_str(), provider, word(record.outcome), status]).inc();
+    METRICS.exchanges.with_label_values(&[record.operation.as_str(), provider, record.outcome.as_str(), status]).inc();
     METRICS.duration.with_label_values(&[record.operation.as_str(), provider]).observe(record.duration_us as f64 / 1e6);
     if let Some(reason) = record.reason.as_deref().filter(|_| record.outcome == Outcome::Refused) {
         METRICS.refusals.with_label_values(&[reason]).inc();
@@ -255,7 +272,7 @@ fn tell(record: &Record) {
         model = record.model_requested.as_deref(),
         provider = record.provider.as_deref(),
         status = record.status,
-        outcome = word(record.outcome),
+        outcome = record.outcome.as_str(),
         reason = record.reason.as_deref(),
         attempts = record.attempts.len(),
         input_tokens = record.usage.as_ref().map(Usage::input_total),
@@ -264,15 +281,4 @@ fn tell(record: &Record) {
         duration_us = record.duration_us,
         "exchange"
     );
-}
-
-fn word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Answered => "answered",
-        Outcome::Refused => "refused",
-        Outcome::UpstreamFailed => "upstream_failed",
-        Outcome::UpstreamCut => "upstream_cut",
-        Outcome::ClientGone => "client_gone",
-        Outcome::Interrupted => "interrupted",
-    }
 }

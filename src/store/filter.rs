@@ -5,7 +5,6 @@ use sqlx::{Database, Encode, QueryBuilder, Type};
 
 use crate::key::KeyState;
 use crate::ledger::query::{Cursor, Filter, Group, Order, StatusFilter};
-use crate::store::record;
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
@@ -62,7 +61,7 @@ where
         }
     }
     if let Some(outcome) = filter.outcome {
-        query.push(" AND outcome = ").push_bind(record::outcome_text(outcome).to_owned());
+        query.push(" AND outcome = ").push_bind(outcome.as_str().to_owned());
     }
     if filter.errors_only {
         // Word for word the condition of the index.

@@ -127,7 +127,7 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
         Value::maybe(record.route.as_deref()),
         Value::Flag(record.stream),
         Value::Integer(Some(i64::from(record.status))),
-        Value::text(outcome_text(record.outcome)),
+        Value::text(record.outcome.as_str()),
         Value::maybe(record.reason.as_deref()),
         Value::maybe(record.error.as_deref()),
         Value::Integer(Some(signed(record.duration_us))),
@@ -268,18 +268,6 @@ const OUTCOMES: [Outcome; 6] = [
 
 const SOURCES: [UsageSource; 2] = [UsageSource::Reported, UsageSource::Estimated];
 
-/// The word for an outcome, the same as in JSON.
-pub(super) fn outcome_text(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Answered => "answered",
-        Outcome::Refused => "refused",
-        Outcome::UpstreamFailed => "upstream_failed",
-        Outcome::UpstreamCut => "upstream_cut",
-        Outcome::ClientGone => "client_gone",
-        Outcome::Interrupted => "interrupted",
-    }
-}
-
 fn source_text(source: UsageSource) -> &'static str {
     match source {
         UsageSource::Reported => "reported",
@@ -294,7 +282,7 @@ trait Word: Copy {
 
 impl Word for Outcome {
     fn text(self) -> &'static str {
-        outcome_text(self)
+        self.as_str()
     }
 }
 

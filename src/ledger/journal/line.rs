@@ -9,6 +9,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::JournalError;
+use super::recent::{Recent, Written};
 use crate::ledger::record::{Amendment, Record};
 use crate::unit::charge::Charge;
 use crate::unit::event::Event;
@@ -77,8 +78,8 @@ const CHARGES: u8 = b'c';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
-/// Writes a line into the buffer, in place of what is there.
-pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+/// Writes a line into the buffer, in place of what is there; gives its checksum.
+pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<Written, JournalError> {
     match line {
         Line::Record(record) => encode_record(record, frame),
         Line::Amend(amendment) => frame_json(AMENDMENT, amendment, frame),
@@ -88,11 +89,11 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<(), JournalErro
 }
 
 /// Writes the line of a record into the buffer, in place of what is there.
-pub(super) fn encode_record(record: &Record, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+pub(super) fn encode_record(record: &Record, frame: &mut Vec<u8>) -> Result<Written, JournalError> {
     frame_json(RECORD, record, frame)
 }
 
-fn frame_json<T: Serialize>(kind: u8, value: &T, frame: &mut Vec<u8>) -> Result<(), JournalError> {
+fn frame_json<T: Serialize>(kind: u8, value: &T, frame: &mut Vec<u8>) -> Result<Written, JournalError> {
     frame.clear();
     frame.extend_from_slice(b"\n00000000 ");
     frame.extend_from_slice(&[kind, b' ']);
@@ -105,11 +106,12 @@ fn frame_json<T: Serialize>(kind: u8, value: &T, frame: &mut Vec<u8>) -> Result<
     if let Some(mut digits) = frame.get_mut(1..HEAD) {
         write!(digits, "{checksum:08x}").map_err(JournalError::Disk)?;
     }
-    Ok(())
+    Ok(Written(checksum))
 }
 
-/// Reads a line without its line ends; `None` when it is torn, damaged, or of a kind that this program does not know.
-pub(super) fn decode(line: &[u8]) -> Option<Line> {
+/// Reads a line without its line ends; `None` when it is torn, damaged, or of a kind that this program does not know. A record
+/// that was just written is taken from there.
+pub(super) fn decode(line: &[u8], recent: &Recent) -> Option<Line> {
     let (digits, rest) = line.split_at_checked(8)?;
     let checksum = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     let payload = rest.strip_prefix(b" ")?;
@@ -119,7 +121,7 @@ pub(super) fn decode(line: &[u8]) -> Option<Line> {
     // One check for the whole line is cheaper than one for each string in it.
     let (kind, json) = simdutf8::basic::from_utf8(payload).ok()?.split_at_checked(2)?;
     match kind.as_bytes() {
-        [RECORD, b' '] => serde_json::from_str(json).ok().map(Line::Record),
+        [RECORD, b' '] => recent.take(checksum, json).or_else(|| serde_json::from_str(json).ok()).map(Line::Record),
         [AMENDMENT, b' '] => serde_json::from_str(json).ok().map(Line::Amend),
         [EVENT, b' '] => serde_json::from_str(json).ok().map(Line::Event),
         [CHARGES, b' '] => serde_json::from_str(json).ok().map(Line::Charges),

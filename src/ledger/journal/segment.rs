@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::line::{self, Line, MAX_LINE_BYTES};
+use super::recent::Recent;
 use crate::unit::clock::Timestamp;
 
 /// How the names of segments end.
@@ -42,6 +43,8 @@ pub(in crate::ledger) struct Segment {
     pub(super) rotate_at: AtomicU64,
     /// Nobody writes to it any more.
     finished: AtomicBool,
+    /// The records that this process wrote last.
+    recent: Arc<Recent>,
 }
 
 /// What was read from a segment.
@@ -61,14 +64,11 @@ pub(in crate::ledger) struct Piece {
 
 impl Segment {
     /// Creates the file and takes its lock; `None` when another process was faster to take it for an orphan.
-    pub(super) fn create(folder: &Path, name: &str, rotate_at: u64) -> io::Result<Option<Self>> {
+    pub(super) fn create(folder: &Path, name: &str, rotate_at: u64, recent: &Arc<Recent>) -> io::Result<Option<Self>> {
         let path = folder.join(name);
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
         let segment = Self::over(file, path, name)?;
-        if let Some(segment) = &segment {
-            segment.rotate_at.store(rotate_at, Ordering::Relaxed);
-        }
-        Ok(segment)
+        Ok(segment.map(|segment| Self { rotate_at: rotate_at.into(), recent: recent.clone(), ..segment }))
     }
 
     /// Takes over the file of a dead process; `None` when its owner lives or it has just been deleted.
@@ -107,6 +107,7 @@ impl Segment {
             passed: AtomicU64::new(0),
             rotate_at: AtomicU64::new(u64::MAX),
             finished: AtomicBool::new(false),
+            recent: Arc::default(),
         }))
     }
 
@@ -149,13 +150,13 @@ impl Segment {
         while piece.lines.len() < max_lines {
             let Some(stop) = memchr::memchr(b'\n', rest) else { break };
             let (text, behind) = rest.split_at(stop);
-            piece.take(text, 1);
+            piece.take(text, 1, &self.recent);
             rest = behind.get(1..).unwrap_or_default();
         }
         let no_line_end = memchr::memchr(b'\n', rest).is_none();
         // The torn end of a finished segment, or a stretch without any line end that no line can be as long as.
         if no_line_end && !rest.is_empty() && (at_end && finished || rest.len() > MAX_LINE_BYTES) {
-            piece.take(rest, 0);
+            piece.take(rest, 0, &self.recent);
         }
         piece.is_last = at_end && no_line_end;
         Ok(piece)
@@ -260,12 +261,12 @@ impl Segment {
 
 impl Piece {
     /// Takes a text and its line end into the piece.
-    fn take(&mut self, text: &[u8], line_end: u64) {
+    fn take(&mut self, text: &[u8], line_end: u64, recent: &Recent) {
         self.end += text.len() as u64 + line_end;
         if text.is_empty() {
             return;
         }
-        match line::decode(text) {
+        match line::decode(text, recent) {
             Some(line) => {
                 self.lines.push(line);
                 self.ends.push(self.end);

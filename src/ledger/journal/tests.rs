@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::process::Command;
 
-use super::line::{decode, encode};
+use super::line::encode;
+use super::recent::{Recent, Written};
 use super::*;
 use crate::ledger::record::{Amendment, Outcome, Record};
 use crate::unit::id::ExchangeId;
@@ -29,6 +30,11 @@ pub(crate) fn record(path: &str) -> Record {
 
 fn line(path: &str) -> Line {
     Line::Record(record(path))
+}
+
+/// Reads a line of which no record is at hand.
+fn decode(text: &[u8]) -> Option<Line> {
+    super::line::decode(text, &Recent::default())
 }
 
 fn open(folder: &Path) -> Journal {
@@ -352,4 +358,33 @@ fn append_until_killed() {
             rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
         }
     }
+}
+
+#[test]
+fn a_line_reads_the_same_with_and_without_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path());
+    let records: Vec<Record> = (0..5_000).map(|number| record(&format!("/{number}"))).collect();
+    for record in &records {
+        let written = journal.append_record(record).unwrap();
+        journal.hand_over(written, record.clone());
+    }
+    let expected: Vec<Line> = records.into_iter().map(Line::Record).collect();
+    assert_eq!(read_all(&journal), (expected.clone(), 0));
+    assert_eq!(read_all(&journal), (expected, 0), "nothing is at hand any more");
+}
+
+#[test]
+fn a_record_is_given_for_the_very_line_only() {
+    let (one, recent) = (record("/one"), Recent::default());
+    let mut frame = Vec::new();
+    let written = encode(&Line::Record(one.clone()), &mut frame).unwrap();
+    let text = frame.trim_ascii();
+    // Another line of the same id, as nobody writes it, and a line that was damaged.
+    recent.keep(Written(!written.0), Record { status: 500, ..one.clone() });
+    assert_eq!(super::line::decode(text, &recent), Some(Line::Record(one.clone())));
+    recent.keep(written, one);
+    let mut torn = text.to_vec();
+    torn[60] ^= 1;
+    assert_eq!(super::line::decode(&torn, &recent), None);
 }
