@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::admin::State;
 use crate::admin::auth::{self, Caller};
-use crate::admin::control::Auditing;
+use crate::admin::control::{Auditing, WitnessState};
 use crate::admin::live::{Closing, Pen, ReaderGone};
 use crate::admin::respond::{self, ErrorAnswer, Params, Refusal, Segment};
 use crate::admin::shape;
@@ -66,6 +66,8 @@ pub struct AuditStatus {
     pub pruned: u64,
     /// Writes and signatures that failed since the start.
     pub failures: u64,
+    /// How the witnesses that are asked stand.
+    pub witnesses: Vec<WitnessState>,
 }
 
 /// A piece of the log.
@@ -165,7 +167,7 @@ impl EntryQuery {
     (status = 404, description = "There is no audit log (`audit.enabled`).", body = ErrorAnswer),
 ))]
 pub async fn status(state: State) -> Result<Response, Refusal> {
-    let Auditing { log, trouble, enforced, .. } = auditing(&state)?;
+    let Auditing { log, trouble, enforced, witnesses, .. } = auditing(&state)?;
     let asked = log.clone();
     let told = blocking(move || Ok(asked.map(|log| (log.policy().to_text(), log.status())))).await?;
     let (policy, status) = told.unzip();
@@ -184,6 +186,7 @@ pub async fn status(state: State) -> Result<Response, Refusal> {
         witnessed,
         pruned,
         failures,
+        witnesses,
     }))
 }
 
@@ -387,6 +390,13 @@ pub async fn tile(state: State, Path(path): Path<String>) -> Result<Response, Re
         return Err(Refusal::missing("tile"));
     }
     file(log.log_folder().join("tile").join(path)).await
+}
+
+/// The last checkpoint that enough witnesses cosigned.
+pub async fn witnessed(state: State) -> Result<Response, Refusal> {
+    let (_, witnessed) = open(&state)?.published();
+    let last = witnessed.ok_or_else(|| Refusal::missing("witnessed checkpoint"))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], last.note.to_string()).into_response())
 }
 
 /// The statements by which the log went over to new keys: a JSON list of signed notes.

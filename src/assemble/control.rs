@@ -11,6 +11,7 @@ use crate::admin::control::{
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{audit, limits, live, load, protection};
+use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -243,6 +244,10 @@ impl Control for Core {
         Some(keeper.view(&self.loaded.load().config.audit))
     }
 
+    fn witness(&self) -> Option<Arc<Witness>> {
+        self.peers.witness()
+    }
+
     fn open_metrics(&self) -> bool {
         self.loaded.load().config.admin.open_metrics
     }
@@ -271,6 +276,7 @@ impl Core {
         let stored = self.stored.load_full();
         let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
+        self.peers.apply(&loaded.config).map_err(|error| vec![unplaced(format!("{error:#}"))])?;
         let report = ReloadReport {
             applied: true,
             changed: changes(&before, &loaded),

@@ -13,6 +13,7 @@ mod discovery;
 pub mod house;
 pub mod limits;
 pub mod live;
+mod peers;
 mod protection;
 mod servers;
 mod signals;

@@ -143,6 +143,8 @@ pub const KEYS: &[Key] = &[
     restart("audit.witnesses", Bounds::Items(64)),
     restart("audit.quorum", Bounds::Number(0, 64)),
     live("audit.open_tiles", Bounds::Free),
+    live("audit.witness_peers", Bounds::Items(256)),
+    restart("audit.witness_key", Bounds::Free),
     live("providers", Bounds::Items(1000)),
     live("providers.*.preset", Bounds::Free),
     live("providers.*.base_url", Bounds::Free),

@@ -242,7 +242,7 @@ fn limit_with(name: &str, value: &str) -> String {
 fn lists_and_tables_are_bounded() {
     for key in KEYS {
         let Bounds::Items(most) = key.bounds else { continue };
-        if key.path == "audit.witnesses" {
+        if matches!(key.path, "audit.witnesses" | "audit.witness_peers") {
             // Each would need a valid key of its own.
             continue;
         }
@@ -650,7 +650,8 @@ fn other_value(path: &str) -> &'static str {
         "audit.mode" => "enforce",
         "audit.origin" => "marg.example.com/1",
         "audit.folder" => "/audit",
-        "audit.key" | "audit.next_key" | "audit.passphrase" => "env:KEY",
+        "audit.key" | "audit.next_key" | "audit.passphrase" | "audit.witness_key" => "env:KEY",
+        "audit.witness_peers" => "['PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW']",
         "audit.witnesses" => "['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']",
         "audit.quorum" => {
             "1, witnesses: ['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']"

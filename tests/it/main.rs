@@ -23,6 +23,7 @@ mod postgres_server;
 mod redis_server;
 
 mod audit;
+mod audit_folder;
 mod bad_input;
 mod cluster;
 mod crash;
@@ -39,3 +40,4 @@ mod postgres;
 mod slow_readers;
 mod streaming;
 mod usage;
+mod witness;

@@ -32,6 +32,7 @@ const TABLE: &[(&str, &str, [bool; 4])] = &[
     ("GET", "/admin/audit/entries", [true, true, true, false]),
     ("GET", "/admin/audit/receipts/{id}", [true, true, true, false]),
     ("GET", "/admin/audit/tail", [true, true, true, false]),
+    ("GET", "/admin/audit/witness", [true, true, true, false]),
     ("GET", "/admin/requests", [true, true, true, false]),
     ("GET", "/admin/requests/{id}", [true, true, true, false]),
     ("GET", "/admin/requests/export", [true, true, true, false]),
