@@ -222,6 +222,7 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::LEDGER, routes!(audit::receipt)),
         (Access::LEDGER, routes!(witness::show)),
         (Access::Tiles, routes!(audit::checkpoint)),
+        (Access::Tiles, routes!(audit::consistency)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(system::health)),
         (Access::Open, routes!(system::ready)),

@@ -96,11 +96,8 @@ mod tests {
     #[tokio::test]
     async fn peers_need_no_token_and_a_body_has_a_limit() {
         let house = House::new().await;
-        let keys = crate::audit::key::SigningKeys::create(
-            crate::audit::key::Purpose::Witness,
-            "w.test",
-            Timestamp::now(),
-        );
+        let keys =
+            crate::audit::key::SigningKeys::create(crate::audit::key::Purpose::Witness, "w.test", Timestamp::now());
         let folder = tempfile::tempdir().unwrap();
         let witness = crate::audit::witness::Witness::new(
             keys.unwrap(),
@@ -114,7 +111,8 @@ mod tests {
             *request.body_mut() = Body::from(body);
             house.send(request)
         };
-        let answer = ask("old 0\n\nl\n1\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n— l AAAAAAA=\n".to_owned()).await;
+        let answer =
+            ask("old 0\n\nl\n1\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n— l AAAAAAA=\n".to_owned()).await;
         assert_eq!(answer.status, 404, "{}", answer.text);
         assert!(answer.text.contains("does not know the log"), "{}", answer.text);
         assert_eq!(answer.headers[CONTENT_TYPE], "text/plain; charset=utf-8");

@@ -285,6 +285,7 @@ impl Core {
         };
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
+        self.gateway.journal.set_strict(loaded.config.ledger.strict_sync);
         self.feeder.configure(feeder_settings(&loaded.config));
         let gates = (self.gateway.live.load().gate.clone(), live.gate.clone());
         self.gateway.live.store(Arc::new(live));

@@ -306,7 +306,10 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
 /// # Errors
 /// When it cannot be opened.
 pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
-    Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
+    let journal = Journal::open(&folder, journal_settings(config));
+    let journal = journal.map_err(|error| anyhow::anyhow!("{}", error.text()))?;
+    journal.set_strict(config.ledger.strict_sync);
+    Ok(journal)
 }
 
 pub(super) fn journal_settings(config: &Config) -> JournalSettings {

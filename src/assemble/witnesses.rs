@@ -236,8 +236,7 @@ impl Asker {
             });
             let failed = |error: &dyn std::fmt::Display| Trouble::Refused(format!("no proof could be made: {error}"));
             let (from, body) = made.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-            let (status, text) =
-                post(&self.connector, &house.url, body.into()).await.map_err(Trouble::Refused)?;
+            let (status, text) = post(&self.connector, &house.url, body.into()).await.map_err(Trouble::Refused)?;
             match read_reply(&keys, published, from, (status, &text)) {
                 Asked::Cosigned(lines) => {
                     *known = published.checkpoint.size;
@@ -259,7 +258,8 @@ async fn keep(log: Arc<Log>, published: Published, lines: Vec<SignatureLine>) ->
         note.add(lines);
         log.cosigned(&note.to_string())
     });
-    let failed = |error: &dyn std::fmt::Display| Trouble::Refused(format!("its cosignature could not be kept: {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| Trouble::Refused(format!("its cosignature could not be kept: {error}"));
     kept.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 

@@ -140,7 +140,8 @@ fn compare_rotations(listed: &[String], walk: &Walk<'_>) -> Result<(), Fault> {
         _ if is_end(entries) => Ok(()),
         [before @ .., _] if is_end(before) && (walk.pruned > 0 || listed.len() == before.len()) => Ok(()),
         [.., (last, _)] => {
-            let text = format!("it is not what the log itself says in its rotations, the last of which is entry {last}");
+            let text =
+                format!("it is not what the log itself says in its rotations, the last of which is entry {last}");
             Err(Fault::new(rotation::FILE, text))
         }
     }

@@ -48,9 +48,17 @@ impl AddCheckpoint {
     /// # Errors
     /// When a tile cannot be read.
     pub fn make(published: &Published, old: u64, tree: &TreeFiles) -> Result<Self, TileError> {
-        let old = old.min(published.checkpoint.size);
-        let proof = merkle::consistency(old, published.checkpoint.size, tree)?.unwrap_or_default();
-        Ok(Self { old, proof, checkpoint: published.note.to_string() })
+        let new = (published.checkpoint.size, published.note.to_string());
+        Self::between(old.min(published.checkpoint.size), new, tree)
+    }
+
+    /// The proof from an older size to a newer checkpoint, given as its size and note. An `old` that is larger gives no proof.
+    ///
+    /// # Errors
+    /// When a tile cannot be read.
+    pub fn between(old: u64, (size, checkpoint): (u64, String), tree: &TreeFiles) -> Result<Self, TileError> {
+        let proof = merkle::consistency(old, size, tree)?.unwrap_or_default();
+        Ok(Self { old, proof, checkpoint })
     }
 
     /// Reads a body.
@@ -126,9 +134,10 @@ pub fn read_reply(keys: &[&WitnessKey], published: &Published, old: u64, (status
             let lines: Vec<SignatureLine> = body.lines().filter_map(|line| SignatureLine::parse(line).ok()).collect();
             let mut valid = Vec::new();
             for WitnessKey { key, .. } in keys {
-                let line = lines.iter().find(|line| key.signs(line)).filter(|line| {
-                    verify_cosignature(key, &line.signature, &published.checkpoint).is_some()
-                });
+                let line = lines
+                    .iter()
+                    .find(|line| key.signs(line))
+                    .filter(|line| verify_cosignature(key, &line.signature, &published.checkpoint).is_some());
                 let Some(line) = line else {
                     return Asked::Refused(format!("it gave no valid cosignature by {key:?} on size {size}"));
                 };
@@ -144,7 +153,9 @@ pub fn read_reply(keys: &[&WitnessKey], published: &Published, old: u64, (status
             Ok(known) if known == size => Asked::Contradicted(format!("it has cosigned another log of size {size}")),
             _ => Asked::Refused(format!("it answered 409 to its own size {old}: {first}")),
         },
-        422 => Asked::Contradicted(format!("it says that size {size} does not continue the size {old} that it cosigned")),
+        422 => {
+            Asked::Contradicted(format!("it says that size {size} does not continue the size {old} that it cosigned"))
+        }
         _ => Asked::Refused(format!("it answered {status}: {first}")),
     }
 }

@@ -3,6 +3,7 @@
 
 mod find;
 mod key;
+mod proof;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,8 @@ pub enum Audit {
     Key(key::Key),
     /// Verify a whole log, a receipt, or that one checkpoint continues another.
     Verify(Verify),
+    /// Print the proof that one checkpoint continues another, for `verify --proof`.
+    Proof(proof::Proof),
     /// Print the receipt of an entry.
     Receipt(find::Wanted),
     /// Print the newest entries that match, newest first.
@@ -70,6 +73,7 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Receipt(wanted) if common.server.is_some() => find::receipt_of_server(&wanted, &common.door()?).await,
         Audit::Key(command) => key::run(command, format),
         Audit::Verify(command) => verify(&command, format),
+        Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
         Audit::Search(search) => find::search(&search),
         Audit::Export(search) => find::export(&search),
@@ -140,7 +144,8 @@ fn how_far(folder: &Path, report: &Report, unwitnessed_end: bool) -> Result {
         return Err(Failure::new(Exit::Failed, format!("{name}: it is not witnessed as the policy asks.")));
     };
     let (size, end) = (last.checkpoint.size, report.standing.checkpoint.size - last.checkpoint.size);
-    let text = format!("{name}: it is witnessed up to size {size}; the last {end} entries are signed by the log alone.");
+    let text =
+        format!("{name}: it is witnessed up to size {size}; the last {end} entries are signed by the log alone.");
     if unwitnessed_end { Ok(()) } else { Err(Failure::new(Exit::Failed, text)) }
 }
 

@@ -147,11 +147,11 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 fn witness_name(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=64).contains(&text.len()) && text.bytes().all(plain) && text != "none" {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    if (1..=255).contains(&text.len()) && text.bytes().all(plain) && text != "none" {
         return Ok(text.to_owned());
     }
-    Err("a witness's name has 1 to 64 of the characters a-z A-Z 0-9 . _ - and is not `none`".to_owned())
+    Err("a witness's name has 1 to 255 of the characters a-z A-Z 0-9 . _ - / and is not `none`".to_owned())
 }
 
 fn witness_key(text: &str) -> Result<PublicKey, String> {

@@ -75,6 +75,7 @@ pub const KEYS: &[Key] = &[
     live("ledger.journal_segment_bytes", Bounds::Number(4 * KIB, GIB)),
     live("ledger.journal_max_bytes", Bounds::Number(4 * KIB, 16 * TIB)),
     live("ledger.sync_interval_ms", Bounds::Number(1, 60_000)),
+    live("ledger.strict_sync", Bounds::Free),
     live("ledger.batch_rows", Bounds::Number(1, 10_000)),
     live("ledger.batch_delay_ms", Bounds::Number(1, 60_000)),
     live("prices.overlay", Bounds::Free),

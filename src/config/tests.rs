@@ -614,7 +614,7 @@ fn other_value(path: &str) -> &'static str {
         "database.connections" => "7",
         "server.listen" | "admin.listen" => "127.0.0.1:1",
         "server.tls.certificate" | "server.tls.key" | "prices.overlay" => "/file.pem",
-        "server.h2c" | "server.provider_header" | "admin.open_metrics" => "true",
+        "server.h2c" | "server.provider_header" | "admin.open_metrics" | "ledger.strict_sync" => "true",
         "admin.enabled" => "false",
         "server.trusted_proxies" => "[10.0.0.0/8]",
         "server.max_buffered_bytes" | "ledger.journal_max_bytes" => "5000000000",

@@ -9,6 +9,7 @@
 
 mod line;
 mod segment;
+mod strict;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -104,6 +105,7 @@ pub struct Journal {
     readers_sleep: AtomicBool,
     /// Not everybody has what the active segment holds: its file stays behind.
     kept: AtomicBool,
+    strict: strict::Strict,
     bell: Notify,
 }
 
@@ -154,6 +156,7 @@ impl Journal {
             caught_up_at: AtomicI64::new(started_at.micros()),
             readers_sleep: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            strict: strict::Strict::default(),
             bell: Notify::new(),
         };
         journal.adopt()?;
@@ -172,7 +175,7 @@ impl Journal {
     }
 
     /// Appends a line. When it has returned, the line is with the operating system and survives the death of the process. Costs
-    /// one `write(2)`; blocks no longer than that takes.
+    /// one `write(2)`; blocks no longer than that takes. In the strict mode it is on the disk then, and blocks for that.
     ///
     /// # Errors
     /// [`JournalError`]; the line then may or may not appear in the ledger, and later lines are not harmed.
@@ -190,7 +193,7 @@ impl Journal {
 
     fn append_frame(&self, encode: impl Fn(&mut Vec<u8>) -> Result<(), JournalError>) -> Result<(), JournalError> {
         FRAME.with_borrow_mut(|frame| {
-            let done = encode(frame).and_then(|()| self.write(frame));
+            let done = encode(frame).and_then(|()| self.write(frame)).and_then(|()| self.force());
             let failing = matches!(done, Err(JournalError::Disk(_)));
             if failing != self.failing.load(Ordering::Relaxed) {
                 self.failing.store(failing, Ordering::Relaxed);

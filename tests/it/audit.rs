@@ -153,6 +153,42 @@ fn newest(folder: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
+async fn a_kept_checkpoint_is_continued_and_the_proof_needs_no_log() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    let away = tempfile::tempdir().unwrap();
+    let checkpoint = || async { marg.ask_admin("GET", "/admin/audit/checkpoint", None).await.text() };
+    let mut kept = Vec::new();
+    for number in 0..3 {
+        receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+        kept.push(checkpoint().await);
+        std::fs::write(away.path().join(format!("{number}.txt")), &kept[number]).unwrap();
+    }
+    std::fs::write(away.path().join("log.policy"), policy(&marg).await).unwrap();
+    let size = kept[0].lines().nth(1).unwrap();
+    let served = marg.ask_admin("GET", &format!("/admin/audit/consistency?since={size}"), None).await;
+    assert_eq!(served.status, 200, "{}", served.text());
+    let since = away.path().join("0.txt");
+    let (since, to) = (since.to_str().unwrap().to_owned(), away.path().join("1.txt").to_str().unwrap().to_owned());
+    let (code, made, errors) = marg.try_command(&["audit", "proof", "--since", &since, "--to", &to]).await;
+    assert_eq!(code, 0, "{errors}");
+    let (_, newest, _) = marg.try_command(&["audit", "proof", "--since", &since]).await;
+    let verify = ["audit", "verify", "--proof", "proof.txt", "--since", "0.txt", "--policy", "log.policy"];
+    for proof in [&served.text(), &made, &newest] {
+        std::fs::write(away.path().join("proof.txt"), proof).unwrap();
+        let (good, said) = elsewhere(away.path(), &verify).await;
+        assert!(good, "{said}");
+    }
+    let other = [&verify[..5], &["1.txt"], &verify[6..]].concat();
+    let (good, said) = elsewhere(away.path(), &other).await;
+    assert!(!good && said.contains("it begins at size"), "{said}");
+    let beyond = marg.ask_admin("GET", "/admin/audit/consistency?since=9999999", None).await;
+    assert_eq!(beyond.status, 404);
+    let backwards = ["audit", "proof", "--since", &to, "--to", &since];
+    assert_ne!(marg.try_command(&backwards).await.0, 0);
+}
+
+#[tokio::test]
 async fn what_operators_and_the_gateway_do_is_in_the_log_with_its_actor() {
     let upstream = Upstream::http1().await;
     let mut marg = Setup::with_default(&upstream).start().await;
@@ -352,7 +388,8 @@ async fn a_witness_cosigns_and_a_rolled_back_log_is_seen() {
             (status["witnessed"].as_u64().unwrap() >= at_least).then_some(status)
         }
     };
-    let status = until("the entry is witnessed", || witnessed(2)).await;
+    let signed = marg.ask_admin("GET", "/admin/audit", None).await.json()["signed"].as_u64().unwrap();
+    let status = until("the entry is witnessed", || witnessed(signed)).await;
     std::fs::write(folder.join("trust.policy"), status["policy"].as_str().unwrap()).unwrap();
     std::fs::write(folder.join("r.json"), receipt(&marg, &answer.id()).await).unwrap();
     let arguments = ["audit", "verify", "--receipt", "r.json", "--policy", "trust.policy"];

@@ -29,6 +29,7 @@ const TABLE: &[(&str, &str, [bool; 4])] = &[
     ("POST", "/admin/sessions/end", [true, true, false, false]),
     ("GET", "/admin/audit", [true, true, true, false]),
     ("GET", "/admin/audit/checkpoint", [true, true, true, false]),
+    ("GET", "/admin/audit/consistency", [true, true, true, false]),
     ("GET", "/admin/audit/entries", [true, true, true, false]),
     ("GET", "/admin/audit/receipts/{id}", [true, true, true, false]),
     ("GET", "/admin/audit/tail", [true, true, true, false]),

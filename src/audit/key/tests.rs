@@ -80,16 +80,8 @@ fn signatures_of_the_c2sp_vectors_are_accepted_and_no_others() {
             assert_eq!(data_encoding::HEXLOWER.encode(&hash), $published);
         };
     }
-    accumulated!(
-        ml_dsa_65,
-        Purpose::Log,
-        "8358a1843220194417cadbc2651295cd8fc65125b5a5c1a239a16dc8b57ca199"
-    );
-    accumulated!(
-        ml_dsa_44,
-        Purpose::Witness,
-        "d51148e1f9f4fa1a723a6cf42e25f2a99eb5c1b378b3d2dbbd561b1203beeae4"
-    );
+    accumulated!(ml_dsa_65, Purpose::Log, "8358a1843220194417cadbc2651295cd8fc65125b5a5c1a239a16dc8b57ca199");
+    accumulated!(ml_dsa_44, Purpose::Witness, "d51148e1f9f4fa1a723a6cf42e25f2a99eb5c1b378b3d2dbbd561b1203beeae4");
 }
 
 #[test]

@@ -263,8 +263,9 @@ fn what_a_log_costs() {
     let steps = SECONDS * 1_000 / EVERY_MS;
     for step in 0..steps {
         let first = step as u128 * batch;
-        let entries: Vec<Taken> =
-            (first..first + batch).map(|number| Taken::new(&Entry::Exchange(Box::new(exchange(number))), None)).collect();
+        let entries: Vec<Taken> = (first..first + batch)
+            .map(|number| Taken::new(&Entry::Exchange(Box::new(exchange(number))), None))
+            .collect();
         log.take(&entries, "s", (step as u64, step as u64 + 1)).unwrap();
         signed += u64::from(log.tend(Timestamp(now(0).micros() + step * EVERY_MS * 1_000)).unwrap().is_some());
         if step % (steps / 4) == steps / 4 - 1 {
@@ -282,7 +283,11 @@ fn what_a_log_costs() {
     println!("  {resident:?} KiB of memory after each quarter; {:?} on the clock", begun.elapsed());
     let (begun, cpu) = (Tick::now(), cpu_nanoseconds());
     assert_eq!(verify(folder.path(), &[]).unwrap().entries, count);
-    println!("  verified in {:.2} s of CPU, {:?} on the clock", (cpu_nanoseconds() - cpu) as f64 / 1e9, begun.elapsed());
+    println!(
+        "  verified in {:.2} s of CPU, {:?} on the clock",
+        (cpu_nanoseconds() - cpu) as f64 / 1e9,
+        begun.elapsed()
+    );
 }
 
 /// What this thread has used, of kernel and program.

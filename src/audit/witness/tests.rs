@@ -229,7 +229,8 @@ fn two_processes_on_one_folder_cosign_no_fork() {
         let pair = [witness(folder.path(), "w"), witness(folder.path(), "w")];
         let cosigned = std::thread::scope(|scope| {
             let sides = [(&pair[0], &one, &first[1]), (&pair[1], &other, &second[1])];
-            let asked = sides.map(|(witness, log, published)| scope.spawn(|| ask(witness, log, published, 0).status == 200));
+            let asked =
+                sides.map(|(witness, log, published)| scope.spawn(|| ask(witness, log, published, 0).status == 200));
             asked.map(|thread| thread.join().unwrap())
         });
         assert!(cosigned[0] ^ cosigned[1], "one of two histories, and not both: {cosigned:?}");
@@ -260,7 +261,10 @@ fn a_witness_that_lies_gains_nothing() {
         let lines = witness.keys().cosign(&published.checkpoint, now(1)).unwrap();
         lines.iter().map(ToString::to_string).collect::<String>()
     };
-    let other = Published { checkpoint: Checkpoint { root: merkle::empty_root(), ..large.checkpoint.clone() }, ..large.clone() };
+    let other = Published {
+        checkpoint: Checkpoint { root: merkle::empty_root(), ..large.checkpoint.clone() },
+        ..large.clone()
+    };
     let renamed = lines(&thief, &large).replace("w2", "w1");
     for (what, body) in [
         ("a stranger's key", lines(&thief, &large)),
