@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod auth;
 pub mod control;
+pub mod jwks;
 pub mod keys;
 pub mod limits;
 mod live;
@@ -224,6 +225,7 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::Tiles, routes!(audit::checkpoint)),
         (Access::Tiles, routes!(audit::consistency)),
         (Access::Metrics, routes!(system::metrics)),
+        (Access::Open, routes!(jwks::show)),
         (Access::Open, routes!(system::health)),
         (Access::Open, routes!(system::ready)),
     ]

@@ -63,6 +63,9 @@ pub struct Attempt {
     /// The position of the credential in the provider's list, from 0; `None` if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<u32>,
+    /// The id of the permit that it had on paper, where permits are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<String>,
     /// How it ended.
     pub end: AttemptEnd,
     /// The status that the provider answered with, if it did.
@@ -209,6 +212,48 @@ pub struct Record {
     /// What it added to the counters of limits; empty while its tokens are still being counted, and then its amendment says all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<Charge>,
+}
+
+impl Record {
+    /// A record of which nothing is known but its id and its beginning: interrupted before anything happened.
+    pub fn blank(id: ExchangeId, started_at: Timestamp) -> Self {
+        Self {
+            id,
+            started_at,
+            request_id: None,
+            operation: String::new(),
+            method: String::new(),
+            path: String::new(),
+            address: None,
+            key_id: None,
+            org: None,
+            team: None,
+            user: None,
+            model_requested: None,
+            model_served: None,
+            provider: None,
+            route: None,
+            stream: false,
+            status: 0,
+            outcome: Outcome::Interrupted,
+            reason: None,
+            error: None,
+            usage: None,
+            usage_source: None,
+            service_tier: None,
+            cost: None,
+            price: None,
+            duration_us: 0,
+            ttft_us: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            attempts: Vec::new(),
+            tags: Vec::new(),
+            session: None,
+            verdict: None,
+            charges: Vec::new(),
+        }
+    }
 }
 
 /// What became known after the record was written: the tokens of an answer whose provider reported none, counted off the

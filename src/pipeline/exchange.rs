@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::budget::{Amounts, Downgrade, Rates, Reservation};
 use crate::dialect::{AnswerReader, Facts, Operation, Place};
 use crate::error::{Error, Kind};
+use crate::kavach::permits::Papers;
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
@@ -59,6 +60,10 @@ pub struct Exchange {
     pub at: usize,
     /// The attempt being made or about to be made.
     pub current: Option<Current>,
+    /// The permits of the current attempt, where the operator wants any.
+    pub papers: Option<Papers>,
+    /// How many attempts have got permits.
+    pub(crate) papers_made: u32,
     /// How many credentials of the present step have been tried.
     pub tries_on_step: u32,
     /// What is done with the answer's body.
@@ -101,7 +106,7 @@ impl Exchange {
         Self {
             live: gateway.live.load_full(),
             started: Tick::now(),
-            record: blank(id),
+            record: Record::blank(id, Timestamp::now()),
             place: None,
             key: None,
             facts: None,
@@ -118,6 +123,8 @@ impl Exchange {
             plan: Vec::new(),
             at: 0,
             current: None,
+            papers: None,
+            papers_made: 0,
             tries_on_step: 0,
             relaying: Relaying::Nothing,
             last_failure: None,
@@ -170,44 +177,4 @@ pub fn clip(text: &str) -> String {
         end -= 1;
     }
     text.get(..end).unwrap_or_default().to_owned()
-}
-
-/// A record of which nothing is known but its id.
-fn blank(id: ExchangeId) -> Record {
-    Record {
-        id,
-        started_at: Timestamp::now(),
-        request_id: None,
-        operation: String::new(),
-        method: String::new(),
-        path: String::new(),
-        address: None,
-        key_id: None,
-        org: None,
-        team: None,
-        user: None,
-        model_requested: None,
-        model_served: None,
-        provider: None,
-        route: None,
-        stream: false,
-        status: 0,
-        outcome: Outcome::Interrupted,
-        reason: None,
-        error: None,
-        usage: None,
-        usage_source: None,
-        service_tier: None,
-        cost: None,
-        price: None,
-        duration_us: 0,
-        ttft_us: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        attempts: Vec::new(),
-        tags: Vec::new(),
-        session: None,
-        verdict: None,
-        charges: Vec::new(),
-    }
 }
