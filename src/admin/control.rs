@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::admin::time::Time;
 use crate::audit::log::Log;
+use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -100,6 +101,11 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// The witness of other logs; `None` where there is none.
+    fn witness(&self) -> Option<Arc<Witness>> {
+        None
+    }
+
     /// Whether the gateway can do its work, part by part.
     fn readiness(&self) -> Readiness;
 
@@ -132,6 +138,28 @@ pub struct Auditing {
     pub enforced: bool,
     /// Whether checkpoint and tiles are for everybody.
     pub open_tiles: bool,
+    /// How the witnesses that are asked stand, by name.
+    pub witnesses: Vec<WitnessState>,
+}
+
+/// How one key of a witness of the log stands.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct WitnessState {
+    /// Its name in `audit.witnesses`.
+    pub name: String,
+    /// The size of the last checkpoint that it cosigned since this process started; 0 if none.
+    pub cosigned: u64,
+    /// When that was.
+    pub cosigned_at: Option<Time>,
+    /// Why it did not cosign when it was last asked; null if it did.
+    pub trouble: Option<String>,
+}
+
+impl WitnessState {
+    /// One that was not asked yet.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), cosigned: 0, cosigned_at: None, trouble: None }
+    }
 }
 
 /// How a counter of a limit stands.

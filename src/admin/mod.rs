@@ -34,6 +34,7 @@ pub mod time;
 pub mod tokens;
 mod trail;
 pub mod users;
+pub mod witness;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,7 +45,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -220,7 +221,9 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::LEDGER, routes!(audit::entries)),
         (Access::LEDGER, routes!(audit::tail)),
         (Access::LEDGER, routes!(audit::receipt)),
+        (Access::LEDGER, routes!(witness::show)),
         (Access::Tiles, routes!(audit::checkpoint)),
+        (Access::Tiles, routes!(audit::consistency)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(jwks::show)),
         (Access::Open, routes!(system::health)),
@@ -250,9 +253,13 @@ pub fn router(state: State) -> Router {
     let tiles = Router::new()
         .route("/admin/audit/tile/{*path}", get(audit::tile))
         .route("/admin/audit/rotations", get(audit::rotations))
+        .route("/admin/audit/witnessed", get(audit::witnessed))
         .route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
+    // Another protocol, whose requests prove themselves.
+    let peers = Router::new().route("/audit/witness/add-checkpoint", post(witness::add_checkpoint));
     router
         .merge(tiles)
+        .merge(peers)
         .fallback(respond::no_such_path)
         .method_not_allowed_fallback(respond::no_such_method)
         .layer(DefaultBodyLimit::disable())

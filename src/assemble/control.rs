@@ -13,6 +13,7 @@ use crate::admin::control::{
 use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{audit, limits, live, load, permits, protection};
+use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -249,6 +250,10 @@ impl Control for Core {
         Some(keeper.view(&self.loaded.load().config.audit))
     }
 
+    fn witness(&self) -> Option<Arc<Witness>> {
+        self.peers.witness()
+    }
+
     fn open_metrics(&self) -> bool {
         self.loaded.load().config.admin.open_metrics
     }
@@ -277,6 +282,7 @@ impl Core {
         let stored = self.stored.load_full();
         let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
+        self.peers.apply(&loaded.config).map_err(|error| vec![unplaced(format!("{error:#}"))])?;
         let report = ReloadReport {
             applied: true,
             changed: changes(&before, &loaded),
@@ -285,6 +291,7 @@ impl Core {
         };
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
+        self.gateway.journal.set_strict(loaded.config.ledger.strict_sync);
         self.feeder.configure(feeder_settings(&loaded.config));
         let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
         self.gateway.live.store(live.clone());

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
+use crate::assemble::peers::Peers;
 use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
@@ -64,6 +65,8 @@ pub struct Core {
     pub(super) prices: ArcSwap<Vec<StoredPrice>>,
     /// The audit log, if there is to be one.
     pub(super) keeper: Option<Arc<Keeper>>,
+    /// The witness of other logs, if there is to be one.
+    pub(super) peers: Peers,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -108,6 +111,7 @@ impl Core {
             limits::counting(&house, &loaded)?
         };
         let keeper = Keeper::start(&loaded)?;
+        let peers = Peers::start(&loaded, audit::origin(keeper.as_deref(), &loaded.config)?)?;
         let entries = keeper.clone().map(|keeper| Arc::new(audit::Feed(keeper)) as Arc<dyn Consumer>);
         let takers = Takers {
             ledger: house.store.clone(),
@@ -143,6 +147,7 @@ impl Core {
             authority,
             prices: ArcSwap::from_pointee(prices),
             keeper,
+            peers,
             house,
             ring,
             feeder: handle,
@@ -302,7 +307,10 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
 /// # Errors
 /// When it cannot be opened.
 pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
-    Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
+    let journal = Journal::open(&folder, journal_settings(config));
+    let journal = journal.map_err(|error| anyhow::anyhow!("{}", error.text()))?;
+    journal.set_strict(config.ledger.strict_sync);
+    Ok(journal)
 }
 
 pub(super) fn journal_settings(config: &Config) -> JournalSettings {

@@ -297,6 +297,8 @@ pub struct LedgerConfig {
     pub journal_max_bytes: u64,
     /// How often the journal is forced to the disk. Between two times a loss of power (not of the process) may lose records.
     pub sync_interval_ms: u64,
+    /// Force each record to the disk before its caller has the last byte.
+    pub strict_sync: bool,
     /// The most rows in one database transaction.
     pub batch_rows: usize,
     /// How long a row may wait for its batch.
@@ -310,6 +312,7 @@ impl Default for LedgerConfig {
             journal_segment_bytes: 16 * 1024 * 1024,
             journal_max_bytes: 4 * 1024 * 1024 * 1024,
             sync_interval_ms: 200,
+            strict_sync: false,
             batch_rows: 512,
             batch_delay_ms: 50,
         }

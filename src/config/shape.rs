@@ -136,6 +136,7 @@ fn ledger(table: &mut Table<'_, '_>) -> LedgerConfig {
         journal_segment_bytes: table.number("journal_segment_bytes", default.journal_segment_bytes),
         journal_max_bytes: table.number("journal_max_bytes", default.journal_max_bytes),
         sync_interval_ms: table.number("sync_interval_ms", default.sync_interval_ms),
+        strict_sync: table.flag("strict_sync", default.strict_sync),
         batch_rows: table.number("batch_rows", default.batch_rows),
         batch_delay_ms: table.number("batch_delay_ms", default.batch_delay_ms),
     }

@@ -242,7 +242,7 @@ fn limit_with(name: &str, value: &str) -> String {
 fn lists_and_tables_are_bounded() {
     for key in KEYS {
         let Bounds::Items(most) = key.bounds else { continue };
-        if matches!(key.path, "audit.witnesses" | "kavach.permits.algorithms") {
+        if matches!(key.path, "audit.witnesses" | "audit.witness_peers" | "kavach.permits.algorithms") {
             // Each would need a valid key of its own; and of algorithms there are no more.
             continue;
         }
@@ -649,7 +649,7 @@ fn other_value(path: &str) -> &'static str {
         "database.connections" => "7",
         "server.listen" | "admin.listen" => "127.0.0.1:1",
         "server.tls.certificate" | "server.tls.key" | "prices.overlay" => "/file.pem",
-        "server.h2c" | "server.provider_header" | "admin.open_metrics" => "true",
+        "server.h2c" | "server.provider_header" | "admin.open_metrics" | "ledger.strict_sync" => "true",
         "admin.enabled" => "false",
         "server.trusted_proxies" => "[10.0.0.0/8]",
         "server.max_buffered_bytes" | "ledger.journal_max_bytes" => "5000000000",
@@ -690,7 +690,8 @@ fn other_value(path: &str) -> &'static str {
         "audit.mode" => "enforce",
         "audit.origin" => "marg.example.com/1",
         "audit.folder" => "/audit",
-        "audit.key" | "audit.next_key" | "audit.passphrase" => "env:KEY",
+        "audit.key" | "audit.next_key" | "audit.passphrase" | "audit.witness_key" => "env:KEY",
+        "audit.witness_peers" => "['PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW']",
         "audit.witnesses" => "['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']",
         "audit.quorum" => {
             "1, witnesses: ['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']"

@@ -180,6 +180,7 @@ pub struct Fake {
     pub standings: Mutex<Option<Vec<Standing>>>,
     pub resets: Mutex<Vec<(String, Option<String>)>>,
     pub prices: Mutex<Vec<crate::catalog::stored::StoredPrice>>,
+    pub witness: Mutex<Option<Arc<crate::audit::witness::Witness>>>,
 }
 
 impl Fake {
@@ -197,6 +198,7 @@ impl Fake {
             standings: Mutex::new(Some(Vec::new())),
             resets: Mutex::default(),
             prices: Mutex::default(),
+            witness: Mutex::default(),
         }
     }
 }
@@ -298,6 +300,10 @@ impl Control for Fake {
         };
         let route = "route-1".to_owned();
         Ok(Explanation { route, route_id: None, origin: RouteOrigin::Config, targets: vec![target] })
+    }
+
+    fn witness(&self) -> Option<Arc<crate::audit::witness::Witness>> {
+        self.witness.lock().unwrap().clone()
     }
 
     fn readiness(&self) -> Readiness {
