@@ -137,7 +137,7 @@ impl Exchange {
         let answered = self.record.provider.is_some();
         let end = match outcome {
             _ if !answered && self.record.attempts.is_empty() && outcome == Outcome::Refused => return,
-            Outcome::ClientGone | Outcome::Interrupted => AttemptEnd::Abandoned,
+            Outcome::ClientGone | Outcome::Withdrawn | Outcome::Interrupted => AttemptEnd::Abandoned,
             Outcome::UpstreamCut => AttemptEnd::Cut,
             _ => AttemptEnd::Served,
         };
@@ -255,6 +255,7 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::UpstreamFailed => "upstream_failed",
         Outcome::UpstreamCut => "upstream_cut",
         Outcome::ClientGone => "client_gone",
+        Outcome::Withdrawn => "withdrawn",
         Outcome::Interrupted => "interrupted",
     }
 }

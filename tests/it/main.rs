@@ -39,3 +39,4 @@ mod postgres;
 mod slow_readers;
 mod streaming;
 mod usage;
+mod withdrawn;

@@ -151,6 +151,7 @@ prop_compose! {
             Outcome::UpstreamFailed,
             Outcome::UpstreamCut,
             Outcome::ClientGone,
+            Outcome::Withdrawn,
             Outcome::Interrupted,
         ];
         Record {
