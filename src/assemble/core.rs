@@ -21,6 +21,7 @@ use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::error::StoreError;
+use crate::kavach::memory::Memory;
 use crate::key::ring::Ring;
 use crate::ledger::Consumer;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
@@ -65,6 +66,8 @@ pub struct Core {
     pub(super) prices: ArcSwap<Vec<StoredPrice>>,
     /// The audit log, if there is to be one.
     pub(super) keeper: Option<Arc<Keeper>>,
+    /// What the gate remembers.
+    pub(super) memory: Arc<Memory>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -126,6 +129,10 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
+        let habits = (gateway.sessions.clone(), gateway.drift.clone());
+        let memory = Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into());
+        let memory = Arc::new(memory);
+        runtime.block_on(recall(&memory, &house)).context("cannot read sessions and habits of keys")?;
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
@@ -143,6 +150,7 @@ impl Core {
             authority,
             prices: ArcSwap::from_pointee(prices),
             keeper,
+            memory,
             house,
             ring,
             feeder: handle,
@@ -162,6 +170,7 @@ impl Core {
     fn attend(self: &Arc<Self>, runtime: &Runtime, stopped: watch::Receiver<bool>) {
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
         runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
+        runtime.spawn_named("memory of the gate", protection::remember(self.clone(), stopped.clone()));
         runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
         if let Some(keeper) = self.keeper.clone() {
             if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
@@ -192,6 +201,7 @@ impl Core {
             prices: store.clone(),
             repricing: store.clone(),
             adjust: Arc::new(limits::Correcting(self.clone())),
+            memory: store.clone(),
             ledger: store,
             journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
@@ -229,6 +239,7 @@ impl Core {
             if let Some(keeper) = &self.keeper {
                 keeper.finish();
             }
+            runtime.block_on(protection::write_last(self));
             runtime.block_on(self.house.store.close());
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
@@ -295,6 +306,12 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
     let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
     let prices = house.store.prices().await.context("cannot read the stored prices")?;
     Ok((ring, stored, prices))
+}
+
+/// Takes in what processes before this one remembered of sessions and keys.
+async fn recall(memory: &Memory, house: &House) -> Result<(), StoreError> {
+    let generation = house.store.generation().await?;
+    memory.load(generation, Timestamp::now()).await
 }
 
 /// Opens the journal in the data folder.
@@ -379,6 +396,9 @@ async fn take_changes(core: &Core) -> Result<bool, StoreError> {
     core.ring.refresh(&*core.house.store).await?;
     METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
     if core.ring.parties().refresh(&*core.house.store).await.is_err() {
+        return Ok(false);
+    }
+    if core.memory.take_marks(Timestamp::now()).await.is_err() {
         return Ok(false);
     }
     if let Err(error) = core.take_routes().await {

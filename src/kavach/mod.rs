@@ -5,11 +5,13 @@
 //! policies may use. `replay` and `report` tell what a set would do; `table` and `import` serve the command line.
 //! Nothing here does I/O except reading policy files and an address database, and nothing reads a clock.
 
+pub mod admin;
 pub mod call;
 pub mod config;
 pub mod drift;
 pub mod gate;
 pub mod import;
+pub mod memory;
 pub mod permit_token;
 pub mod policy;
 pub mod replay;

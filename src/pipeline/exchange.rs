@@ -13,6 +13,7 @@ use crate::error::{Error, Kind};
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
+use crate::pipeline::judge::Habits;
 use crate::pipeline::leave::Leave;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
 use crate::unit::clock::{Tick, Timestamp};
@@ -40,8 +41,8 @@ pub struct Exchange {
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
     pub outgoing: Bytes,
-    /// The session that the gate counts it in.
-    pub session: Option<Arc<str>>,
+    /// Who is told what it used, once it is judged.
+    pub habits: Option<Habits>,
     /// Whether it comes by way of a trusted proxy.
     pub by_proxy: bool,
     /// The ceiling on output tokens that providers are told because the caller named none.
@@ -111,7 +112,7 @@ impl Exchange {
             facts: None,
             body: Bytes::new(),
             outgoing: Bytes::new(),
-            session: None,
+            habits: None,
             by_proxy: false,
             ceiling: None,
             reservation: None,

@@ -40,12 +40,15 @@ impl Exchange {
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
         let reservation = self.charge(uncounted.is_some());
-        self.settle_session();
+        if uncounted.is_none() {
+            self.settle_habits();
+        }
         self.journal();
         count(&self.record);
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
             uncounted.reservation = reservation;
+            uncounted.habits = self.habits.take();
             self.gateway.counter.hand(uncounted);
         }
         self.held = None;
@@ -129,6 +132,7 @@ impl Exchange {
             tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
             reservation: None,
+            habits: None,
         })
     }
 
