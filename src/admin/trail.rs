@@ -83,9 +83,7 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
 pub(super) fn meaning(method: &str, path: &str) -> (String, Option<String>, String) {
     let mut parts = path.trim_start_matches("/admin/").split('/').filter(|part| !part.is_empty());
     let noun = parts.next().unwrap_or_default();
-    let noun = noun
-        .strip_suffix("ies")
-        .map_or_else(|| singular(noun).to_owned(), |stem| format!("{stem}y"));
+    let noun = noun.strip_suffix("ies").map_or_else(|| singular(noun).to_owned(), |stem| format!("{stem}y"));
     let rest: Vec<&str> = parts.collect();
     let plain = match method {
         "POST" => "create",

@@ -360,7 +360,7 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             () = store.changed() => false,
             () = next_news(&mut heard) => true,
             // This process has written itself: the sooner it looks, the sooner it tells the others.
-            Ok(()) = own.changed() => false,
+            Ok(()) = own.changed(), if core.news.is_some() => false,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
         // While the database is away everything that is known stays in force; the feeder says so in /ready.

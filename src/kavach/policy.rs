@@ -348,8 +348,10 @@ fn located(source: &Source, rule: Option<&Rule>, diagnostic: &dyn Diagnostic) ->
     let offset = label.map_or_else(|| rule.map_or(0, |rule| rule.offset), |label| label.offset());
     let help = diagnostic.help().map(|help| format!("; {help}")).unwrap_or_default();
     let mut text = diagnostic.to_string();
-    if let Some(rest) = text.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
-        text = rest.1.to_owned();
+    if let Some(rest) = text.strip_prefix("for policy `")
+        && let Some((_, rest)) = rest.split_once("`, ").or_else(|| rest.split_once("`: "))
+    {
+        text = rest.to_owned();
     }
     // Every action has the same context, so which one the validator was at says nothing.
     let named = text.split_once(" for Action::\"").or_else(|| text.split_once(" for Admin::Action::\""));

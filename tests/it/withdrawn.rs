@@ -261,3 +261,43 @@ async fn round(upstream: &Upstream, one: &Marg, other: &Marg) -> [Duration; 4] {
     assert_openai_error(&events(&opened.finish().await.body).pop().unwrap());
     [suspended, released, revoked, cut]
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_word_about_a_session_reaches_every_instance_within_a_second() {
+    let upstream = Upstream::http1().await;
+    let postgres = PostgresServer::start();
+    let database = json!({"url": format!("plain:{}", postgres.database()), "pooler": true});
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.cedar");
+    std::fs::write(&policy, TRIP).unwrap();
+    let mut settings = shared(&database);
+    merge(&mut settings, json!({"kavach": {"mode": "enforce", "policy": policy}}));
+    let nodes = nodes(&upstream, &settings, 2).await;
+    let (one, other) = (&nodes[0], &nodes[1]);
+    let ask = async |marg: &Marg| {
+        let call = Call::chat("s", &chat(false)).header("x-marg-session", "s");
+        Client::http1(marg.address, &one.key).await.send(call).await.status
+    };
+    for marg in [one, other, other] {
+        assert_eq!(ask(marg).await, 200);
+    }
+    let which = json!({"key_id": one.key_id, "id": "s"});
+    until("one knows what both counted", || async {
+        let sessions = one.ask_admin("GET", "/admin/sessions", None).await.json();
+        (sessions["sessions"][0]["requests"] == 3).then_some(())
+    })
+    .await;
+    let mut times = Vec::new();
+    for (verb, status) in [("end", 403), ("reset", 200)].into_iter().cycle().take(10) {
+        let since = Instant::now();
+        let done = one.ask_admin("POST", &format!("/admin/sessions/{verb}"), Some(&which)).await;
+        assert_eq!(done.status, 204, "{}", done.text());
+        until(&format!("the other knows {verb}"), || async { (ask(other).await == status).then_some(()) }).await;
+        times.push(since.elapsed());
+    }
+    times.sort();
+    println!(
+        "a session ended or reset elsewhere, no notification: {:.0?} (median), {:.0?} (worst)",
+        times[5], times[9]
+    );
+}
