@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -93,6 +94,11 @@ pub trait Control: Send + Sync {
     /// How sessions are kept.
     fn session_config(&self) -> SessionConfig {
         SessionConfig::default()
+    }
+
+    /// The public keys of permits, as a JWK set; an empty one where none runs.
+    fn permit_keys(&self) -> Bytes {
+        Bytes::from_static(b"{\"keys\":[]}")
     }
 
     /// The audit log; `None` where there is none.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -92,13 +92,7 @@ impl Core {
         address: Option<String>,
         simulated: Option<simulated::Listener>,
     ) -> anyhow::Result<Arc<Self>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(8)
-            .thread_name("core")
-            .enable_all()
-            .build()
-            .context("cannot start the core runtime")?;
+        let runtime = runtime()?;
         let (stop, stopped) = watch::channel(false);
         let house = runtime.block_on(house::open(&loaded))?;
         let stored_limits =
@@ -129,11 +123,9 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
-        let habits = (gateway.sessions.clone(), gateway.drift.clone());
-        let memory = Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into());
-        let memory = Arc::new(memory);
-        runtime.block_on(recall(&memory, &house)).context("cannot read sessions and habits of keys")?;
+        let memory = runtime.block_on(recall(&gateway, &house)).context("cannot read sessions and habits of keys")?;
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
+        permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -308,10 +300,25 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
     Ok((ring, stored, prices))
 }
 
-/// Takes in what processes before this one remembered of sessions and keys.
-async fn recall(memory: &Memory, house: &House) -> Result<(), StoreError> {
+/// The threads of what is not Pingora's.
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .thread_name("core")
+        .enable_all()
+        .build()
+        .context("cannot start the core runtime")
+}
+
+/// What the gate remembers, with what processes before this one left of sessions and keys.
+async fn recall(gateway: &Gateway, house: &House) -> Result<Arc<Memory>, StoreError> {
+    let habits = (gateway.sessions.clone(), gateway.drift.clone());
+    let memory = Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into());
+    // The generation first: a word that comes between is then taken twice, never missed.
     let generation = house.store.generation().await?;
-    memory.load(generation, Timestamp::now()).await
+    memory.load(generation, Timestamp::now()).await?;
+    Ok(Arc::new(memory))
 }
 
 /// Opens the journal in the data folder.
