@@ -66,7 +66,7 @@ fn a_forbid_takes_away_from_what_a_role_may_do() {
     assert_eq!(says(all, &operation(Role::Admin, "frobnicate", "gadget")), Decision::Deny);
     let subject = "forbid(principal, action in Admin::Action::\"any\", resource) \
         when { context has subject && context.subject == \"key_1\" };";
-    assert_eq!(says(&subject, &operation(Role::Admin, "rotate", "key")), Decision::Deny);
+    assert_eq!(says(subject, &operation(Role::Admin, "rotate", "key")), Decision::Deny);
 }
 
 #[test]
