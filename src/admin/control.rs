@@ -15,16 +15,17 @@ use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::error::Result;
 use crate::kavach::Gate;
-use crate::kavach::drift::Drift;
-use crate::kavach::session::Sessions;
+use crate::kavach::config::SessionConfig;
+use crate::kavach::memory::Memory;
 use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
 
 /// The running gateway, as far as operators may steer and see it.
 #[async_trait]
 pub trait Control: Send + Sync {
-    /// Reads the configuration file again and applies it, all or nothing.
-    async fn reload(&self) -> ReloadReport;
+    /// Reads the configuration file again and applies it, all or nothing. `actor` is who wants it: the id of an admin token, or
+    /// `in-process`.
+    async fn reload(&self, actor: &str) -> ReloadReport;
 
     /// Every configured provider, by name, with its present health. No credential is in it.
     fn providers(&self) -> Vec<ProviderStatus>;
@@ -91,6 +92,11 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// How sessions are kept.
+    fn session_config(&self) -> SessionConfig {
+        SessionConfig::default()
+    }
+
     /// The public keys of permits, as a JWK set; an empty one where none runs.
     fn permit_keys(&self) -> Bytes {
         Bytes::from_static(b"{\"keys\":[]}")
@@ -117,14 +123,12 @@ pub trait Control: Send + Sync {
 }
 
 /// What decides and remembers in the running gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guard {
     /// The gate in force.
     pub gate: Arc<Gate>,
-    /// Sessions.
-    pub sessions: Arc<Sessions>,
-    /// What is usual for each key.
-    pub drift: Arc<Drift>,
+    /// Sessions, and what is usual for each key.
+    pub memory: Arc<Memory>,
 }
 
 /// The audit log, as far as operators may see it.

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod auth;
 pub mod control;
+mod judge;
 pub mod jwks;
 pub mod keys;
 pub mod limits;
@@ -54,6 +55,7 @@ pub use crate::admin::control::Control;
 use crate::budget::store::LimitStore;
 use crate::catalog::stored::PriceStore;
 use crate::config::PrefixStyle;
+use crate::kavach::memory::MemoryStore;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
 use crate::key::ring::Ring;
@@ -89,6 +91,8 @@ pub struct State {
     pub repricing: Arc<dyn RepriceStore>,
     /// The counters of limits, for corrected prices.
     pub adjust: Arc<dyn Adjust>,
+    /// What the gate remembers.
+    pub memory: Arc<dyn MemoryStore>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
     /// Where changes are written down; `None` only in tests of what is not about that.
@@ -119,6 +123,7 @@ impl State {
             prices: store.clone(),
             repricing: store.clone(),
             adjust: Arc::new(NoLimits),
+            memory: store.clone(),
             ledger: store,
             journal: None,
             control,

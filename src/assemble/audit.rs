@@ -436,19 +436,30 @@ pub fn note_stop(journal: &Journal) {
 }
 
 /// Notes that another configuration is in force, and each mode that it changed.
-pub fn note_reload(journal: &Journal, source: &Source, (before, after): (&Config, &Config), changed: &[String]) {
+pub fn note_reload(
+    journal: &Journal,
+    (source, actor): (&Source, &str),
+    (before, after): (&Config, &Config),
+    changed: &[String],
+) {
     if changed.is_empty() {
         return;
     }
     let detail = json!({"changed": changed, "config_sha256": config_hash(source)});
-    note(journal, event::Event { noun: "config".to_owned(), ..event::Event::of_gateway("reload", detail) });
+    note(
+        journal,
+        event::Event { noun: "config".to_owned(), actor: actor.into(), ..event::Event::of_gateway("reload", detail) },
+    );
     let modes = [
         ("audit", before.audit.mode.name(), after.audit.mode.name()),
         ("kavach", before.kavach.mode.name(), after.kavach.mode.name()),
     ];
     for (subject, from, to) in modes.into_iter().filter(|(_, from, to)| from != to) {
         let event = event::Event::of_gateway("change", json!({"from": from, "to": to}));
-        note(journal, event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), ..event });
+        note(
+            journal,
+            event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), actor: actor.into(), ..event },
+        );
     }
 }
 

@@ -21,6 +21,7 @@ use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
+use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
 use crate::ledger::feeder::ConsumerState;
 use crate::pipeline::Live;
@@ -39,8 +40,8 @@ const UNHEALTHY_AFTER: u64 = 5;
 
 #[async_trait]
 impl Control for Core {
-    async fn reload(&self) -> ReloadReport {
-        self.reload_now().await
+    async fn reload(&self, actor: &str) -> ReloadReport {
+        self.reload_now(actor).await
     }
 
     fn providers(&self) -> Vec<ProviderStatus> {
@@ -174,8 +175,11 @@ impl Control for Core {
     }
 
     fn guard(&self) -> Option<Guard> {
-        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
-        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
+        Some(Guard { gate: self.gateway.live.load().gate.clone(), memory: self.memory.clone() })
+    }
+
+    fn session_config(&self) -> SessionConfig {
+        self.gateway.sessions.config()
     }
 
     fn readiness(&self) -> Readiness {
@@ -261,9 +265,9 @@ impl Control for Core {
 
 impl Core {
     /// Reads the configuration again and applies it, all or nothing.
-    pub async fn reload_now(&self) -> ReloadReport {
+    pub async fn reload_now(&self, actor: &str) -> ReloadReport {
         let report =
-            self.try_reload().await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
+            self.try_reload(actor).await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
         METRICS.reloads.with_label_values(&[if report.applied { "applied" } else { "refused" }]).inc();
         if report.applied {
             tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "reloaded");
@@ -274,7 +278,7 @@ impl Core {
         report
     }
 
-    async fn try_reload(&self) -> Result<ReloadReport, Vec<ReloadProblem>> {
+    async fn try_reload(&self, actor: &str) -> Result<ReloadReport, Vec<ReloadProblem>> {
         let _alone = self.replacing.lock().await;
         let loaded = load(&self.source, self.simulated_address.as_deref())
             .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
@@ -295,11 +299,11 @@ impl Core {
         self.feeder.configure(feeder_settings(&loaded.config));
         let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
         self.gateway.live.store(live.clone());
-        protection::note_change(&self.gateway.journal, &old.gate, &live.gate);
+        protection::note_change(&self.gateway.journal, actor, (&old.gate, &live.gate));
         permits::note_change(&self.gateway.journal, Some(&old.permits), &live.permits);
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
-        audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
+        audit::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();

@@ -71,6 +71,7 @@ pub const KEYS: &[Key] = &[
     live("keys.defaults.expires_in", Bounds::Free),
     live("keys.defaults.labels", Bounds::Items(32)),
     live("keys.defaults.models", Bounds::Items(64)),
+    live("keys.running_calls", Bounds::Free),
     live("ledger.retention_days", Bounds::Number(0, 36_500)),
     live("ledger.journal_segment_bytes", Bounds::Number(4 * KIB, GIB)),
     live("ledger.journal_max_bytes", Bounds::Number(4 * KIB, 16 * TIB)),

@@ -271,6 +271,18 @@ pub struct KeysConfig {
     pub hash_key: Option<SecretRef>,
     /// What a new key is where nobody says otherwise.
     pub defaults: KeyDefaults,
+    /// What becomes of calls that run when their key is revoked, deleted, disabled or suspended.
+    pub running_calls: RunningCalls,
+}
+
+/// What becomes of calls that run when their key is withdrawn, or its org, team or user switched off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunningCalls {
+    /// They end as they would have; no further call is let in.
+    #[default]
+    Finish,
+    /// They are cut: a stream ends with an error event, an answer that has not begun is an error.
+    Cut,
 }
 
 /// How a new token begins; existing ones keep working whatever is set.

@@ -37,7 +37,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     note(&mut changed, "admin.listen", *listen != old.admin.listen);
     let LogConfig { level: _, format } = log;
     note(&mut changed, "log.format", *format != old.log.format);
-    let KeysConfig { prefix_style, hash_key, defaults: _ } = keys;
+    let KeysConfig { prefix_style, hash_key, defaults: _, running_calls: _ } = keys;
     note(&mut changed, "keys.prefix_style", *prefix_style != old.keys.prefix_style);
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
     note(&mut changed, "budget.authority", budget.authority != old.budget.authority);

@@ -662,6 +662,7 @@ fn other_value(path: &str) -> &'static str {
         "keys.defaults.expires_in" => "90d",
         "keys.defaults.labels" => "{env: dev}",
         "keys.defaults.models" => "[gpt-*]",
+        "keys.running_calls" => "cut",
         "budget.authority" => "redis",
         "redis.urls" => "['env:REDIS']",
         "redis.mode" => "cluster",

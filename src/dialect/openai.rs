@@ -201,6 +201,10 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
             _ => Err(Error::new(Kind::InvalidRequest, "the body must be a JSON object")),
         };
     };
+    if let Some(field) = shape.miswritten.filter(|_| operation != Operation::Passthrough) {
+        let text = format!("a field is written like `{0}` but in other letters; write `{0}`", field.name());
+        return Err(invalid(text, field.name()));
+    }
     let reading = Reading { operation, body, shape: &shape };
     reading.check_required()?;
     let model = reading.model()?;
@@ -386,6 +390,14 @@ impl Reading<'_> {
             total = total.saturating_add(match self.seen(field) {
                 Some(seen) if seen.kind == json::Type::Array => seen.children,
                 Some(_) => self.wrong(field, "an array")?.unwrap_or(0),
+                None => 0,
+            });
+        }
+        // What brings tools along without listing them: OpenAI's search in chat, OpenRouter's plugins, Anthropic's MCP servers.
+        for field in [Field::WebSearchOptions, Field::Plugins, Field::McpServers] {
+            total = total.saturating_add(match self.seen(field) {
+                Some(seen) if seen.kind == json::Type::Array => seen.children,
+                Some(seen) => u32::from(seen.kind == json::Type::Object),
                 None => 0,
             });
         }

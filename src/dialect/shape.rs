@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::dialect::json::{Text, Type, Visit};
 use crate::dialect::openai::Modalities;
+use crate::dialect::value::unescape;
 
 /// A top-level field that Marg acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub(super) enum Field {
     MaxOutputTokens,
     Tools,
     Functions,
+    WebSearchOptions,
+    Plugins,
+    McpServers,
     User,
     SafetyIdentifier,
     Modalities,
@@ -37,7 +41,7 @@ pub(super) enum Field {
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 22] = [
+const FIELDS: [(Field, &str); 25] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -51,6 +55,9 @@ const FIELDS: [(Field, &str); 22] = [
     (Field::MaxOutputTokens, "max_output_tokens"),
     (Field::Tools, "tools"),
     (Field::Functions, "functions"),
+    (Field::WebSearchOptions, "web_search_options"),
+    (Field::Plugins, "plugins"),
+    (Field::McpServers, "mcp_servers"),
     (Field::User, "user"),
     (Field::SafetyIdentifier, "safety_identifier"),
     (Field::Modalities, "modalities"),
@@ -98,6 +105,8 @@ pub(super) struct Shape<'a> {
     /// The model reads something that is not in the body: a stored file or item, a link to a file, what a tool of the provider
     /// finds.
     pub(super) refers: bool,
+    /// A known field in other letters than its own, such as `MAX_TOKENS`: there are providers that take it for the field.
+    pub(super) miswritten: Option<Field>,
 }
 
 /// Media and links in what a model reads: how many there are, and how many bytes of the body they take.
@@ -121,6 +130,7 @@ impl<'a> Shape<'a> {
             media: Media::default(),
             modalities: Modalities::default(),
             refers: false,
+            miswritten: None,
         }
     }
 
@@ -131,6 +141,11 @@ impl<'a> Shape<'a> {
     fn enter_field(&mut self, key: Text, kind: Type, span: Range<usize>) {
         let name = key.decode(self.document);
         self.current = FIELDS.iter().find(|(_, other)| *other == name).map(|(field, _)| *field);
+        if self.current.is_none() {
+            let miswritten =
+                FIELDS.iter().find(|(_, other)| other.eq_ignore_ascii_case(&name)).map(|(field, _)| *field);
+            self.miswritten = self.miswritten.or(miswritten);
+        }
         self.reads_text = matches!(
             &*name,
             "messages"
@@ -165,12 +180,13 @@ impl<'a> Shape<'a> {
     #[inline]
     fn text(&mut self, key: Option<Text>, span: &Range<usize>) {
         let key = key.and_then(|key| self.document.get(key.start..key.end)).unwrap_or_default();
-        match key {
+        let written = if key.contains(&b'\\') { Some(unescape(key)) } else { None };
+        match written.as_ref().map_or(key, |written| written.as_bytes()) {
             // Media and links are not text; their tokens are not a matter of bytes.
             b"url" | b"image_url" | b"data" | b"file_data" | b"b64_json" => {
                 self.media.items += 1;
                 self.media.bytes += span.len() as u64;
-                if key == b"file_data" {
+                if written.as_deref().map_or(key == b"file_data", |written| written == "file_data") {
                     self.media.file_bytes += span.len() as u64;
                 }
                 return;
@@ -182,8 +198,14 @@ impl<'a> Shape<'a> {
             b"id" => return,
             b"type" => {
                 let kind = self.document.get(span.start + 1..span.end.saturating_sub(1)).unwrap_or_default();
-                self.modality(kind);
-                self.reference(kind);
+                if kind.contains(&b'\\') {
+                    let kind = unescape(kind);
+                    self.modality(kind.as_bytes());
+                    self.reference(kind.as_bytes());
+                } else {
+                    self.modality(kind);
+                    self.reference(kind);
+                }
                 return;
             }
             _ => {}

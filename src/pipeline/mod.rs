@@ -17,6 +17,7 @@ pub mod identify;
 mod invoices;
 pub mod judge;
 pub mod label;
+pub mod leave;
 pub mod local;
 pub mod papers;
 pub mod relay;
@@ -126,6 +127,8 @@ pub struct Settings {
     pub provider_header: bool,
     /// The ceiling on output tokens that a provider is told where the caller names none, no cap applies, and a limit does.
     pub default_max_output_tokens: u64,
+    /// Whether calls that run are cut when their key is revoked, deleted, disabled or suspended.
+    pub cut_running: bool,
     /// Caps on single requests where neither the key nor its org, team or user has any.
     pub default_caps: RequestCaps,
 }

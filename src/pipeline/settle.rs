@@ -41,12 +41,15 @@ impl Exchange {
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
         let reservation = self.charge(uncounted.is_some());
-        self.settle_session();
+        if uncounted.is_none() {
+            self.settle_habits();
+        }
         let written = self.journal();
         count(&self.record);
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
             uncounted.reservation = reservation;
+            uncounted.habits = self.habits.take();
             self.gateway.counter.hand(uncounted);
         }
         self.held = None;
@@ -143,6 +146,7 @@ impl Exchange {
             tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
             reservation: None,
+            habits: None,
         })
     }
 
@@ -151,7 +155,7 @@ impl Exchange {
         let answered = self.record.provider.is_some();
         let end = match outcome {
             _ if !answered && self.record.attempts.is_empty() && outcome == Outcome::Refused => return,
-            Outcome::ClientGone | Outcome::Interrupted => AttemptEnd::Abandoned,
+            Outcome::ClientGone | Outcome::Withdrawn | Outcome::Interrupted => AttemptEnd::Abandoned,
             Outcome::UpstreamCut => AttemptEnd::Cut,
             _ => AttemptEnd::Served,
         };

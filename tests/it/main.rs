@@ -43,3 +43,4 @@ mod slow_readers;
 mod streaming;
 mod usage;
 mod witness;
+mod withdrawn;

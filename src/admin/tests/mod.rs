@@ -205,7 +205,7 @@ impl Fake {
 
 #[async_trait]
 impl Control for Fake {
-    async fn reload(&self) -> ReloadReport {
+    async fn reload(&self, _: &str) -> ReloadReport {
         self.reload.lock().unwrap().clone()
     }
 
