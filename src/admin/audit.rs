@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::admin::State;
 use crate::admin::auth::{self, Caller};
-use crate::admin::control::Auditing;
+use crate::admin::control::{Auditing, WitnessState};
 use crate::admin::live::{Closing, Pen, ReaderGone};
 use crate::admin::respond::{self, ErrorAnswer, Params, Refusal, Segment};
 use crate::admin::shape;
@@ -27,7 +27,8 @@ use crate::audit::index::{self, Filter};
 use crate::audit::log::{Log, LogError, Status};
 use crate::audit::receipt::Receipt;
 use crate::audit::rotation;
-use crate::audit::tiles::WIDTH;
+use crate::audit::tiles::{TreeFiles, WIDTH};
+use crate::audit::witness::AddCheckpoint;
 use crate::error::{Error, Kind};
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
@@ -66,6 +67,8 @@ pub struct AuditStatus {
     pub pruned: u64,
     /// Writes and signatures that failed since the start.
     pub failures: u64,
+    /// How the witnesses that are asked stand.
+    pub witnesses: Vec<WitnessState>,
 }
 
 /// A piece of the log.
@@ -165,7 +168,7 @@ impl EntryQuery {
     (status = 404, description = "There is no audit log (`audit.enabled`).", body = ErrorAnswer),
 ))]
 pub async fn status(state: State) -> Result<Response, Refusal> {
-    let Auditing { log, trouble, enforced, .. } = auditing(&state)?;
+    let Auditing { log, trouble, enforced, witnesses, .. } = auditing(&state)?;
     let asked = log.clone();
     let told = blocking(move || Ok(asked.map(|log| (log.policy().to_text(), log.status())))).await?;
     let (policy, status) = told.unzip();
@@ -184,6 +187,7 @@ pub async fn status(state: State) -> Result<Response, Refusal> {
         witnessed,
         pruned,
         failures,
+        witnesses,
     }))
 }
 
@@ -196,6 +200,37 @@ pub async fn checkpoint(state: State) -> Result<Response, Refusal> {
     let (last, _) = open(&state)?.published();
     let last = last.ok_or_else(|| Refusal::missing("checkpoint yet"))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], last.note.to_string()).into_response())
+}
+
+/// From which size.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Since {
+    /// The size of the older checkpoint.
+    #[param(minimum = 0)]
+    since: u64,
+}
+
+/// The proof that the newest checkpoint continues an older one.
+///
+/// A text as c2sp.org/tlog-witness has it: `old SIZE`, the hashes, an empty line, the checkpoint. `marg audit verify --proof FILE
+/// --since FILE` checks it offline.
+#[utoipa::path(get, path = "/admin/audit/consistency", operation_id = "audit_consistency", tag = "audit", params(Since),
+    responses(
+    (status = 200, description = "The proof.", body = String, content_type = "text/plain"),
+    (status = 404, description = "There is no audit log, or no checkpoint of that size or a larger one.", body = ErrorAnswer),
+))]
+pub async fn consistency(state: State, Params(Since { since }): Params<Since>) -> Result<Response, Refusal> {
+    let log = open(&state)?;
+    let (last, _) = log.published();
+    let missing = || Refusal::missing("size under a checkpoint");
+    let last = last.filter(|last| since <= last.checkpoint.size).ok_or_else(missing)?;
+    let proof = blocking(move || {
+        let tree = TreeFiles::new(&log.log_folder(), last.checkpoint.size);
+        Ok(AddCheckpoint::make(&last, since, &tree)?)
+    });
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], proof.await?.to_text()).into_response())
 }
 
 /// Lists entries that match, newest first.
@@ -387,6 +422,13 @@ pub async fn tile(state: State, Path(path): Path<String>) -> Result<Response, Re
         return Err(Refusal::missing("tile"));
     }
     file(log.log_folder().join("tile").join(path)).await
+}
+
+/// The last checkpoint that enough witnesses cosigned.
+pub async fn witnessed(state: State) -> Result<Response, Refusal> {
+    let (_, witnessed) = open(&state)?.published();
+    let last = witnessed.ok_or_else(|| Refusal::missing("witnessed checkpoint"))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], last.note.to_string()).into_response())
 }
 
 /// The statements by which the log went over to new keys: a JSON list of signed notes.

@@ -19,7 +19,7 @@ use pingora_limits::rate::Rate;
 
 use crate::admin::State;
 use crate::admin::respond::Refusal;
-use crate::admin::trail;
+use crate::admin::{judge, trail};
 use crate::error::{Error, Kind};
 use crate::key::admin::Role;
 use crate::key::token::{TokenHash, well_formed};
@@ -159,6 +159,9 @@ impl Door {
                 let text = format!("The role {} may not do this.", caller.role);
                 return Refusal::from(Error::new(Kind::PermissionDenied, text)).into_response();
             }
+            if let Err(refusal) = judge::judge(&self.state, &caller, &request) {
+                return Refusal::from(refusal).into_response();
+            }
             request.extensions_mut().insert(caller);
         }
         if !self.takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
@@ -200,7 +203,7 @@ pub async fn still_good(state: &State, caller: &Caller) -> bool {
     }
 }
 
-fn peer(request: &Request) -> Option<IpAddr> {
+pub(super) fn peer(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Peer>().and_then(|peer| peer.0)
 }
 

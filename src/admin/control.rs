@@ -9,21 +9,23 @@ use utoipa::ToSchema;
 
 use crate::admin::time::Time;
 use crate::audit::log::Log;
+use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::error::Result;
 use crate::kavach::Gate;
-use crate::kavach::drift::Drift;
-use crate::kavach::session::Sessions;
+use crate::kavach::config::SessionConfig;
+use crate::kavach::memory::Memory;
 use crate::key::draft::KeyDefaults;
 use crate::route::config::RouteConfig;
 
 /// The running gateway, as far as operators may steer and see it.
 #[async_trait]
 pub trait Control: Send + Sync {
-    /// Reads the configuration file again and applies it, all or nothing.
-    async fn reload(&self) -> ReloadReport;
+    /// Reads the configuration file again and applies it, all or nothing. `actor` is who wants it: the id of an admin token, or
+    /// `in-process`.
+    async fn reload(&self, actor: &str) -> ReloadReport;
 
     /// Every configured provider, by name, with its present health. No credential is in it.
     fn providers(&self) -> Vec<ProviderStatus>;
@@ -90,6 +92,11 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// How sessions are kept.
+    fn session_config(&self) -> SessionConfig {
+        SessionConfig::default()
+    }
+
     /// The public keys of permits, as a JWK set; an empty one where none runs.
     fn permit_keys(&self) -> Bytes {
         Bytes::from_static(b"{\"keys\":[]}")
@@ -97,6 +104,11 @@ pub trait Control: Send + Sync {
 
     /// The audit log; `None` where there is none.
     fn audit(&self) -> Option<Auditing> {
+        None
+    }
+
+    /// The witness of other logs; `None` where there is none.
+    fn witness(&self) -> Option<Arc<Witness>> {
         None
     }
 
@@ -111,14 +123,12 @@ pub trait Control: Send + Sync {
 }
 
 /// What decides and remembers in the running gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guard {
     /// The gate in force.
     pub gate: Arc<Gate>,
-    /// Sessions.
-    pub sessions: Arc<Sessions>,
-    /// What is usual for each key.
-    pub drift: Arc<Drift>,
+    /// Sessions, and what is usual for each key.
+    pub memory: Arc<Memory>,
 }
 
 /// The audit log, as far as operators may see it.
@@ -132,6 +142,28 @@ pub struct Auditing {
     pub enforced: bool,
     /// Whether checkpoint and tiles are for everybody.
     pub open_tiles: bool,
+    /// How the witnesses that are asked stand, by name.
+    pub witnesses: Vec<WitnessState>,
+}
+
+/// How one key of a witness of the log stands.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct WitnessState {
+    /// Its name in `audit.witnesses`.
+    pub name: String,
+    /// The size of the last checkpoint that it cosigned since this process started; 0 if none.
+    pub cosigned: u64,
+    /// When that was.
+    pub cosigned_at: Option<Time>,
+    /// Why it did not cosign when it was last asked; null if it did.
+    pub trouble: Option<String>,
+}
+
+impl WitnessState {
+    /// One that was not asked yet.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), cosigned: 0, cosigned_at: None, trouble: None }
+    }
 }
 
 /// How a counter of a limit stands.

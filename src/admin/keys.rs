@@ -14,6 +14,7 @@ use crate::admin::respond::{self, Body, ErrorAnswer, Params, Refusal, Segment};
 use crate::admin::shape::{self, Labels};
 use crate::admin::time::Time;
 use crate::config::PrefixStyle;
+use crate::kavach::memory;
 use crate::key::draft::{KeyDefaults, NewKey};
 use crate::key::party::RequestCaps;
 use crate::key::store::{KeyFilter, KeyPage};
@@ -442,8 +443,9 @@ pub async fn release(state: State, id: Segment) -> Result<Response, Refusal> {
     state.keys.suspend(name, None).await.map_err(|error| shape::missing_or(error, "key"))?;
     let key = find(&state, &id).await?;
     state.ring.put(key.clone());
+    memory::forget(&*state.memory, name, Timestamp::now()).await.map_err(crate::error::Error::from)?;
     if let Some(guard) = state.control.guard() {
-        guard.drift.forget(name);
+        guard.memory.take_marks(Timestamp::now()).await.map_err(crate::error::Error::from)?;
     }
     Ok(respond::ok(&KeyView::from(&key)))
 }

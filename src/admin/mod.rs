@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod auth;
 pub mod control;
+mod judge;
 pub mod jwks;
 pub mod keys;
 pub mod limits;
@@ -34,6 +35,7 @@ pub mod time;
 pub mod tokens;
 mod trail;
 pub mod users;
+pub mod witness;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,7 +46,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -53,6 +55,7 @@ pub use crate::admin::control::Control;
 use crate::budget::store::LimitStore;
 use crate::catalog::stored::PriceStore;
 use crate::config::PrefixStyle;
+use crate::kavach::memory::MemoryStore;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
 use crate::key::ring::Ring;
@@ -88,6 +91,8 @@ pub struct State {
     pub repricing: Arc<dyn RepriceStore>,
     /// The counters of limits, for corrected prices.
     pub adjust: Arc<dyn Adjust>,
+    /// What the gate remembers.
+    pub memory: Arc<dyn MemoryStore>,
     /// The request log.
     pub ledger: Arc<dyn LedgerStore>,
     /// Where changes are written down; `None` only in tests of what is not about that.
@@ -118,6 +123,7 @@ impl State {
             prices: store.clone(),
             repricing: store.clone(),
             adjust: Arc::new(NoLimits),
+            memory: store.clone(),
             ledger: store,
             journal: None,
             control,
@@ -220,7 +226,9 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::LEDGER, routes!(audit::entries)),
         (Access::LEDGER, routes!(audit::tail)),
         (Access::LEDGER, routes!(audit::receipt)),
+        (Access::LEDGER, routes!(witness::show)),
         (Access::Tiles, routes!(audit::checkpoint)),
+        (Access::Tiles, routes!(audit::consistency)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(jwks::show)),
         (Access::Open, routes!(system::health)),
@@ -250,9 +258,13 @@ pub fn router(state: State) -> Router {
     let tiles = Router::new()
         .route("/admin/audit/tile/{*path}", get(audit::tile))
         .route("/admin/audit/rotations", get(audit::rotations))
+        .route("/admin/audit/witnessed", get(audit::witnessed))
         .route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
+    // Another protocol, whose requests prove themselves.
+    let peers = Router::new().route("/audit/witness/add-checkpoint", post(witness::add_checkpoint));
     router
         .merge(tiles)
+        .merge(peers)
         .fallback(respond::no_such_path)
         .method_not_allowed_fallback(respond::no_such_method)
         .layer(DefaultBodyLimit::disable())

@@ -1,14 +1,16 @@
-//! Sessions that the running gateway remembers: list, reset, end.
+//! Sessions, as the store remembers them for all processes: list, reset, end.
+
+use std::time::Duration;
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
-use crate::admin::control::Guard;
 use crate::admin::respond::{self, Body, ErrorAnswer, Params, Refusal};
 use crate::admin::time::Time;
-use crate::error::{Error, Kind};
+use crate::error::Error;
+use crate::kavach::memory::{self, Act};
 use crate::kavach::session::Session;
 use crate::unit::clock::Timestamp;
 
@@ -46,10 +48,10 @@ impl From<Session> for SessionView {
             begun_at: session.begun_at.into(),
             seen_at: session.seen_at.into(),
             ended_until: session.ended_until.map(Time),
-            requests: session.requests,
-            input_tokens: session.input_tokens,
-            output_tokens: session.output_tokens,
-            cost_nano_usd: session.cost.nanos(),
+            requests: session.figures.requests,
+            input_tokens: session.figures.input_tokens,
+            output_tokens: session.figures.output_tokens,
+            cost_nano_usd: session.figures.cost.nanos(),
         }
     }
 }
@@ -84,11 +86,12 @@ pub struct SessionOrder {
     id: String,
 }
 
-/// Lists the sessions that this process remembers, the latest first.
+/// Lists sessions, the latest first: those in use, and those that an operator ended.
+///
+/// Figures are those of all processes together; what others counted in their last second may be missing.
 #[utoipa::path(get, path = "/admin/sessions", operation_id = "list_sessions", tag = "sessions", params(SessionQuery),
     responses(
     (status = 200, description = "Sessions.", body = SessionList),
-    (status = 503, description = "No gateway runs here.", body = ErrorAnswer),
 ))]
 pub async fn list(state: State, Params(query): Params<SessionQuery>) -> Result<Response, Refusal> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
@@ -98,35 +101,51 @@ pub async fn list(state: State, Params(query): Params<SessionQuery>) -> Result<R
     if query.key_id.as_deref().is_some_and(|id| !(1..=64).contains(&id.chars().count())) {
         return Err(Refusal::invalid("key_id", "The id of a key has 1 to 64 characters."));
     }
-    let found = guard(&state)?.sessions.list(query.key_id.as_deref(), limit);
-    Ok(respond::ok(&SessionList { sessions: found.into_iter().map(SessionView::from).collect() }))
+    let now = write_what_is_here(&state).await?;
+    let idle = Duration::from_millis(state.control.session_config().idle_ms);
+    let found = memory::sessions(&*state.memory, query.key_id.as_deref(), (now, idle), limit).await;
+    let sessions = found.map_err(Error::from)?.into_iter().map(SessionView::from).collect();
+    Ok(respond::ok(&SessionList { sessions }))
 }
 
-/// Sets the figures of a session to nothing, and takes back that it was ended.
+/// Sets the figures of a session to nothing, and takes back that it was ended; for every process, within a second.
 #[utoipa::path(post, path = "/admin/sessions/reset", operation_id = "reset_session", tag = "sessions",
     request_body = SessionOrder, responses(
     (status = 204, description = "It is as if it began now."),
     (status = 404, description = "There is no such session.", body = ErrorAnswer),
-    (status = 503, description = "No gateway runs here.", body = ErrorAnswer),
 ))]
 pub async fn reset(state: State, Body(order): Body<SessionOrder>) -> Result<Response, Refusal> {
-    let is_there = guard(&state)?.sessions.reset(&order.key_id, &order.id, Timestamp::now());
-    if is_there { Ok(respond::nothing()) } else { Err(Refusal::missing("session")) }
+    change(&state, &order, Act::ResetAt(Timestamp::now())).await
 }
 
-/// Ends a session: its calls are refused for `kavach.session.ended_ms`.
+/// Ends a session: its calls are refused for `kavach.session.ended_ms`, by every process within a second.
 #[utoipa::path(post, path = "/admin/sessions/end", operation_id = "end_session", tag = "sessions",
     request_body = SessionOrder, responses(
     (status = 204, description = "Its calls are refused."),
     (status = 404, description = "There is no such session.", body = ErrorAnswer),
-    (status = 503, description = "No gateway runs here.", body = ErrorAnswer),
 ))]
 pub async fn end(state: State, Body(order): Body<SessionOrder>) -> Result<Response, Refusal> {
-    let is_there = guard(&state)?.sessions.end(&order.key_id, &order.id, Timestamp::now());
-    if is_there { Ok(respond::nothing()) } else { Err(Refusal::missing("session")) }
+    let span = Duration::from_millis(state.control.session_config().ended_ms);
+    change(&state, &order, Act::EndUntil(Timestamp::now().plus(span))).await
 }
 
-fn guard(state: &State) -> Result<Guard, Error> {
-    let text = "Sessions are in the memory of a running gateway: ask it (--server on the command line).";
-    state.control.guard().ok_or_else(|| Error::new(Kind::Unavailable, text))
+async fn change(state: &State, order: &SessionOrder, act: Act) -> Result<Response, Refusal> {
+    let now = write_what_is_here(state).await?;
+    let done = memory::act(&*state.memory, (&order.key_id, &order.id), act).await;
+    if !done.map_err(Error::from)? {
+        return Err(Refusal::missing("session"));
+    }
+    if let Some(guard) = state.control.guard() {
+        guard.memory.take_marks(now).await.map_err(Error::from)?;
+    }
+    Ok(respond::nothing())
+}
+
+/// Lets the store know what this process counted, so that it speaks for all.
+async fn write_what_is_here(state: &State) -> Result<Timestamp, Refusal> {
+    let now = Timestamp::now();
+    if let Some(guard) = state.control.guard() {
+        guard.memory.flush(now).await.map_err(Error::from)?;
+    }
+    Ok(now)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::State;
+use crate::admin::auth::Caller;
 use crate::admin::control::{Readiness, ReloadProblem, ReloadReport};
 use crate::admin::respond;
 use crate::admin::time::Time;
@@ -68,8 +69,8 @@ pub struct ReloadError {
     (status = 200, description = "The file on disk is in force.", body = ReloadReport),
     (status = 409, description = "The file has errors; the old configuration stays.", body = ReloadRefusal),
 ))]
-pub async fn reload(state: State) -> Response {
-    let report = state.control.reload().await;
+pub async fn reload(state: State, caller: Caller) -> Response {
+    let report = state.control.reload(caller.token.as_deref().unwrap_or("in-process")).await;
     if report.applied {
         return respond::ok(&report);
     }

@@ -80,12 +80,10 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Noun, subject and verb of a request such as `POST /admin/keys/KEY/revoke`.
-fn meaning(method: &str, path: &str) -> (String, Option<String>, String) {
+pub(super) fn meaning(method: &str, path: &str) -> (String, Option<String>, String) {
     let mut parts = path.trim_start_matches("/admin/").split('/').filter(|part| !part.is_empty());
     let noun = parts.next().unwrap_or_default();
-    let noun = noun
-        .strip_suffix("ies")
-        .map_or_else(|| noun.strip_suffix('s').unwrap_or(noun).to_owned(), |stem| format!("{stem}y"));
+    let noun = noun.strip_suffix("ies").map_or_else(|| singular(noun).to_owned(), |stem| format!("{stem}y"));
     let rest: Vec<&str> = parts.collect();
     let plain = match method {
         "POST" => "create",
@@ -101,6 +99,11 @@ fn meaning(method: &str, path: &str) -> (String, Option<String>, String) {
         (_, [subject]) => (noun, Some((*subject).to_owned()), plain.to_owned()),
         (_, [subject, .., verb]) => (noun, Some((*subject).to_owned()), (*verb).to_owned()),
     }
+}
+
+fn singular(noun: &str) -> &str {
+    // `status` is one already.
+    noun.strip_suffix('s').filter(|stem| !stem.ends_with('u')).unwrap_or(noun)
 }
 
 /// What was asked for, without secrets; its size and hash if it is large or no JSON.

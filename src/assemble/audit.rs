@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::admin::control::Auditing;
 use crate::assemble::Source;
 use crate::assemble::core::Core;
+use crate::assemble::witnesses::Standings;
 use crate::audit::disk::System;
 use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index;
@@ -93,6 +94,9 @@ impl Keys {
 pub struct Keeper {
     settings: Settings,
     keys: Keys,
+    origin: String,
+    /// How the witnesses that are asked stand.
+    pub(super) witnesses: Standings,
     log: ArcSwapOption<Log>,
     /// Held while the log is being opened.
     opening: Mutex<()>,
@@ -105,6 +109,26 @@ pub struct Keeper {
     told: AtomicU8,
 }
 
+/// The name of the log, or the one that it would have.
+///
+/// # Errors
+/// When the name of the node cannot be read.
+pub fn origin(keeper: Option<&Keeper>, config: &Config) -> anyhow::Result<String> {
+    if let Some(keeper) = keeper {
+        return Ok(keeper.origin.clone());
+    }
+    new_origin(config)
+}
+
+/// The name of a log that is begun.
+fn new_origin(config: &Config) -> anyhow::Result<String> {
+    if let Some(origin) = &config.audit.origin {
+        return Ok(origin.clone());
+    }
+    let node = std::fs::read_to_string(config.data_dir.join("node.id"));
+    Ok(format!("marg/{}", node.context("the name of the node cannot be read")?.trim()))
+}
+
 /// Where the log is.
 pub fn folder(config: &Config) -> PathBuf {
     config.audit.folder.clone().unwrap_or_else(|| config.data_dir.join("audit"))
@@ -115,7 +139,7 @@ pub fn folder(config: &Config) -> PathBuf {
 /// # Errors
 /// When it cannot be made, or there is a log whose key is gone.
 pub fn make_key(config: &Config, passphrase: Option<&Secret>) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
-    let AuditConfig { enabled, key, origin, .. } = &config.audit;
+    let AuditConfig { enabled, key, .. } = &config.audit;
     let file = config.data_dir.join("audit.key");
     if !enabled || key.is_some() {
         return Ok(None);
@@ -129,10 +153,7 @@ pub fn make_key(config: &Config, passphrase: Option<&Secret>) -> anyhow::Result<
             file.display(),
             folder.display()
         );
-        let node =
-            std::fs::read_to_string(config.data_dir.join("node.id")).context("the name of the node cannot be read")?;
-        let origin = origin.clone().unwrap_or_else(|| format!("marg/{}", node.trim()));
-        let keys = SigningKeys::create(Purpose::Log, &origin, Timestamp::now())?;
+        let keys = SigningKeys::create(Purpose::Log, &new_origin(config)?, Timestamp::now())?;
         match keys.save(&file, passphrase) {
             // Another process may have been quicker.
             Err(KeyError::File(_, error)) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -160,7 +181,7 @@ impl Keeper {
             passphrase: loaded.audit.passphrase.clone(),
             file: loaded.config.data_dir.join("audit.key"),
         };
-        keys.load().context("the key of the audit log (audit.key)")?;
+        let (present, _) = keys.load().context("the key of the audit log (audit.key)")?;
         let witness = |one: &crate::config::WitnessConfig| WitnessKey {
             name: one.name.clone(),
             key: one.key.clone(),
@@ -174,6 +195,8 @@ impl Keeper {
         let keeper = Self {
             settings,
             keys,
+            origin: present.name().to_owned(),
+            witnesses: Standings::default(),
             log: ArcSwapOption::empty(),
             opening: Mutex::new(()),
             trouble: Mutex::default(),
@@ -292,6 +315,7 @@ impl Keeper {
             trouble: self.trouble(),
             enforced: config.mode == AuditMode::Enforce,
             open_tiles: config.open_tiles,
+            witnesses: self.witnesses.all(),
         }
     }
 
@@ -412,19 +436,30 @@ pub fn note_stop(journal: &Journal) {
 }
 
 /// Notes that another configuration is in force, and each mode that it changed.
-pub fn note_reload(journal: &Journal, source: &Source, (before, after): (&Config, &Config), changed: &[String]) {
+pub fn note_reload(
+    journal: &Journal,
+    (source, actor): (&Source, &str),
+    (before, after): (&Config, &Config),
+    changed: &[String],
+) {
     if changed.is_empty() {
         return;
     }
     let detail = json!({"changed": changed, "config_sha256": config_hash(source)});
-    note(journal, event::Event { noun: "config".to_owned(), ..event::Event::of_gateway("reload", detail) });
+    note(
+        journal,
+        event::Event { noun: "config".to_owned(), actor: actor.into(), ..event::Event::of_gateway("reload", detail) },
+    );
     let modes = [
         ("audit", before.audit.mode.name(), after.audit.mode.name()),
         ("kavach", before.kavach.mode.name(), after.kavach.mode.name()),
     ];
     for (subject, from, to) in modes.into_iter().filter(|(_, from, to)| from != to) {
         let event = event::Event::of_gateway("change", json!({"from": from, "to": to}));
-        note(journal, event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), ..event });
+        note(
+            journal,
+            event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), actor: actor.into(), ..event },
+        );
     }
 }
 

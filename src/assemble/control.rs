@@ -13,6 +13,7 @@ use crate::admin::control::{
 use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{audit, limits, live, load, permits, protection};
+use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -20,6 +21,7 @@ use crate::config::load::Loaded;
 use crate::config::problem::Problem;
 use crate::config::reload::{changed, restart_needed};
 use crate::error::{Error, Kind, Result};
+use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
 use crate::ledger::feeder::ConsumerState;
 use crate::pipeline::Live;
@@ -38,8 +40,8 @@ const UNHEALTHY_AFTER: u64 = 5;
 
 #[async_trait]
 impl Control for Core {
-    async fn reload(&self) -> ReloadReport {
-        self.reload_now().await
+    async fn reload(&self, actor: &str) -> ReloadReport {
+        self.reload_now(actor).await
     }
 
     fn providers(&self) -> Vec<ProviderStatus> {
@@ -173,8 +175,11 @@ impl Control for Core {
     }
 
     fn guard(&self) -> Option<Guard> {
-        let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
-        Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
+        Some(Guard { gate: self.gateway.live.load().gate.clone(), memory: self.memory.clone() })
+    }
+
+    fn session_config(&self) -> SessionConfig {
+        self.gateway.sessions.config()
     }
 
     fn readiness(&self) -> Readiness {
@@ -249,6 +254,10 @@ impl Control for Core {
         Some(keeper.view(&self.loaded.load().config.audit))
     }
 
+    fn witness(&self) -> Option<Arc<Witness>> {
+        self.peers.witness()
+    }
+
     fn open_metrics(&self) -> bool {
         self.loaded.load().config.admin.open_metrics
     }
@@ -256,9 +265,9 @@ impl Control for Core {
 
 impl Core {
     /// Reads the configuration again and applies it, all or nothing.
-    pub async fn reload_now(&self) -> ReloadReport {
+    pub async fn reload_now(&self, actor: &str) -> ReloadReport {
         let report =
-            self.try_reload().await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
+            self.try_reload(actor).await.unwrap_or_else(|errors| ReloadReport { errors, ..ReloadReport::default() });
         METRICS.reloads.with_label_values(&[if report.applied { "applied" } else { "refused" }]).inc();
         if report.applied {
             tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "reloaded");
@@ -269,7 +278,7 @@ impl Core {
         report
     }
 
-    async fn try_reload(&self) -> Result<ReloadReport, Vec<ReloadProblem>> {
+    async fn try_reload(&self, actor: &str) -> Result<ReloadReport, Vec<ReloadProblem>> {
         let _alone = self.replacing.lock().await;
         let loaded = load(&self.source, self.simulated_address.as_deref())
             .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
@@ -277,6 +286,7 @@ impl Core {
         let stored = self.stored.load_full();
         let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
+        self.peers.apply(&loaded.config).map_err(|error| vec![unplaced(format!("{error:#}"))])?;
         let report = ReloadReport {
             applied: true,
             changed: changes(&before, &loaded),
@@ -285,14 +295,15 @@ impl Core {
         };
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
+        self.gateway.journal.set_strict(loaded.config.ledger.strict_sync);
         self.feeder.configure(feeder_settings(&loaded.config));
         let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
         self.gateway.live.store(live.clone());
-        protection::note_change(&self.gateway.journal, &old.gate, &live.gate);
+        protection::note_change(&self.gateway.journal, actor, (&old.gate, &live.gate));
         permits::note_change(&self.gateway.journal, Some(&old.permits), &live.permits);
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
-        audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
+        audit::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();

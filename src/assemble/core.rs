@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
+use crate::assemble::peers::Peers;
 use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
@@ -21,6 +22,7 @@ use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::error::StoreError;
+use crate::kavach::memory::Memory;
 use crate::key::ring::Ring;
 use crate::ledger::Consumer;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
@@ -34,8 +36,9 @@ use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
 
-/// How often the store is asked whether another process has written to it.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How often the store is asked whether another process has written to it: it costs one look-up, and a revocation elsewhere has
+/// a second to arrive even when nobody tells of it.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
 const ASK_FOR: Duration = Duration::from_secs(1);
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
@@ -64,6 +67,10 @@ pub struct Core {
     pub(super) prices: ArcSwap<Vec<StoredPrice>>,
     /// The audit log, if there is to be one.
     pub(super) keeper: Option<Arc<Keeper>>,
+    /// The witness of other logs, if there is to be one.
+    pub(super) peers: Peers,
+    /// What the gate remembers.
+    pub(super) memory: Arc<Memory>,
     pub(super) house: House,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
@@ -88,13 +95,7 @@ impl Core {
         address: Option<String>,
         simulated: Option<simulated::Listener>,
     ) -> anyhow::Result<Arc<Self>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(8)
-            .thread_name("core")
-            .enable_all()
-            .build()
-            .context("cannot start the core runtime")?;
+        let runtime = runtime()?;
         let (stop, stopped) = watch::channel(false);
         let house = runtime.block_on(house::open(&loaded))?;
         let stored_limits =
@@ -108,6 +109,7 @@ impl Core {
             limits::counting(&house, &loaded)?
         };
         let keeper = Keeper::start(&loaded)?;
+        let peers = Peers::start(&loaded, audit::origin(keeper.as_deref(), &loaded.config)?)?;
         let entries = keeper.clone().map(|keeper| Arc::new(audit::Feed(keeper)) as Arc<dyn Consumer>);
         let takers = Takers {
             ledger: house.store.clone(),
@@ -125,6 +127,7 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
+        let memory = runtime.block_on(recall(&gateway, &house)).context("cannot read sessions and habits of keys")?;
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
@@ -143,6 +146,8 @@ impl Core {
             authority,
             prices: ArcSwap::from_pointee(prices),
             keeper,
+            peers,
+            memory,
             house,
             ring,
             feeder: handle,
@@ -162,6 +167,7 @@ impl Core {
     fn attend(self: &Arc<Self>, runtime: &Runtime, stopped: watch::Receiver<bool>) {
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
         runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
+        runtime.spawn_named("memory of the gate", protection::remember(self.clone(), stopped.clone()));
         runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
         if let Some(keeper) = self.keeper.clone() {
             if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
@@ -192,6 +198,7 @@ impl Core {
             prices: store.clone(),
             repricing: store.clone(),
             adjust: Arc::new(limits::Correcting(self.clone())),
+            memory: store.clone(),
             ledger: store,
             journal: Some(self.gateway.journal.clone()),
             control: self.clone() as Arc<dyn Control>,
@@ -229,6 +236,7 @@ impl Core {
             if let Some(keeper) = &self.keeper {
                 keeper.finish();
             }
+            runtime.block_on(protection::write_last(self));
             runtime.block_on(self.house.store.close());
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
@@ -297,12 +305,36 @@ async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute
     Ok((ring, stored, prices))
 }
 
+/// The threads of what is not Pingora's.
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .thread_name("core")
+        .enable_all()
+        .build()
+        .context("cannot start the core runtime")
+}
+
+/// What the gate remembers, with what processes before this one left of sessions and keys.
+async fn recall(gateway: &Gateway, house: &House) -> Result<Arc<Memory>, StoreError> {
+    let habits = (gateway.sessions.clone(), gateway.drift.clone());
+    let memory = Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into());
+    // The generation first: a word that comes between is then taken twice, never missed.
+    let generation = house.store.generation().await?;
+    memory.load(generation, Timestamp::now()).await?;
+    Ok(Arc::new(memory))
+}
+
 /// Opens the journal in the data folder.
 ///
 /// # Errors
 /// When it cannot be opened.
 pub fn open_journal(config: &Config, folder: PathBuf) -> anyhow::Result<Journal> {
-    Journal::open(&folder, journal_settings(config)).map_err(|error| anyhow::anyhow!("{}", error.text()))
+    let journal = Journal::open(&folder, journal_settings(config));
+    let journal = journal.map_err(|error| anyhow::anyhow!("{}", error.text()))?;
+    journal.set_strict(config.ledger.strict_sync);
+    Ok(journal)
 }
 
 pub(super) fn journal_settings(config: &Config) -> JournalSettings {
@@ -319,7 +351,6 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
     }
 }
 
-/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
 /// Returns with the next news from other processes; never, where nobody brings any.
 async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
     let ended = match heard {
@@ -331,15 +362,20 @@ async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
     }
 }
 
+/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
 async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
     let store = core.house.store.clone();
     let mut known = None;
     let mut heard = core.news.as_ref().and_then(|news| news.subscribe().ok());
+    let mut own = core.ring.news().listen();
     loop {
+        own.mark_unchanged();
         let told = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             () = store.changed() => false,
             () = next_news(&mut heard) => true,
+            // This process has written itself: the sooner it looks, the sooner it tells the others.
+            Ok(()) = own.changed(), if core.news.is_some() => false,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
@@ -375,6 +411,9 @@ async fn take_changes(core: &Core) -> Result<bool, StoreError> {
     core.ring.refresh(&*core.house.store).await?;
     METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
     if core.ring.parties().refresh(&*core.house.store).await.is_err() {
+        return Ok(false);
+    }
+    if core.memory.take_marks(Timestamp::now()).await.is_err() {
         return Ok(false);
     }
     if let Err(error) = core.take_routes().await {

@@ -8,7 +8,7 @@ use crate::assemble::permits;
 use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
-use crate::config::{Config, LogFormat, LogLevel, ServerConfig};
+use crate::config::{Config, LogFormat, LogLevel, RunningCalls, ServerConfig};
 use crate::kavach::Gate;
 use crate::kavach::config::KavachConfig;
 use crate::kavach::drift::geo::Places;
@@ -168,6 +168,7 @@ fn settings(config: &Config) -> Settings {
         write_timeout: Duration::from_millis(*write_timeout_ms),
         provider_header: *provider_header,
         default_max_output_tokens: config.budget.default_max_output_tokens,
+        cut_running: config.keys.running_calls == RunningCalls::Cut,
         default_caps: config.budget.default_caps,
     }
 }

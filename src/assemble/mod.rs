@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod house;
 pub mod limits;
 pub mod live;
+mod peers;
 pub mod permits;
 mod protection;
 mod servers;

@@ -13,6 +13,7 @@ use crate::kavach::{Gate, Suspension};
 use crate::key::{self, store::KeyStore};
 use crate::ledger::journal::{Journal, Line};
 use crate::pipeline::Gateway;
+use crate::unit::clock::Timestamp;
 use crate::unit::event::Event;
 
 /// Applies the settings of sessions and drift; what is remembered stays.
@@ -55,8 +56,50 @@ pub(super) async fn keep_suspensions(core: Arc<Core>, mut stopped: watch::Receiv
     }
 }
 
-/// Writes down that another gate is in force.
-pub(super) fn note_change(journal: &Journal, before: &Gate, after: &Gate) {
+/// How often what was counted of sessions is written; figures of other processes lag by it.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whose habits are due to be shared.
+const SHARE_EVERY: Duration = Duration::from_secs(5);
+/// How long the last writes may take at the end of the process.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Carries sessions and habits to the store and back until the end. A store that is away changes nothing here.
+pub(super) async fn remember(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let (mut shared_at, mut is_away) = (Timestamp::now(), false);
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(FLUSH_EVERY) => {}
+        }
+        let now = Timestamp::now();
+        let mut done = core.memory.flush(now).await;
+        if done.is_ok() && shared_at.plus(SHARE_EVERY) <= now {
+            shared_at = now;
+            done = core.memory.share_habits(now, false).await;
+        }
+        if let (Err(error), false) = (&done, is_away) {
+            tracing::warn!(%error, "sessions and habits of keys are known to this process only until the store takes them");
+        }
+        is_away = done.is_err();
+    }
+}
+
+/// Writes what is left, before the store is closed.
+pub(super) async fn write_last(core: &Core) {
+    let now = Timestamp::now();
+    let all = async {
+        core.memory.flush(now).await?;
+        core.memory.share_habits(now, true).await
+    };
+    match tokio::time::timeout(LAST_WRITES, all).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the last figures of sessions are lost"),
+        Err(_) => tracing::warn!("the last figures of sessions are lost: the store does not answer"),
+    }
+}
+
+/// Writes down that another gate is in force, and who wanted it.
+pub(super) fn note_change(journal: &Journal, actor: &str, (before, after): (&Gate, &Gate)) {
     if before.is_like(after) {
         return;
     }
@@ -69,6 +112,7 @@ pub(super) fn note_change(journal: &Journal, before: &Gate, after: &Gate) {
     tracing::warn!(from = before.mode().name(), to = after.mode().name(), set = after.set_hash(), "the gate changed");
     let event = Event {
         noun: "policy".to_owned(),
+        actor: actor.into(),
         ..Event::of_gateway("reload", json!({"from": told(before), "to": told(after)}))
     };
     if let Err(error) = journal.append(&Line::Event(event)) {

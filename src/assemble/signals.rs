@@ -46,7 +46,7 @@ pub async fn reload_on_hangup(core: Arc<Core>) {
     loop {
         next(&mut hangup).await;
         tracing::info!("SIGHUP: reloading");
-        core.reload_now().await;
+        core.reload_now("gateway").await;
     }
 }
 

@@ -25,7 +25,7 @@ use crate::audit::opening::{self, Opened};
 use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::state::State;
-use crate::audit::tail::{LOG, Pending, Tail, Taken};
+use crate::audit::tail::{LOG, Pending, Tail, Taken, WITNESSED};
 use crate::audit::tiles::TileError;
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
@@ -188,7 +188,7 @@ impl Log {
         policy.trust(&state.keys());
         // Witnesses may have been chosen anew since.
         let witnessed = witnessed.filter(|last| {
-            !policy.witnesses().is_empty()
+            policy.asks_for_witnesses()
                 && policy.standing(last.note.to_string().as_bytes()).is_ok_and(|standing| standing.witnessed)
         });
         let published_at = published.as_ref().map(|_| now);
@@ -349,8 +349,8 @@ impl Log {
         self.publish(&mut writer, now).map(|_| ())
     }
 
-    /// Keeps cosignatures on a checkpoint of ours, if the policy knows who made them; whether it is now witnessed as the policy
-    /// asks. The last checkpoint's file carries them from then on.
+    /// Keeps cosignatures on a checkpoint of ours, beside those that it has; whether it is now witnessed as the policy asks. The
+    /// last checkpoint's file carries them from then on; the last witnessed one has a file of its own.
     ///
     /// # Errors
     /// When the note is not ours, or the disk refuses.
@@ -359,17 +359,27 @@ impl Log {
         let mut policy = self.settings.policy.clone();
         policy.trust(&writer.state.keys());
         let contradiction = |error: &dyn std::fmt::Display| LogError::Contradiction(error.to_string());
-        let standing = policy.standing(checkpoint.as_bytes()).map_err(|error| contradiction(&error))?;
+        policy.standing(checkpoint.as_bytes()).map_err(|error| contradiction(&error))?;
         let (parsed, note) = Checkpoint::from_note(checkpoint.as_bytes()).map_err(|error| contradiction(&error))?;
-        let published = Published { checkpoint: parsed, note };
+        let mut published = Published { checkpoint: parsed, note };
+        // Witnesses answer at their own time; what others gave stays.
+        for last in [&writer.published, &writer.witnessed].into_iter().flatten() {
+            if last.checkpoint == published.checkpoint {
+                let given = std::mem::replace(&mut published.note, last.note.clone()).signatures;
+                published.note.add(given);
+            }
+        }
+        let text = published.note.to_string();
         if writer.published.as_ref().is_some_and(|last| last.checkpoint == published.checkpoint) {
             let path = writer.folder.join(LOG).join("checkpoint");
-            writer.put(&[(path, checkpoint.as_bytes())])?;
+            writer.put(&[(path, text.as_bytes())])?;
             writer.published = Some(published.clone());
         }
-        if standing.witnessed && !policy.witnesses().is_empty() {
-            let path = writer.folder.join("witnessed");
-            writer.put(&[(path, checkpoint.as_bytes())])?;
+        let standing = policy.standing(text.as_bytes()).map_err(|error| contradiction(&error))?;
+        let known = writer.witnessed.as_ref().map_or(0, |last| last.checkpoint.size);
+        if standing.witnessed && policy.asks_for_witnesses() && known <= published.checkpoint.size {
+            let path = writer.folder.join(LOG).join(WITNESSED);
+            writer.put(&[(path, text.as_bytes())])?;
             writer.witnessed = Some(published);
         }
         Ok(standing.witnessed)

@@ -257,7 +257,7 @@ pub fn root_of_inclusion(index: u64, size: u64, leaf: Hash, proof: &[Hash]) -> O
 
 /// Whether a proof shows that the tree `(old, old_root)` is the beginning of `(new, new_root)`. Source: RFC 9162 section 2.1.4.2.
 pub fn is_consistent((old, old_root): (u64, Hash), (new, new_root): (u64, Hash), proof: &[Hash]) -> bool {
-    if old == 0 {
+    if old == 0 && new > 0 {
         return proof.is_empty() && old_root == empty_root();
     }
     if old == new {
@@ -420,6 +420,7 @@ pub(super) mod tests {
     fn every_pair_of_sizes_is_consistent_and_any_change_is_seen() {
         let leaves = Leaves::of(70);
         let other = leaf_hash(b"other");
+        assert!(!is_consistent((0, empty_root()), (0, other), &[]), "without entries there is one root only");
         for new in 0..=70 {
             let new_root = leaves.root(new);
             for old in 0..=new {

@@ -1,7 +1,7 @@
 //! Signed notes and the keys that verify them (c2sp.org/signed-note), as checkpoints, cosignatures and rotations are written.
 //!
 //! A note is a text and signature lines; signatures by unknown keys are carried along and mean nothing. Bounds: a note of at
-//! most 512 KiB with at most 64 signatures. ML-DSA-65 has no type byte of its own there, so it uses 0xff and an identifier, as
+//! most 512 KiB with at most 132 signatures. ML-DSA-65 has no type byte of its own there, so it uses 0xff and an identifier, as
 //! the specification asks: `0xff ‖ "marg-note/ml-dsa-65/v1\n" ‖ public key`.
 
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::audit::merkle::sha256;
 /// The largest note that is read.
 pub const NOTE_LIMIT_BYTES: usize = 512 * 1024;
 
-/// The most signatures of a note; the specification asks for at least 16.
-const SIGNATURES_LIMIT: usize = 64;
+/// The most signatures of a note: those of the log and of 64 witnesses with two keys. The specification asks for at least 16.
+const SIGNATURES_LIMIT: usize = 132;
 
 /// How a signature is made. Source: c2sp.org/signed-note, section "Signature types", and c2sp.org/tlog-cosignature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -268,6 +268,14 @@ impl Note {
         Ok(Self { text: body.to_owned(), signatures })
     }
 
+    /// Puts signatures in; a later one by the same key takes the place of the earlier.
+    pub fn add(&mut self, lines: impl IntoIterator<Item = SignatureLine>) {
+        for line in lines {
+            self.signatures.retain(|other| (&other.name, other.id) != (&line.name, line.id));
+            self.signatures.push(line);
+        }
+    }
+
     /// The signature that names a key.
     pub fn by(&self, key: &PublicKey) -> Option<&SignatureLine> {
         self.signatures.iter().find(|line| key.signs(line))
@@ -322,7 +330,7 @@ mod tests {
             let error = Note::parse(text.as_bytes()).unwrap_err().0;
             assert!(error.contains(part), "{text:?}: {error}");
         }
-        let many = format!("text\n\n{}", "— name AAAAAAA=\n".repeat(65));
+        let many = format!("text\n\n{}", "— name AAAAAAA=\n".repeat(133));
         assert!(Note::parse(many.as_bytes()).is_err());
     }
 }

@@ -21,7 +21,7 @@ use crate::audit::merkle::{self, Hash};
 use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::state::State;
-use crate::audit::tail::{LOG, Mended, Tail};
+use crate::audit::tail::{LOG, Mended, Tail, WITNESSED};
 use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
 
 /// So many of the last entries are recognised when a lost state makes the journal offer them again.
@@ -82,7 +82,8 @@ pub fn open(
     }
     let check = |file: &'static str, bytes: Vec<u8>| checked((folder, file), &bytes, &state, &tail);
     let published = checkpoint.map(|bytes| check("log/checkpoint", bytes)).transpose()?;
-    let witnessed = read(&folder.join("witnessed"))?.map(|bytes| check("witnessed", bytes)).transpose()?;
+    adopt_witnessed(folder, disk)?;
+    let witnessed = read(&folder.join("log/witnessed"))?.map(|bytes| check("log/witnessed", bytes)).transpose()?;
     let known = match state.rebuilt {
         Some(size) if state.size < size + KNOWN_LIMIT => known(folder, size)?,
         _ => HashSet::new(),
@@ -111,6 +112,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(LogError::Disk(error)),
     }
+}
+
+/// The first logs kept the last witnessed checkpoint outside of the public files.
+fn adopt_witnessed(folder: &Path, disk: &dyn Disk) -> Result<(), LogError> {
+    let (old, new) = (folder.join("witnessed"), folder.join(LOG).join(WITNESSED));
+    if old.exists() && !new.exists() { disk.rename(&old, &new).map_err(LogError::Disk) } else { Ok(()) }
 }
 
 /// A new log, or one whose state was lost.

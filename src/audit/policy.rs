@@ -135,15 +135,36 @@ impl Policy {
         Self { logs: keys.to_vec(), ..Self::default() }
     }
 
-    /// Adds witnesses, each of another name, of which at least `least` must cosign; 0 asks for none.
+    /// Adds witnesses, each of another name, of which at least `least` must cosign; 0 asks for none. Keys of the same name are one
+    /// witness, which counts once, and only where all of them cosigned.
     pub fn with_witnesses(mut self, witnesses: Vec<WitnessKey>, least: usize) -> Self {
-        let names = witnesses.iter().map(|witness| witness.name.clone()).collect();
+        let mut members = Vec::new();
+        for one in &witnesses {
+            let same = witnesses.iter().filter(|other| other.key.name() == one.key.name());
+            let same: Vec<String> = same.map(|other| other.name.clone()).collect();
+            match same.as_slice() {
+                [alone] => members.push(alone.clone()),
+                [first, ..] if *first == one.name => {
+                    // No name of the configuration holds a colon, so it is new.
+                    let name = format!("{}:all", one.key.name());
+                    members.push(name.clone());
+                    self.groups.push(Group { name, least: same.len(), members: same });
+                }
+                _ => {}
+            }
+        }
         self.witnesses = witnesses;
         if least > 0 {
-            self.groups = vec![Group { name: "witnesses".to_owned(), least, members: names }];
-            self.quorum = Some("witnesses".to_owned());
+            let name = format!("witnesses:{least}-of-{}", members.len());
+            self.groups.push(Group { name: name.clone(), least, members });
+            self.quorum = Some(name);
         }
         self
+    }
+
+    /// Whether it asks for witnesses at all.
+    pub fn asks_for_witnesses(&self) -> bool {
+        self.quorum.is_some()
     }
 
     /// Lets one signature of the log suffice where the policy holds only one kind of key, or one was not made.
@@ -256,6 +277,12 @@ impl Policy {
             text.push_str(&format!("group {name} {least} {}\n", members.join(" ")));
         }
         text + &format!("quorum {}\n", self.quorum.as_deref().unwrap_or("none"))
+    }
+
+    /// The origins of the logs that it knows, each once.
+    pub fn origins(&self) -> Vec<String> {
+        let names: std::collections::BTreeSet<&str> = self.logs.iter().map(PublicKey::name).collect();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     /// The generations of a log's keys, oldest first.
@@ -455,6 +482,24 @@ mod tests {
         assert_eq!(standing.witnesses.get("w3"), Some(&Timestamp(5_000_000)));
         let moved = two.replacen("7\n", "8\n", 1);
         assert!(matches!(policy.check(moved.as_bytes()), Err(PolicyError::Signature(..))));
+    }
+
+    #[test]
+    fn two_keys_of_one_witness_are_one_witness() {
+        let log = keys(Purpose::Log, "l");
+        let (both, other) = (keys(Purpose::Witness, "w1"), keys(Purpose::Witness, "w2"));
+        let named = |name: &str, keys: &SigningKeys, at| WitnessKey { name: name.to_owned(), ..witness("", keys, at) };
+        let known = vec![named("w1-a", &both, 0), named("w1-b", &both, 1), named("w2", &other, 0)];
+        let policy = |least| Policy::of_log(log.public()).with_witnesses(known.clone(), least);
+        assert_eq!(Policy::parse(&policy(2).to_text()).unwrap(), policy(2));
+        let alone = checkpoint(&log, &[&both]);
+        assert!(policy(1).check(alone.as_bytes()).is_ok());
+        let error = policy(2).check(alone.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("the quorum witnesses:2-of-2 is not reached"), "{error}");
+        assert!(policy(2).check(checkpoint(&log, &[&both, &other]).as_bytes()).is_ok());
+        let mut half = Note::parse(alone.as_bytes()).unwrap();
+        half.signatures.pop();
+        assert!(policy(1).check(half.to_string().as_bytes()).is_err(), "one of its two keys is not enough");
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub type Pending = (PathBuf, Vec<u8>);
 /// Where the public files are, below the audit folder.
 pub const LOG: &str = "log";
 
+/// The last checkpoint that enough witnesses cosigned, beside the checkpoint.
+pub const WITNESSED: &str = "witnessed";
+
 /// An entry on its way into the log.
 #[derive(Clone, Debug)]
 pub struct Taken {

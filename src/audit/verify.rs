@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use crate::audit::checkpoint::Checkpoint;
@@ -15,6 +16,7 @@ use crate::audit::index::Seen;
 use crate::audit::merkle::{Frontier, Hash, fold, is_consistent, leaf_hash};
 use crate::audit::policy::{Policy, PolicyError, Standing};
 use crate::audit::rotation;
+use crate::audit::tail::WITNESSED;
 use crate::audit::tiles::{self, Row, WIDTH};
 use crate::audit::witness::AddCheckpoint;
 
@@ -70,14 +72,18 @@ pub struct Report {
     pub rotations: usize,
     /// The older checkpoints that the log continues, by name and size.
     pub continues: Vec<(String, u64)>,
+    /// How far the log is witnessed as the policy asks; `None` if it asks for no witness.
+    pub witnessed: Option<Standing>,
 }
 
-/// Verifies the log in a folder (the one with `checkpoint` and `tile/`). Whether enough witnesses cosigned is in the report, not
-/// an error.
+/// Verifies the log in a folder (the one with `checkpoint` and `tile/`). How far enough witnesses cosigned it is in the report,
+/// not an error: the newest checkpoint of a log that is being written is not cosigned yet.
 ///
 /// # Errors
 /// The first fault.
 pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Fault> {
+    // A log may be written meanwhile: whatever is read before its checkpoint is not newer than that.
+    let witnessed = witnessed(folder)?;
     let bytes = fs::read(folder.join("checkpoint")).map_err(|error| Fault::new("checkpoint", error))?;
     let (checkpoint, _) = Checkpoint::from_note(&bytes).map_err(|error| Fault::new("checkpoint", error))?;
     let wrong = |error: &PolicyError| Fault::new("checkpoint", error);
@@ -86,27 +92,68 @@ pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Faul
         Ok(_) | Err(PolicyError::Missing { .. }) => {}
         Err(error) => return Err(wrong(&error)),
     }
+    let continued = kept.len();
+    let kept: Vec<Kept> = kept.iter().cloned().chain(witnessed).collect();
     let mut marks: Vec<(String, Checkpoint)> = Vec::new();
-    for Kept { name, note } in kept {
+    for Kept { name, note } in &kept {
         marks.push((name.clone(), mark(name, note, &checkpoint)?));
     }
     let mut walk = Walk::new(folder, &checkpoint, &marks);
     walk.run()?;
     let mut trusted = policy.clone();
     let mut rotations = rotation::load(folder).map_err(|error| Fault::new(rotation::FILE, error))?;
+    compare_rotations(&rotations, &walk)?;
     rotations.extend(walk.rotations.iter().map(|(_, note)| note.clone()));
     let refused = rotation::apply_all(&mut trusted, &checkpoint.origin, &rotations);
     let standing = trusted.standing(&bytes).map_err(|error| match refused {
         Some(refused) => Fault::new("checkpoint", format!("{error}; and {refused}")),
         None => wrong(&error),
     })?;
-    for Kept { name, note } in kept {
-        trusted.standing(note).map_err(|error| Fault::new(name.clone(), error))?;
+    let mut standings = vec![standing.clone()];
+    for Kept { name, note } in &kept {
+        standings.push(trusted.standing(note).map_err(|error| Fault::new(name.clone(), error))?);
     }
     strays(folder, checkpoint.size)?;
-    let continues = marks.iter().map(|(name, mark)| (name.clone(), mark.size)).collect();
-    let (entries, pruned) = (checkpoint.size - walk.pruned, walk.pruned);
-    Ok(Report { standing, entries, pruned, rotations: walk.rotations.len(), continues })
+    let witnessed = standings.into_iter().filter(|one| trusted.asks_for_witnesses() && one.witnessed);
+    let continues = marks.iter().take(continued).map(|(name, mark)| (name.clone(), mark.size)).collect();
+    Ok(Report {
+        entries: checkpoint.size - walk.pruned,
+        pruned: walk.pruned,
+        rotations: walk.rotations.len(),
+        continues,
+        witnessed: witnessed.max_by_key(|one| one.checkpoint.size),
+        standing,
+    })
+}
+
+/// The list of rotations says what their entries say. The last may be missing from it, as it is written after its entry; the
+/// entries of the first may be past their retention.
+fn compare_rotations(listed: &[String], walk: &Walk<'_>) -> Result<(), Fault> {
+    let is_end = |entries: &[(u64, String)]| {
+        let skipped = listed.len().checked_sub(entries.len());
+        let listed = skipped.and_then(|skipped| listed.get(skipped..)).unwrap_or_default();
+        listed.len() == entries.len() && listed.iter().zip(entries).all(|(listed, (_, note))| listed == note)
+    };
+    let entries = walk.rotations.as_slice();
+    match entries {
+        [] => Ok(()),
+        _ if is_end(entries) => Ok(()),
+        [before @ .., _] if is_end(before) && (walk.pruned > 0 || listed.len() == before.len()) => Ok(()),
+        [.., (last, _)] => {
+            let text =
+                format!("it is not what the log itself says in its rotations, the last of which is entry {last}");
+            Err(Fault::new(rotation::FILE, text))
+        }
+    }
+}
+
+/// The last checkpoint that enough witnesses cosigned, if the log has one.
+fn witnessed(folder: &Path) -> Result<Option<Kept>, Fault> {
+    match fs::read(folder.join(WITNESSED)) {
+        Ok(note) => Ok(Some(Kept { name: WITNESSED.to_owned(), note })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::new(WITNESSED, error)),
+    }
 }
 
 fn mark(name: &str, note: &[u8], checkpoint: &Checkpoint) -> Result<Checkpoint, Fault> {
@@ -347,5 +394,7 @@ pub fn consistency(old: &Kept, proof: &[u8], policy: &Policy) -> Result<(Standin
     Ok((before, after))
 }
 
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod tests;

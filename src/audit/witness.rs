@@ -1,20 +1,23 @@
 //! Witnesses (c2sp.org/tlog-witness): somebody else who remembers how large each log was and cosigns only what continues it.
 //!
 //! Requests and replies are built and read here; who carries them over HTTP is elsewhere. A [`Witness`] keeps the last checkpoint
-//! that it cosigned for each log in a file that is on the disk before the cosignature leaves, and refuses every rollback and fork.
-//! It needs the log's signatures as its policy asks for them, so a log that changes its keys must be made known to it.
+//! that it cosigned for each log in a file that is on the disk before the cosignature leaves, and refuses every rollback and fork,
+//! also where two processes witness from one folder (`two_processes_on_one_folder_cosign_no_fork`). It needs the log's signatures
+//! as its policy asks for them, so a log that changes its keys must be made known to it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::audit::checkpoint::{Checkpoint, verify_cosignature};
 use crate::audit::disk::{self, Disk};
 use crate::audit::key::SigningKeys;
 use crate::audit::log::Published;
 use crate::audit::merkle::{self, Hash, is_consistent, sha256};
-use crate::audit::note::{Malformed, NOTE_LIMIT_BYTES, Note, SignatureLine};
+use crate::audit::note::{Malformed, NOTE_LIMIT_BYTES, SignatureLine};
 use crate::audit::policy::{Policy, WitnessKey};
 use crate::audit::tiles::{TileError, TreeFiles};
 use crate::unit::clock::Timestamp;
@@ -45,9 +48,17 @@ impl AddCheckpoint {
     /// # Errors
     /// When a tile cannot be read.
     pub fn make(published: &Published, old: u64, tree: &TreeFiles) -> Result<Self, TileError> {
-        let old = old.min(published.checkpoint.size);
-        let proof = merkle::consistency(old, published.checkpoint.size, tree)?.unwrap_or_default();
-        Ok(Self { old, proof, checkpoint: published.note.to_string() })
+        let new = (published.checkpoint.size, published.note.to_string());
+        Self::between(old.min(published.checkpoint.size), new, tree)
+    }
+
+    /// The proof from an older size to a newer checkpoint, given as its size and note. An `old` that is larger gives no proof.
+    ///
+    /// # Errors
+    /// When a tile cannot be read.
+    pub fn between(old: u64, (size, checkpoint): (u64, String), tree: &TreeFiles) -> Result<Self, TileError> {
+        let proof = merkle::consistency(old, size, tree)?.unwrap_or_default();
+        Ok(Self { old, proof, checkpoint })
     }
 
     /// Reads a body.
@@ -103,46 +114,49 @@ impl Reply {
 /// What came of asking a witness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It cosigned: the lines of the key that was asked, verified.
+    /// It cosigned: one line for each of its keys, verified.
     Cosigned(Vec<SignatureLine>),
     /// It knows this smaller or equal size; ask again from there.
     From(u64),
-    /// It has cosigned more of this log than there is: the log is an older copy of itself, or forked.
-    Ahead(u64),
-    /// It refused; the sentence says why.
+    /// It says that it has cosigned more of this log than there is, or another history: the log was put back to an older copy of
+    /// itself, or forked. The sentence says which.
+    Contradicted(String),
+    /// It refused, or what it gave is worth nothing; the sentence says why.
     Refused(String),
 }
 
-/// Reads what a witness answered to a request for a checkpoint of ours.
-pub fn read_reply(witness: &WitnessKey, published: &Published, old: u64, (status, body): (u16, &str)) -> Asked {
-    let refused = |text: String| Asked::Refused(format!("the witness {} answered {status}: {text}", witness.name));
+/// Reads what a witness answered to a request for a checkpoint of ours. `keys` are the keys by which it is known.
+pub fn read_reply(keys: &[&WitnessKey], published: &Published, old: u64, (status, body): (u16, &str)) -> Asked {
+    let size = published.checkpoint.size;
     let first: String = body.lines().next().unwrap_or_default().chars().take(200).collect();
     match status {
         200 => {
-            let lines = body.lines().filter_map(|line| SignatureLine::parse(line).ok());
-            let ours: Vec<SignatureLine> = lines.filter(|line| witness.key.signs(line)).collect();
-            let valid = |line: &SignatureLine| {
-                verify_cosignature(&witness.key, &line.signature, &published.checkpoint).is_some()
-            };
-            if ours.is_empty() || !ours.iter().all(valid) {
-                return refused(format!("no valid cosignature by {:?} is in it", witness.key));
+            let lines: Vec<SignatureLine> = body.lines().filter_map(|line| SignatureLine::parse(line).ok()).collect();
+            let mut valid = Vec::new();
+            for WitnessKey { key, .. } in keys {
+                let line = lines
+                    .iter()
+                    .find(|line| key.signs(line))
+                    .filter(|line| verify_cosignature(key, &line.signature, &published.checkpoint).is_some());
+                let Some(line) = line else {
+                    return Asked::Refused(format!("it gave no valid cosignature by {key:?} on size {size}"));
+                };
+                valid.push(line.clone());
             }
-            Asked::Cosigned(ours)
+            Asked::Cosigned(valid)
         }
         409 => match first.parse() {
-            Ok(size) if size > published.checkpoint.size => Asked::Ahead(size),
-            Ok(size) if size != old => Asked::From(size),
-            _ => refused("it knows another log of this size: the log is forked".to_owned()),
+            Ok(known) if known > size => {
+                Asked::Contradicted(format!("it has cosigned {known} entries of this log, which has {size}"))
+            }
+            Ok(known) if known != old => Asked::From(known),
+            Ok(known) if known == size => Asked::Contradicted(format!("it has cosigned another log of size {size}")),
+            _ => Asked::Refused(format!("it answered 409 to its own size {old}: {first}")),
         },
-        _ => refused(first),
-    }
-}
-
-/// Puts cosignatures into a note, each key once.
-pub fn add_signatures(note: &mut Note, lines: Vec<SignatureLine>) {
-    for line in lines {
-        note.signatures.retain(|other| (&other.name, other.id) != (&line.name, line.id));
-        note.signatures.push(line);
+        422 => {
+            Asked::Contradicted(format!("it says that size {size} does not continue the size {old} that it cosigned"))
+        }
+        _ => Asked::Refused(format!("it answered {status}: {first}")),
     }
 }
 
@@ -150,11 +164,20 @@ pub fn add_signatures(note: &mut Note, lines: Vec<SignatureLine>) {
 pub struct Witness {
     keys: SigningKeys,
     /// The logs that it knows.
-    logs: Policy,
+    logs: RwLock<Policy>,
     folder: PathBuf,
     disk: Arc<dyn Disk>,
     /// Held from reading the last checkpoint to writing the next, so that two requests cannot roll a log back between them.
     turn: Mutex<()>,
+}
+
+/// A log as a witness knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its origin.
+    pub origin: String,
+    /// The size of the last checkpoint that was cosigned; 0 if none was.
+    pub size: u64,
 }
 
 impl Witness {
@@ -164,7 +187,23 @@ impl Witness {
     /// When the folder cannot be made.
     pub fn new(keys: SigningKeys, logs: Policy, folder: PathBuf, disk: Arc<dyn Disk>) -> io::Result<Self> {
         disk.create_folders(&folder.join("tmp"))?;
-        Ok(Self { keys, logs, folder, disk, turn: Mutex::new(()) })
+        Ok(Self { keys, logs: RwLock::new(logs), folder, disk, turn: Mutex::new(()) })
+    }
+
+    /// Goes over to other keys of logs. What it cosigned of a log stays known, also while the log is not.
+    pub fn know(&self, logs: Policy) {
+        // A policy is replaced as a whole.
+        *self.logs.write().unwrap_or_else(PoisonError::into_inner) = logs;
+    }
+
+    /// The logs that it knows, by origin. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When what it remembers cannot be read.
+    pub fn seen(&self) -> io::Result<Vec<Seen>> {
+        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner).origins();
+        let seen = |origin: String| Ok(Seen { size: self.last(&origin)?.map_or(0, |last| last.size), origin });
+        logs.into_iter().map(seen).collect()
     }
 
     /// Its public keys.
@@ -182,10 +221,10 @@ impl Witness {
             Ok(parsed) => parsed,
             Err(error) => return Reply::text(400, error.0),
         };
-        if self.logs.generations(&checkpoint.origin).is_empty() {
+        let Some(trusted) = self.trusted(&checkpoint.origin) else {
             return Reply::text(404, format!("this witness does not know the log {:?}", checkpoint.origin));
-        }
-        if let Err(error) = self.trusted(&checkpoint.origin).signed(&note, &checkpoint.origin, checkpoint.size) {
+        };
+        if let Err(error) = trusted.signed(&note, &checkpoint.origin, checkpoint.size) {
             return Reply::text(403, error.to_string());
         }
         if request.old > checkpoint.size {
@@ -199,20 +238,45 @@ impl Witness {
         })
     }
 
-    /// A log that is known by one key only is believed by that one.
-    fn trusted(&self, origin: &str) -> Policy {
+    /// Whom to believe about a log; `None` if it is not known. One that is known by one key only is believed by that one.
+    fn trusted(&self, origin: &str) -> Option<Policy> {
         let whole = |key: &crate::audit::policy::Generation| key.classic.is_some() && key.quantum.is_some();
-        let policy = self.logs.clone();
-        if policy.generations(origin).iter().all(whole) { policy } else { policy.accept_one() }
+        let policy = self.logs.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let generations = policy.generations(origin);
+        match generations.is_empty() {
+            true => None,
+            false => Some(if generations.iter().all(whole) { policy } else { policy.accept_one() }),
+        }
+    }
+
+    fn path(&self, origin: &str) -> PathBuf {
+        self.folder.join(sha256(&[origin.as_bytes()]).hex())
+    }
+
+    /// The last checkpoint of a log that was cosigned.
+    fn last(&self, origin: &str) -> io::Result<Option<Checkpoint>> {
+        let path = self.path(origin);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let wrong = |what: &str| io::Error::other(format!("{}: {what}", path.display()));
+        let (last, _) = Checkpoint::from_note(&bytes).map_err(|error| wrong(&error.0))?;
+        if last.origin != origin { Err(wrong("it is of another log")) } else { Ok(Some(last)) }
+    }
+
+    /// Keeps other processes out until it is dropped: during an upgrade two of them witness from one folder.
+    fn alone(&self) -> io::Result<File> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.folder.join("lock"))?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
     }
 
     fn judge(&self, request: &AddCheckpoint, checkpoint: &Checkpoint, now: Timestamp) -> io::Result<Reply> {
-        let path = self.folder.join(sha256(&[checkpoint.origin.as_bytes()]).hex());
-        let last = match fs::read(&path) {
-            Ok(bytes) => Some(Checkpoint::from_note(&bytes).map_err(|error| io::Error::other(error.0))?.0),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
+        let _alone = self.alone()?;
+        let path = self.path(&checkpoint.origin);
+        let last = self.last(&checkpoint.origin)?;
         let (size, root) = last.map_or((0, merkle::empty_root()), |last| (last.size, last.root));
         if request.old != size {
             return Ok(Reply::size(size));
@@ -222,25 +286,32 @@ impl Witness {
                 "{}: the checkpoint of size {} does not continue the one of size {size} that this witness cosigned",
                 checkpoint.origin, checkpoint.size
             );
-            // A contradiction that the log itself signed proves that it misbehaves; keep it.
-            tracing::warn!(
+            if size != checkpoint.size || !request.proof.is_empty() {
+                tracing::warn!(origin = checkpoint.origin, size = checkpoint.size, known = size, "a proof was refused");
+                return Ok(Reply::text(422, text));
+            }
+            // Two checkpoints of one size that the log itself signed prove that it misbehaves. The first such pair is kept.
+            let evidence = path.with_extension("fork");
+            tracing::error!(
                 origin = checkpoint.origin,
-                size = checkpoint.size,
-                known = size,
-                note = request.checkpoint,
-                "fork"
+                size,
+                evidence = %evidence.display(),
+                "ALARM: a log that this witness knows is forked"
             );
-            return Ok(if size == checkpoint.size && request.proof.is_empty() {
-                Reply::size(size)
-            } else {
-                Reply::text(422, text)
-            });
+            if !evidence.exists() {
+                self.put(evidence, &request.checkpoint)?;
+            }
+            return Ok(Reply::size(size));
         }
         let lines = self.keys.cosign(checkpoint, now).map_err(io::Error::other)?;
-        disk::put(self.disk.as_ref(), &self.folder.join("tmp"), &[(path, request.checkpoint.as_bytes())])?;
+        self.put(path, &request.checkpoint)?;
         Ok(Reply::text(200, lines.iter().map(ToString::to_string).collect::<String>().trim_end()))
+    }
+
+    fn put(&self, path: PathBuf, note: &str) -> io::Result<()> {
+        disk::put(self.disk.as_ref(), &self.folder.join("tmp"), &[(path, note.as_bytes())])
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::audit) mod tests;

@@ -214,12 +214,17 @@ impl Limit {
         Ok(())
     }
 
+    /// The models that it is for, if they are named without wildcards; otherwise none.
+    pub fn only_models(&self) -> Vec<&str> {
+        let subject = self.subject.as_deref().filter(|_| self.scope == Scope::Model);
+        let named: Vec<&str> = subject.into_iter().chain(self.models.iter().map(Glob::as_str)).collect();
+        if named.iter().any(|name| name.contains(['*', '?'])) { Vec::new() } else { named }
+    }
+
     /// Whether it is for no other model than this one.
     fn is_only_for(&self, model: &str) -> bool {
-        match (self.scope, self.subject.as_deref()) {
-            (Scope::Model, Some(subject)) => subject == model,
-            _ => !self.models.is_empty() && self.models.iter().all(|pattern| pattern.as_str() == model),
-        }
+        let named = self.only_models();
+        !named.is_empty() && named.iter().all(|name| *name == model)
     }
 
     fn check_thresholds(&self) -> Result<(), LimitFault> {

@@ -61,6 +61,12 @@ pub(super) fn models(price_provider: &str) -> Vec<ModelCard> {
     provider.models().map(card).collect()
 }
 
+/// The most tokens that a model reads and writes together, by the list's own names; `None` if the list does not say.
+pub(super) fn context_window(price_provider: &str, id: &str) -> Option<u64> {
+    let provider = Calculator::bundled().find_provider(Some(price_provider), None).ok()??;
+    provider.models().find(|model| model.id() == id)?.context_window()
+}
+
 /// The card of a model at a time, and for how long it holds (at most until the end of the day). `None` if the list does not
 /// have the model, or has it without a price in tokens or requests. A model without rates of its own for a tier has its ordinary
 /// rates there.

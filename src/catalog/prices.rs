@@ -187,6 +187,14 @@ impl Catalog {
         Some(asked.max(self.card(&standard)?.most(input_tokens, output_tokens, media)?))
     }
 
+    /// The most tokens that a model reads and writes together; `None` if the list does not know the model or does not say. Cost:
+    /// a walk of the provider's models.
+    pub fn context_window(&self, query: &PriceQuery<'_>) -> Option<u64> {
+        let card = self.card(query)?;
+        let (provider, id) = card.price.name.split_once('/')?;
+        list::context_window(provider, id)
+    }
+
     /// The models that the list has of a provider, in the list's order; empty for a provider that it does not have.
     pub fn models(&self, price_provider: &str) -> Vec<ModelCard> {
         if price_provider == simulated::PROVIDER { simulated::models() } else { list::models(price_provider) }

@@ -3,6 +3,7 @@
 
 mod find;
 mod key;
+mod proof;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::audit::policy::{Policy, Standing};
 use crate::audit::receipt::Receipt;
-use crate::audit::verify::{self, Kept};
+use crate::audit::verify::{self, Kept, Report};
 use crate::cli::Common;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
@@ -24,6 +25,8 @@ pub enum Audit {
     Key(key::Key),
     /// Verify a whole log, a receipt, or that one checkpoint continues another.
     Verify(Verify),
+    /// Print the proof that one checkpoint continues another, for `verify --proof`.
+    Proof(proof::Proof),
     /// Print the receipt of an entry.
     Receipt(find::Wanted),
     /// Print the newest entries that match, newest first.
@@ -57,6 +60,10 @@ pub struct Verify {
     /// Let one of the log's two signatures suffice.
     #[arg(long)]
     accept_one: bool,
+    /// Let a log pass whose newest entries no witness has seen yet, as of a log that is being written. Without any witnessed
+    /// checkpoint it fails all the same.
+    #[arg(long)]
+    unwitnessed_end: bool,
 }
 
 /// Runs one of the commands.
@@ -66,6 +73,7 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Receipt(wanted) if common.server.is_some() => find::receipt_of_server(&wanted, &common.door()?).await,
         Audit::Key(command) => key::run(command, format),
         Audit::Verify(command) => verify(&command, format),
+        Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
         Audit::Search(search) => find::search(&search),
         Audit::Export(search) => find::export(&search),
@@ -106,44 +114,67 @@ fn verify(command: &Verify, format: Format) -> Result {
         let found = Receipt::parse(&read(path)?).map_err(|error| wrong(path, &error))?;
         let standing = found.verify(&trusted).map_err(|fault| wrong(path, &fault))?;
         tell(format, &path.display().to_string(), &standing, json!({ "index": found.index }))?;
+        enough(path, &standing)?;
     }
     if let Some(path) = proof {
         let [old] = kept.as_slice() else { return Err(Failure::usage("--proof needs exactly one --since.")) };
         let (before, after) = verify::consistency(old, &read(path)?, &trusted).map_err(|fault| wrong(path, &fault))?;
         tell(format, &path.display().to_string(), &after, json!({ "continues": before.checkpoint.size }))?;
+        enough(path, &after)?;
     }
-    if let Some(folder) = log {
-        let report = verify::log(folder, &trusted, &kept).map_err(|fault| wrong(folder, &fault))?;
-        let continues: Vec<_> = report.continues.iter().map(|(name, size)| format!("{name} ({size})")).collect();
-        let more = json!({
-            "entries": report.entries, "pruned": report.pruned, "rotations": report.rotations, "continues": continues,
-        });
-        tell(format, &folder.display().to_string(), &report.standing, more)?;
+    let Some(folder) = log else { return Ok(()) };
+    let report = verify::log(folder, &trusted, &kept).map_err(|fault| wrong(folder, &fault))?;
+    let continues: Vec<_> = report.continues.iter().map(|(name, size)| format!("{name} ({size})")).collect();
+    let last = report.witnessed.as_ref();
+    let more = json!({
+        "entries": report.entries, "pruned": report.pruned, "rotations": report.rotations, "continues": continues,
+        "witnessed_size": last.map(|last| last.checkpoint.size), "witnessed_by": last.map(names),
+    });
+    tell(format, &folder.display().to_string(), &report.standing, more)?;
+    how_far(folder, &report, command.unwitnessed_end)
+}
+
+/// A log that is not witnessed to its end, or not at all, is a failure unless an end may be missing.
+fn how_far(folder: &Path, report: &Report, unwitnessed_end: bool) -> Result {
+    if report.standing.witnessed {
+        return Ok(());
     }
-    Ok(())
+    let name = folder.display();
+    let Some(last) = &report.witnessed else {
+        return Err(Failure::new(Exit::Failed, format!("{name}: it is not witnessed as the policy asks.")));
+    };
+    let (size, end) = (last.checkpoint.size, report.standing.checkpoint.size - last.checkpoint.size);
+    let text =
+        format!("{name}: it is witnessed up to size {size}; the last {end} entries are signed by the log alone.");
+    if unwitnessed_end { Ok(()) } else { Err(Failure::new(Exit::Failed, text)) }
+}
+
+fn names(standing: &Standing) -> Vec<String> {
+    standing.witnesses.iter().map(|(name, at)| format!("{name} at {}", at.rfc3339())).collect()
 }
 
 fn wrong(path: &Path, fault: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, format!("NOT VERIFIED: {}: {fault}.", path.display()))
 }
 
-/// Says what was verified; too few witnesses are a failure.
+/// Too few witnesses are a failure.
+fn enough(path: &Path, standing: &Standing) -> Result {
+    if standing.witnessed {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, format!("{}: too few witnesses cosigned it.", path.display())))
+}
+
+/// Says what was verified.
 fn tell(format: Format, name: &str, standing: &Standing, more: serde_json::Value) -> Result {
-    let witnesses: Vec<String> =
-        standing.witnesses.iter().map(|(name, at)| format!("{name} at {}", at.rfc3339())).collect();
     let mut answer = json!({
         "name": name, "status": if standing.witnessed { "verified" } else { "verified, but not witnessed as the policy asks" },
         "origin": standing.checkpoint.origin, "size": standing.checkpoint.size, "root": standing.checkpoint.root.to_string(),
         "signatures": standing.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
-        "witnesses": witnesses, "witnessed": standing.witnessed,
+        "witnesses": names(standing), "witnessed": standing.witnessed,
     });
     if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), more) {
         answer.extend(more);
     }
-    output::item(format, &answer)?;
-    if standing.witnessed {
-        Ok(())
-    } else {
-        Err(Failure::new(Exit::Failed, format!("{name}: too few witnesses cosigned it.")))
-    }
+    output::item(format, &answer)
 }

@@ -21,6 +21,7 @@ use crate::cli::failure::{Failure, Result};
 use crate::config::load::{self, Loaded};
 use crate::config::problem::Problem;
 use crate::error::{Error, Kind, StoreError};
+use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::ledger::reprice::Adjust;
@@ -103,7 +104,7 @@ const ABSENT: &str = "No gateway runs in this process; ask a running one with --
 
 #[async_trait]
 impl Control for Nobody {
-    async fn reload(&self) -> ReloadReport {
+    async fn reload(&self, _: &str) -> ReloadReport {
         let problem = ReloadProblem { line: 0, column: 0, path: String::new(), text: ABSENT.to_owned() };
         ReloadReport { errors: vec![problem], ..ReloadReport::default() }
     }
@@ -126,6 +127,10 @@ impl Control for Nobody {
 
     fn key_defaults(&self) -> KeyDefaults {
         self.loaded.config.keys.defaults.clone()
+    }
+
+    fn session_config(&self) -> SessionConfig {
+        self.loaded.config.kavach.session
     }
 
     fn config_limits(&self) -> Vec<Limit> {

@@ -19,7 +19,7 @@ const COLUMNS: &[Column] = &[
     ("ENDED UNTIL", "/ended_until"),
 ];
 
-/// What to do with sessions; all of it needs --server.
+/// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub enum Sessions {
     /// List sessions, the latest first.

@@ -1,5 +1,6 @@
 //! The section `audit`: the log that proves itself.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::audit::note::{Algorithm, PublicKey, is_name};
@@ -37,6 +38,10 @@ pub struct AuditConfig {
     pub quorum: usize,
     /// Serve checkpoint, tiles and rotations without a token.
     pub open_tiles: bool,
+    /// The keys of the logs that this gateway witnesses.
+    pub witness_peers: Vec<PublicKey>,
+    /// The text of the key file with which it does; `None` is `witness.key` in the data folder, made when there are peers.
+    pub witness_key: Option<SecretRef>,
 }
 
 impl Default for AuditConfig {
@@ -54,6 +59,8 @@ impl Default for AuditConfig {
             witnesses: Vec::new(),
             quorum: 0,
             open_tiles: false,
+            witness_peers: Vec::new(),
+            witness_key: None,
         }
     }
 }
@@ -98,6 +105,8 @@ pub struct AuditSecrets {
     pub next_key: Option<Secret>,
     /// What wraps them.
     pub passphrase: Option<Secret>,
+    /// The text of the witness's key file.
+    pub witness_key: Option<Secret>,
 }
 
 /// The section `audit`.
@@ -117,6 +126,8 @@ pub(super) fn audit(table: &mut Table<'_, '_>) -> AuditConfig {
         witnesses: table.texts("witnesses", witness),
         quorum: table.number("quorum", default.quorum),
         open_tiles: table.flag("open_tiles", default.open_tiles),
+        witness_peers: table.texts("witness_peers", peer_key),
+        witness_key: table.text("witness_key", SecretRef::parse),
     }
 }
 
@@ -136,11 +147,11 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 fn witness_name(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=64).contains(&text.len()) && text.bytes().all(plain) && text != "none" {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    if (1..=255).contains(&text.len()) && text.bytes().all(plain) && text != "none" {
         return Ok(text.to_owned());
     }
-    Err("a witness's name has 1 to 64 of the characters a-z A-Z 0-9 . _ - and is not `none`".to_owned())
+    Err("a witness's name has 1 to 255 of the characters a-z A-Z 0-9 . _ - / and is not `none`".to_owned())
 }
 
 fn witness_key(text: &str) -> Result<PublicKey, String> {
@@ -148,6 +159,18 @@ fn witness_key(text: &str) -> Result<PublicKey, String> {
     match key.algorithm() {
         Algorithm::CosignatureEd25519 | Algorithm::CosignatureMlDsa44 => Ok(key),
         Algorithm::Ed25519 | Algorithm::MlDsa65 => Err("this is the key of a log, not of a witness".to_owned()),
+    }
+}
+
+/// A key as it is, or the line that `marg audit key export-public` prints for it.
+fn peer_key(text: &str) -> Result<PublicKey, String> {
+    let text = text.strip_prefix("log ").unwrap_or(text);
+    let key = PublicKey::parse(text).map_err(|error| format!("it is no verifier key: {error}"))?;
+    match key.algorithm() {
+        Algorithm::Ed25519 | Algorithm::MlDsa65 => Ok(key),
+        Algorithm::CosignatureEd25519 | Algorithm::CosignatureMlDsa44 => {
+            Err("this is the key of a witness, not of a log".to_owned())
+        }
     }
 }
 
@@ -165,9 +188,20 @@ fn path(text: &str) -> Result<PathBuf, String> {
 /// Notes what contradicts.
 pub(super) fn check(config: &Config, report: &mut Report) {
     let audit = &config.audit;
-    if audit.quorum > audit.witnesses.len() {
-        let count = audit.witnesses.len();
+    // Keys of one name are one witness.
+    let count = audit.witnesses.iter().map(|one| one.key.name()).collect::<BTreeSet<_>>().len();
+    if audit.quorum > count {
         report.error("audit.quorum", format!("{} of {count} witnesses cannot cosign", audit.quorum));
+    }
+    let mut peers = audit.witness_peers.iter().enumerate();
+    if peers.any(|(at, key)| audit.witness_peers.iter().take(at).any(|other| other == key)) {
+        report.error("audit.witness_peers", "a key is there twice");
+    }
+    if !audit.witness_peers.is_empty() && !config.admin.enabled {
+        report.error("audit.witness_peers", "peers reach the witness on the admin port, which is off (admin.enabled)");
+    }
+    if audit.origin.as_ref().is_some_and(|origin| audit.witness_peers.iter().any(|key| key.name() == origin)) {
+        report.error("audit.witness_peers", "a gateway that witnesses its own log proves nothing");
     }
     let repeated = (1..audit.witnesses.len()).any(|at| {
         let (before, rest) = audit.witnesses.split_at(at);

@@ -227,6 +227,13 @@ pub(super) fn check(config: &Config, report: &mut Report) {
                 "the subject of a limit for a key is its id, key_ and 26 characters; `marg keys list` shows it",
             );
         }
+        let of_key = |subject: &str| subject.split_once('/').is_some_and(|(key, _)| is_key_id(key));
+        if limit.scope == Scope::Session && limit.subject.as_deref().is_some_and(|subject| !of_key(subject)) {
+            report.error(
+                &format!("{path}.subject"),
+                "the subject of a session begins with the id of its key, key_ and 26 characters; `marg keys list` shows it",
+            );
+        }
     }
     let place = |id: &str| limits.iter().find(|(_, limit)| *limit.id == *id).map(|(path, _)| *path);
     for found in contradictions(&config.limits) {
@@ -236,13 +243,21 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             report.error(second, text);
         }
     }
-    let known = |model: &str| config.default_provider.is_some() || takes(config, model);
+    let known = |model: &str| takes(config, model);
     for (path, limit) in &limits {
         if let crate::budget::limit::Action::Downgrade { to, .. } = &limit.action
             && !known(to)
         {
-            let text = format!("no route takes {to:?}, and there is no default_provider; stored routes may");
+            let text = format!("no route takes {to:?}, nor does the default_provider; stored routes may");
             report.warn(&format!("{path}.downgrade_to"), text);
+        }
+    }
+    for (path, limit) in &limits {
+        let asked = limit.only_models();
+        if !asked.is_empty() && !asked.iter().any(|model| known(model)) {
+            let field = if limit.scope == Scope::Model { "subject" } else { "models" };
+            let text = "no route takes such a model, nor does the default_provider, so the limit matches nothing; stored routes may";
+            report.warn(&format!("{path}.{field}"), text);
         }
     }
     labels(&config.keys.defaults.labels, report);
@@ -252,7 +267,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn takes(config: &Config, model: &str) -> bool {
-    config.routes.iter().any(|route| route.matches.model.as_ref().is_none_or(|pattern| pattern.matches(model)))
+    let by_default = config.default_provider.as_ref().and_then(|name| config.providers.get(name));
+    by_default.is_some_and(|it| it.models.is_empty() || it.models.iter().any(|pattern| pattern.matches(model)))
+        || config.routes.iter().any(|route| route.matches.model.as_ref().is_none_or(|pattern| pattern.matches(model)))
 }
 
 fn labels(labels: &BTreeMap<String, String>, report: &mut Report) {

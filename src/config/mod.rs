@@ -271,6 +271,18 @@ pub struct KeysConfig {
     pub hash_key: Option<SecretRef>,
     /// What a new key is where nobody says otherwise.
     pub defaults: KeyDefaults,
+    /// What becomes of calls that run when their key is revoked, deleted, disabled or suspended.
+    pub running_calls: RunningCalls,
+}
+
+/// What becomes of calls that run when their key is withdrawn, or its org, team or user switched off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunningCalls {
+    /// They end as they would have; no further call is let in.
+    #[default]
+    Finish,
+    /// They are cut: a stream ends with an error event, an answer that has not begun is an error.
+    Cut,
 }
 
 /// How a new token begins; existing ones keep working whatever is set.
@@ -297,6 +309,8 @@ pub struct LedgerConfig {
     pub journal_max_bytes: u64,
     /// How often the journal is forced to the disk. Between two times a loss of power (not of the process) may lose records.
     pub sync_interval_ms: u64,
+    /// Force each record to the disk before its caller has the last byte.
+    pub strict_sync: bool,
     /// The most rows in one database transaction.
     pub batch_rows: usize,
     /// How long a row may wait for its batch.
@@ -310,6 +324,7 @@ impl Default for LedgerConfig {
             journal_segment_bytes: 16 * 1024 * 1024,
             journal_max_bytes: 4 * 1024 * 1024 * 1024,
             sync_interval_ms: 200,
+            strict_sync: false,
             batch_rows: 512,
             batch_delay_ms: 50,
         }

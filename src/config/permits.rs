@@ -10,6 +10,7 @@ use crate::config::problem::Report;
 use crate::config::resolve::read_file;
 use crate::config::shape::word;
 use crate::config::suggest;
+use crate::kavach::config::Mode;
 use crate::kavach::permits::config::{HEADER, PermitsConfig, SendTo};
 use crate::kavach::permits::jwk::{Algorithm, JwkSet, MAX_SET_BYTES};
 use crate::kavach::permits::key::PermitKeys;
@@ -122,6 +123,18 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             report.warn("kavach.permits.key", "kavach.permits.send_to is none, so this signs nothing");
         }
         return;
+    }
+    if config.kavach.mode == Mode::Off {
+        let text = "kavach.mode is off, so permits say `gate: off`: no policy had to permit the call";
+        report.warn("kavach.permits.send_to", text);
+    }
+    let one_for_both = match &permits.audience {
+        Some(audience) => *audience == permits.caller_audience,
+        None => config.providers.contains_key(&permits.caller_audience),
+    };
+    if permits.send_to == SendTo::Both && one_for_both {
+        let text = "this is the audience of a provider's permit, too, so that a caller could show its own there; choose another";
+        report.error("kavach.permits.caller_audience", text);
     }
     let same = |name: &str| HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| name == permits.header);
     for (name, provider) in &config.providers {

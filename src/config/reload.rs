@@ -37,7 +37,7 @@ pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     note(&mut changed, "admin.listen", *listen != old.admin.listen);
     let LogConfig { level: _, format } = log;
     note(&mut changed, "log.format", *format != old.log.format);
-    let KeysConfig { prefix_style, hash_key, defaults: _ } = keys;
+    let KeysConfig { prefix_style, hash_key, defaults: _, running_calls: _ } = keys;
     note(&mut changed, "keys.prefix_style", *prefix_style != old.keys.prefix_style);
     note(&mut changed, "keys.hash_key", *hash_key != old.keys.hash_key);
     note(&mut changed, "budget.authority", budget.authority != old.budget.authority);
@@ -81,6 +81,8 @@ fn in_audit(changed: &mut Vec<&'static str>, old: &AuditConfig, new: &AuditConfi
         witnesses,
         quorum,
         open_tiles: _,
+        witness_peers: _,
+        witness_key,
     } = new;
     note(changed, "audit.enabled", *enabled != old.enabled);
     note(changed, "audit.interval_ms", *interval_ms != old.interval_ms);
@@ -91,6 +93,7 @@ fn in_audit(changed: &mut Vec<&'static str>, old: &AuditConfig, new: &AuditConfi
     note(changed, "audit.passphrase", *passphrase != old.passphrase);
     note(changed, "audit.witnesses", *witnesses != old.witnesses);
     note(changed, "audit.quorum", *quorum != old.quorum);
+    note(changed, "audit.witness_key", *witness_key != old.witness_key);
 }
 
 /// The parts of the configuration that differ, as key paths: whole sections, and single providers.

@@ -263,6 +263,7 @@ impl Resolver<'_> {
             key: secret("audit.key", &config.key),
             next_key: secret("audit.next_key", &config.next_key),
             passphrase: secret("audit.passphrase", &config.passphrase),
+            witness_key: secret("audit.witness_key", &config.witness_key),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::budget::limit::Limit;
 use crate::config::decode::Table;
 use crate::config::{
     AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
-    PrefixStyle, PricesConfig, ServerConfig, TlsConfig,
+    PrefixStyle, PricesConfig, RunningCalls, ServerConfig, TlsConfig,
 };
 use crate::config::{audit, budget, kavach, redis, suggest, url};
 use crate::dialect::CeilingField;
@@ -121,11 +121,13 @@ fn log(table: &mut Table<'_, '_>) -> LogConfig {
 fn keys(table: &mut Table<'_, '_>) -> KeysConfig {
     const STYLES: &[(&str, PrefixStyle)] =
         &[("marg", PrefixStyle::Marg), ("openai", PrefixStyle::OpenAi), ("anthropic", PrefixStyle::Anthropic)];
+    const RUNNING: &[(&str, RunningCalls)] = &[("finish", RunningCalls::Finish), ("cut", RunningCalls::Cut)];
     let default = KeysConfig::default();
     KeysConfig {
         prefix_style: table.text_or("prefix_style", default.prefix_style, |text| word(text, STYLES)),
         hash_key: table.text("hash_key", SecretRef::parse),
         defaults: table.section("defaults", budget::key_defaults),
+        running_calls: table.text_or("running_calls", default.running_calls, |text| word(text, RUNNING)),
     }
 }
 
@@ -136,6 +138,7 @@ fn ledger(table: &mut Table<'_, '_>) -> LedgerConfig {
         journal_segment_bytes: table.number("journal_segment_bytes", default.journal_segment_bytes),
         journal_max_bytes: table.number("journal_max_bytes", default.journal_max_bytes),
         sync_interval_ms: table.number("sync_interval_ms", default.sync_interval_ms),
+        strict_sync: table.flag("strict_sync", default.strict_sync),
         batch_rows: table.number("batch_rows", default.batch_rows),
         batch_delay_ms: table.number("batch_delay_ms", default.batch_delay_ms),
     }

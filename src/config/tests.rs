@@ -242,8 +242,8 @@ fn limit_with(name: &str, value: &str) -> String {
 fn lists_and_tables_are_bounded() {
     for key in KEYS {
         let Bounds::Items(most) = key.bounds else { continue };
-        if key.path == "audit.witnesses" {
-            // Each would need a valid key of its own.
+        if matches!(key.path, "audit.witnesses" | "audit.witness_peers" | "kavach.permits.algorithms") {
+            // Each would need a valid key of its own; and of algorithms there are no more.
             continue;
         }
         let item = |index: usize| match key.path {
@@ -424,6 +424,12 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
     warns(&format!("{off}default_provider: a"), "2:19: default_provider", "not enabled");
     warns(&format!("{off}routes: [{{to: a, fallback: [b]}}]"), "2:15: routes[0].to", "not enabled");
     warns(off, "1:1: providers", "neither routes nor a default_provider");
+    let narrow = "providers: {a: {base_url: http://h, models: [a*]}}\ndefault_provider: a\n";
+    let limit = |what: &str| format!("{narrow}limits: [{{{what}, unit: requests, window: day, amount: 1}}]");
+    warns(&limit("scope: model, subject: b"), "3:", "limits[0].subject");
+    warns(&limit("scope: key, models: [b, c]"), "3:", "limits[0].models");
+    assert!(warnings(&limit("scope: model, subject: a1")).is_empty());
+    assert!(warnings(&limit("scope: key, models: [b, 'c*']")).is_empty(), "what patterns match is not looked at");
     warns("providers: {a: {preset: groq}}", "1:13: providers.a", "credentials: [env:GROQ_API_KEY]");
     warns("providers: {a: {preset: groq, enabled: false, credentials: ['env:NOPE']}}", "1:61", "NOPE is not set");
     warns("providers: {a: {preset: ollama, auth: none, credentials: ['plain:k']}}", "1:", "never sent");
@@ -588,6 +594,7 @@ fn every_key_that_is_read_is_in_the_list() {
         "kavach",
         "kavach.session",
         "kavach.drift",
+        "kavach.permits",
         "audit",
     ];
     let mut read: Vec<&str> = decoder.asked.iter().map(String::as_str).filter(|key| !parts.contains(key)).collect();
@@ -595,6 +602,34 @@ fn every_key_that_is_read_is_in_the_list() {
     read.sort_unstable();
     listed.sort_unstable();
     assert_eq!(read, listed);
+}
+
+#[test]
+fn permits_that_would_take_the_place_of_something_else_are_refused() {
+    let permits = |text: &str| format!("{A}kavach: {{permits: {{{text}}}}}");
+    for (text, part) in [
+        ("send_to: all", "all"),
+        ("header: Cookie", "means something else"),
+        ("header: X-Forwarded-For", "means something else"),
+        ("header: 'a:b'", "not the name of a header"),
+        ("audience: 'a\"b'", "visible ASCII"),
+        ("caller_audience: ''", "visible ASCII"),
+        ("algorithms: []", "at least one"),
+        ("algorithms: [ed25519, rsa]", "rsa"),
+        ("algorithms: [ml-dsa-65, ml-dsa-65]", "once"),
+        ("ttl_ms: 999", "out of range"),
+        ("send_to: both, key: 'env:A_KEY'", "no key file for permits"),
+        ("send_to: both, caller_audience: b", "could show its own there"),
+        ("send_to: both, audience: x, caller_audience: x", "could show its own there"),
+    ] {
+        refuses(&permits(text), "2:", part);
+    }
+    let headers = "providers: {a: {base_url: 'https://a.example/v1', headers: {X-Marg-Permit: x}}}\n";
+    refuses(&format!("{headers}kavach: {{permits: {{send_to: upstream}}}}"), "2:", "sets this header itself");
+    assert!(check(headers).is_empty());
+    assert!(warnings(&permits("send_to: caller, caller_audience: b"))[0].contains("`gate: off`"));
+    let config = load(&permits("send_to: both, header: X-My-Permit, algorithms: [ml-dsa-65, ed25519]")).unwrap().config;
+    assert_eq!(config.kavach.permits.header.as_str(), "x-my-permit");
 }
 
 #[test]
@@ -614,7 +649,7 @@ fn other_value(path: &str) -> &'static str {
         "database.connections" => "7",
         "server.listen" | "admin.listen" => "127.0.0.1:1",
         "server.tls.certificate" | "server.tls.key" | "prices.overlay" => "/file.pem",
-        "server.h2c" | "server.provider_header" | "admin.open_metrics" => "true",
+        "server.h2c" | "server.provider_header" | "admin.open_metrics" | "ledger.strict_sync" => "true",
         "admin.enabled" => "false",
         "server.trusted_proxies" => "[10.0.0.0/8]",
         "server.max_buffered_bytes" | "ledger.journal_max_bytes" => "5000000000",
@@ -627,6 +662,7 @@ fn other_value(path: &str) -> &'static str {
         "keys.defaults.expires_in" => "90d",
         "keys.defaults.labels" => "{env: dev}",
         "keys.defaults.models" => "[gpt-*]",
+        "keys.running_calls" => "cut",
         "budget.authority" => "redis",
         "redis.urls" => "['env:REDIS']",
         "redis.mode" => "cluster",
@@ -646,11 +682,17 @@ fn other_value(path: &str) -> &'static str {
         | "kavach.drift.geo_speed_km_h"
         | "kavach.drift.max_keys" => "7",
         "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
+        "kavach.permits.send_to" => "caller",
+        "kavach.permits.header" | "kavach.permits.audience" | "kavach.permits.caller_audience" => "x-other",
+        "kavach.permits.algorithms" => "[ml-dsa-65]",
+        "kavach.permits.key" => "env:KEY",
+        "kavach.permits.extra_keys" => "/keys.json",
         "audit.enabled" => "false",
         "audit.mode" => "enforce",
         "audit.origin" => "marg.example.com/1",
         "audit.folder" => "/audit",
-        "audit.key" | "audit.next_key" | "audit.passphrase" => "env:KEY",
+        "audit.key" | "audit.next_key" | "audit.passphrase" | "audit.witness_key" => "env:KEY",
+        "audit.witness_peers" => "['PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW']",
         "audit.witnesses" => "['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']",
         "audit.quorum" => {
             "1, witnesses: ['w witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea']"

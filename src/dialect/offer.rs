@@ -10,11 +10,15 @@ use crate::dialect::openai::Facts;
 use crate::dialect::value::Value;
 
 impl Facts {
-    /// The names of the tools and functions that a request offers; of a tool without a name, such as one that the provider
-    /// itself runs, its type. `body` is the body that these facts were read from.
+    /// The names of the tools and functions that a request offers. A tool that the provider itself runs is named by its type
+    /// as well (`web_search`), whatever name it bears; one of an MCP server also by the server's label and the tools that it
+    /// may use there. `web_search_options` is `web_search`, a plugin is its id. `body` is the body that these facts were read
+    /// from.
     ///
     /// *Source*: `tools` and `functions` in <https://platform.openai.com/docs/api-reference/chat/create> (`function.name`,
-    /// `custom.name`) and <https://platform.openai.com/docs/api-reference/responses/create> (`name`, `type`).
+    /// `custom.name`) and <https://platform.openai.com/docs/api-reference/responses/create> (`name`, `type`;
+    /// `server_label` and `allowed_tools` of `mcp`); `mcp_servers` in <https://docs.anthropic.com/en/docs/agents-and-tools/mcp-connector>;
+    /// `plugins` in <https://openrouter.ai/docs/features/web-search>.
     ///
     /// *Cost*: nothing without tools; else one walk over the body and one text for each name.
     pub fn tool_names(&self, body: &[u8]) -> BTreeSet<Arc<str>> {
@@ -23,7 +27,18 @@ impl Facts {
         }
         let body = Value::whole(body);
         let lists = ["tools", "functions"].into_iter().filter_map(|list| body.present(list));
-        lists.flat_map(Value::elements).flat_map(names).collect()
+        let mut all: BTreeSet<Arc<str>> = lists.flat_map(Value::elements).flat_map(names).collect();
+        if body.present("web_search_options").is_some() {
+            all.insert("web_search".into());
+        }
+        let plugins = body.present("plugins").into_iter().flat_map(Value::elements);
+        all.extend(plugins.filter_map(|plugin| plugin.present("id")?.string()).map(Arc::from));
+        for server in body.present("mcp_servers").into_iter().flat_map(Value::elements) {
+            all.insert("mcp".into());
+            all.extend(server.present("name").and_then(Value::string).map(Arc::from));
+            all.extend(server.present("tool_configuration").into_iter().flat_map(allowed));
+        }
+        all
     }
 
     /// The session that a request names in its `metadata`: `session_id`, or `user_id` as Anthropic's requests have it. `body`
@@ -43,11 +58,20 @@ impl Facts {
 /// Every name that a tool can be called by: which one a provider obeys, if several stand there, is its own affair.
 fn names(tool: Value<'_>) -> Vec<Arc<str>> {
     let inside = ["function", "custom"].into_iter().filter_map(|kind| tool.present(kind)?.present("name")?.string());
-    let mut names: Vec<Arc<str>> = inside.chain(tool.present("name").and_then(Value::string)).map(Arc::from).collect();
-    if names.is_empty() {
-        names.extend(tool.present("type").and_then(Value::string).map(Arc::from));
-    }
+    let own = ["name", "server_label"].into_iter().filter_map(|name| tool.present(name)?.string());
+    let mut names: Vec<Arc<str>> = inside.chain(own).map(Arc::from).collect();
+    let kind = tool.present("type").and_then(Value::string);
+    let is_plain = |kind: &str| matches!(kind, "function" | "custom");
+    names.extend(kind.filter(|kind| names.is_empty() || !is_plain(kind)).map(Arc::from));
+    names.extend(allowed(tool));
     names
+}
+
+/// The tools of an MCP server that may be used, where a request lists them: a list, or an object with a list in it.
+fn allowed(of: Value<'_>) -> Vec<Arc<str>> {
+    let Some(list) = of.present("allowed_tools") else { return Vec::new() };
+    let inside = list.present("tool_names").into_iter().flat_map(Value::elements);
+    list.elements().chain(inside).filter_map(Value::string).map(Arc::from).collect()
 }
 
 #[cfg(test)]
@@ -70,6 +94,14 @@ mod tests {
         assert_eq!(offered(Operation::Chat, body), ["inner", "old", "outer", "shell", "sql"]);
         let body = r#"{"model":"m","input":"x","tools":[{"type":"web_search"},{"type":"function","name":"f"}]}"#;
         assert_eq!(offered(Operation::Responses, body), ["f", "web_search"]);
+        let body = r#"{"model":"m","input":"x","tools":[{"type":"web_search","name":"harmless"},
+            {"type":"mcp","server_label":"crm","allowed_tools":["read"]},
+            {"type":"mcp","server_label":"ops","allowed_tools":{"tool_names":["restart"]}}]}"#;
+        let all = ["crm", "harmless", "mcp", "ops", "read", "restart", "web_search"];
+        assert_eq!(offered(Operation::Responses, body), all);
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"web_search_options":{},
+            "plugins":[{"id":"web"}],"mcp_servers":[{"name":"crm","tool_configuration":{"allowed_tools":["read"]}}]}"#;
+        assert_eq!(offered(Operation::Chat, body), ["crm", "mcp", "read", "web", "web_search"]);
         let body = r#"{"model":"m","messages":[{"role":"user","content":"\"tools\":[{\"name\":\"x\"}]"}]}"#;
         assert_eq!(offered(Operation::Chat, body), Vec::<String>::new());
     }

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind};
 /// The longest name of a model, in bytes.
 pub(super) const MODEL_LIMIT_BYTES: usize = 256;
 const END_USER_LIMIT_BYTES: usize = 256;
+const REFERENCE_LIMIT_BYTES: usize = 256;
 const CHOICES_LIMIT: u64 = 128;
 
 /// Kinds of content beyond text.
@@ -72,6 +73,11 @@ pub struct Facts {
     pub images: u64,
     /// Reasoning is asked for by name.
     pub reasoning: bool,
+    /// The stored answer that this request goes on from (`previous_response_id`), at most 256 bytes.
+    pub continues: Option<String>,
+    /// The model reads something that is not in the body: a conversation, a stored prompt, file or item, a link to a file, what a
+    /// tool of the provider finds.
+    pub refers: bool,
     /// The tier of service asked for, at most 32 bytes.
     pub service_tier: Option<String>,
     splice: Splice,
@@ -115,6 +121,8 @@ impl Facts {
             input_tokens_most: 0,
             images: 0,
             reasoning: false,
+            continues: None,
+            refers: false,
             service_tier: None,
             splice: Splice::Nothing,
         }
@@ -193,6 +201,10 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
             _ => Err(Error::new(Kind::InvalidRequest, "the body must be a JSON object")),
         };
     };
+    if let Some(field) = shape.miswritten.filter(|_| operation != Operation::Passthrough) {
+        let text = format!("a field is written like `{0}` but in other letters; write `{0}`", field.name());
+        return Err(invalid(text, field.name()));
+    }
     let reading = Reading { operation, body, shape: &shape };
     reading.check_required()?;
     let model = reading.model()?;
@@ -212,6 +224,8 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
         input_tokens_most: reading.input_tokens_most(),
         images: reading.images(),
         reasoning: reading.reasoning(),
+        continues: reading.continues(),
+        refers: reading.refers(),
         service_tier: reading.service_tier(),
         splice: Splice::Json(Json {
             inside,
@@ -340,6 +354,17 @@ impl Reading<'_> {
         [Field::ReasoningEffort, Field::Reasoning, Field::Thinking].into_iter().any(|field| self.seen(field).is_some())
     }
 
+    fn continues(&self) -> Option<String> {
+        let id = self.value(Field::PreviousResponseId)?.string()?;
+        (!id.is_empty()).then(|| cut(&id, REFERENCE_LIMIT_BYTES).to_owned())
+    }
+
+    fn refers(&self) -> bool {
+        let stored = |seen: &Seen| seen.kind == json::Type::Object;
+        let prompt = self.operation == Operation::Responses && self.seen(Field::Prompt).is_some_and(stored);
+        self.shape.refers || prompt || self.seen(Field::Conversation).is_some()
+    }
+
     fn service_tier(&self) -> Option<String> {
         self.value(Field::ServiceTier)?.string().map(|tier| cut(&tier, 32).to_owned())
     }
@@ -365,6 +390,14 @@ impl Reading<'_> {
             total = total.saturating_add(match self.seen(field) {
                 Some(seen) if seen.kind == json::Type::Array => seen.children,
                 Some(_) => self.wrong(field, "an array")?.unwrap_or(0),
+                None => 0,
+            });
+        }
+        // What brings tools along without listing them: OpenAI's search in chat, OpenRouter's plugins, Anthropic's MCP servers.
+        for field in [Field::WebSearchOptions, Field::Plugins, Field::McpServers] {
+            total = total.saturating_add(match self.seen(field) {
+                Some(seen) if seen.kind == json::Type::Array => seen.children,
+                Some(seen) => u32::from(seen.kind == json::Type::Object),
                 None => 0,
             });
         }

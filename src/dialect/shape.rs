@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::dialect::json::{Text, Type, Visit};
 use crate::dialect::openai::Modalities;
+use crate::dialect::value::unescape;
 
 /// A top-level field that Marg acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub(super) enum Field {
     MaxOutputTokens,
     Tools,
     Functions,
+    WebSearchOptions,
+    Plugins,
+    McpServers,
     User,
     SafetyIdentifier,
     Modalities,
@@ -32,10 +36,12 @@ pub(super) enum Field {
     Reasoning,
     Thinking,
     ServiceTier,
+    PreviousResponseId,
+    Conversation,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 20] = [
+const FIELDS: [(Field, &str); 25] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -49,6 +55,9 @@ const FIELDS: [(Field, &str); 20] = [
     (Field::MaxOutputTokens, "max_output_tokens"),
     (Field::Tools, "tools"),
     (Field::Functions, "functions"),
+    (Field::WebSearchOptions, "web_search_options"),
+    (Field::Plugins, "plugins"),
+    (Field::McpServers, "mcp_servers"),
     (Field::User, "user"),
     (Field::SafetyIdentifier, "safety_identifier"),
     (Field::Modalities, "modalities"),
@@ -56,6 +65,8 @@ const FIELDS: [(Field, &str); 20] = [
     (Field::Reasoning, "reasoning"),
     (Field::Thinking, "thinking"),
     (Field::ServiceTier, "service_tier"),
+    (Field::PreviousResponseId, "previous_response_id"),
+    (Field::Conversation, "conversation"),
 ];
 
 impl Field {
@@ -91,6 +102,11 @@ pub(super) struct Shape<'a> {
     pub(super) text_bytes: u64,
     pub(super) media: Media,
     pub(super) modalities: Modalities,
+    /// The model reads something that is not in the body: a stored file or item, a link to a file, what a tool of the provider
+    /// finds.
+    pub(super) refers: bool,
+    /// A known field in other letters than its own, such as `MAX_TOKENS`: there are providers that take it for the field.
+    pub(super) miswritten: Option<Field>,
 }
 
 /// Media and links in what a model reads: how many there are, and how many bytes of the body they take.
@@ -113,6 +129,8 @@ impl<'a> Shape<'a> {
             text_bytes: 0,
             media: Media::default(),
             modalities: Modalities::default(),
+            refers: false,
+            miswritten: None,
         }
     }
 
@@ -123,6 +141,11 @@ impl<'a> Shape<'a> {
     fn enter_field(&mut self, key: Text, kind: Type, span: Range<usize>) {
         let name = key.decode(self.document);
         self.current = FIELDS.iter().find(|(_, other)| *other == name).map(|(field, _)| *field);
+        if self.current.is_none() {
+            let miswritten =
+                FIELDS.iter().find(|(_, other)| other.eq_ignore_ascii_case(&name)).map(|(field, _)| *field);
+            self.miswritten = self.miswritten.or(miswritten);
+        }
         self.reads_text = matches!(
             &*name,
             "messages"
@@ -157,25 +180,46 @@ impl<'a> Shape<'a> {
     #[inline]
     fn text(&mut self, key: Option<Text>, span: &Range<usize>) {
         let key = key.and_then(|key| self.document.get(key.start..key.end)).unwrap_or_default();
-        match key {
+        let written = if key.contains(&b'\\') { Some(unescape(key)) } else { None };
+        match written.as_ref().map_or(key, |written| written.as_bytes()) {
             // Media and links are not text; their tokens are not a matter of bytes.
             b"url" | b"image_url" | b"data" | b"file_data" | b"b64_json" => {
                 self.media.items += 1;
                 self.media.bytes += span.len() as u64;
-                if key == b"file_data" {
+                if written.as_deref().map_or(key == b"file_data", |written| written == "file_data") {
                     self.media.file_bytes += span.len() as u64;
                 }
                 return;
             }
-            b"id" | b"file_id" => return,
+            b"file_id" | b"file_url" => {
+                self.refers = true;
+                return;
+            }
+            b"id" => return,
             b"type" => {
                 let kind = self.document.get(span.start + 1..span.end.saturating_sub(1)).unwrap_or_default();
-                self.modality(kind);
+                if kind.contains(&b'\\') {
+                    let kind = unescape(kind);
+                    self.modality(kind.as_bytes());
+                    self.reference(kind.as_bytes());
+                } else {
+                    self.modality(kind);
+                    self.reference(kind);
+                }
                 return;
             }
             _ => {}
         }
         self.text_bytes = self.text_bytes.saturating_add(span.len().saturating_sub(2) as u64);
+    }
+
+    /// What is used by reference: items that the provider stores, and tools that it runs and whose findings the model reads.
+    ///
+    /// *Source*: `item_reference` and the tools of <https://platform.openai.com/docs/api-reference/responses/create>.
+    fn reference(&mut self, part_type: &[u8]) {
+        const HOSTED: [&[u8]; 5] = [b"web_search", b"file_search", b"code_interpreter", b"mcp", b"computer_use"];
+        let hosted = || HOSTED.iter().any(|name| part_type.starts_with(name));
+        self.refers |= part_type == b"item_reference" || (self.current == Some(Field::Tools) && hosted());
     }
 
     /// *Source*: content parts of chat (`image_url`, `input_audio`, `file`; `video_url` at DashScope, vLLM and

@@ -292,7 +292,7 @@ pub struct Scores {
 }
 
 /// RFC 3339 on paper; whole seconds since 1970 are read too.
-mod moment {
+pub(super) mod moment {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::unit::clock::Timestamp;

@@ -103,7 +103,7 @@ fn number(number: u64) -> RestrictedExpression {
     RestrictedExpression::new_long(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn address(address: IpAddr) -> RestrictedExpression {
+pub(super) fn address(address: IpAddr) -> RestrictedExpression {
     // An IPv4 address that arrives as IPv6 counts as IPv4, as it does for keys.
     RestrictedExpression::new_ip(address.to_canonical().to_string())
 }
@@ -129,7 +129,7 @@ fn drift(scores: Scores) -> RestrictedExpression {
     ])
 }
 
-fn time(now: Timestamp, zone: &TimeZone) -> RestrictedExpression {
+pub(super) fn time(now: Timestamp, zone: &TimeZone) -> RestrictedExpression {
     // Years beyond what the calendar holds cannot come from a clock; they count as its last day.
     let moment = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or(jiff::Timestamp::MAX);
     let local = moment.to_zoned(zone.clone());

@@ -2,14 +2,18 @@
 //!
 //! `policy` loads a set of Cedar policies, checked against `schema`; `slice` finds the few that can concern a call; `gate`
 //! judges a `call` and gives a `Verdict`, from which alone a `Permit` comes. `session` and `drift` make figures that
-//! policies may use. `permits` puts permits on paper. `replay` and `report` tell what a set would do; `table` and `import` serve the command line.
-//! Nothing here does I/O except reading policy files and an address database, and nothing reads a clock.
+//! policies may use. `permits` puts permits on paper, `admin` judges operators. `replay` and `report` tell what a set would do;
+//! `table` and `import` serve the command line.
+//! `memory` carries sessions and habits of keys between processes and a store. Else nothing here does I/O except reading policy
+//! files and an address database, and nothing reads a clock.
 
+pub mod admin;
 pub mod call;
 pub mod config;
 pub mod drift;
 pub mod gate;
 pub mod import;
+pub mod memory;
 pub mod permits;
 pub mod policy;
 pub mod replay;

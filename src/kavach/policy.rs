@@ -14,8 +14,8 @@ use cedar_policy::{Policy, PolicyId, ValidationMode, ValidationWarning, Validato
 use miette::Diagnostic;
 
 use crate::kavach::rule::{self, Rule};
-use crate::kavach::schema;
 use crate::kavach::slice::Index;
+use crate::kavach::{admin, schema};
 
 const MAX_FILES: usize = 1_000;
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -68,6 +68,8 @@ pub struct PolicySet {
     pub(super) rules: Vec<Rule>,
     pub(super) by_id: HashMap<PolicyId, usize>,
     pub(super) index: Index,
+    /// Those about operators, if there are any.
+    pub(super) about_operators: Option<cedar_policy::PolicySet>,
     hash: String,
     warnings: Vec<Problem>,
 }
@@ -116,9 +118,21 @@ impl PolicySet {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let warnings = validate(&rules, &sources)?;
+        let (about_operators, about_calls) = divided(&rules, &sources)?;
+        let warnings = validate(&about_calls, &sources, schema::schema());
+        let more = validate(&about_operators, &sources, admin::schema());
+        let warnings = match (warnings, more) {
+            (Ok(warnings), Ok(more)) => warnings.into_iter().chain(more).collect(),
+            (one, other) => return Err(one.err().into_iter().chain(other.err()).flatten().collect()),
+        };
+        let about_operators = if about_operators.is_empty() {
+            None
+        } else {
+            let policies = about_operators.iter().map(|rule| rule.policy.clone());
+            Some(cedar_policy::PolicySet::from_policies(policies).map_err(|error| vec![whole("", error.to_string())])?)
+        };
         let by_id = rules.iter().enumerate().map(|(index, rule)| (rule.policy.id().clone(), index)).collect();
-        Ok(Self { index: Index::of(&rules), hash: hash(&rules), by_id, rules, warnings })
+        Ok(Self { index: Index::of(&rules), hash: hash(&rules), about_operators, by_id, rules, warnings })
     }
 
     /// The BLAKE3 hash of the policies in canonical JSON, by id, in hexadecimal: comments, white space, order and the names
@@ -272,17 +286,33 @@ fn twice(rules: &[Rule], sources: &[Source]) -> Vec<Problem> {
     problems
 }
 
+/// The policies about operators, and those about calls.
+type Divided<'r> = (Vec<&'r Rule>, Vec<&'r Rule>);
+
+fn divided<'r>(rules: &'r [Rule], sources: &[Source]) -> Result<Divided<'r>, Vec<Problem>> {
+    let (mut divided, mut problems) = (Divided::default(), Vec::new());
+    for rule in rules {
+        match (admin::is_about_operators(rule), sources.get(rule.source)) {
+            (Ok(true), _) => divided.0.push(rule),
+            (Ok(false), _) => divided.1.push(rule),
+            (Err(text), Some(source)) => problems.push(at(source, rule.offset, Some(rule.id.to_string()), text)),
+            (Err(text), None) => problems.push(whole("", text)),
+        }
+    }
+    if problems.is_empty() { Ok(divided) } else { Err(problems) }
+}
+
 /// The warnings of Cedar's validator, or its errors.
-fn validate(rules: &[Rule], sources: &[Source]) -> Result<Vec<Problem>, Vec<Problem>> {
+fn validate(rules: &[&Rule], sources: &[Source], schema: &cedar_policy::Schema) -> Result<Vec<Problem>, Vec<Problem>> {
     let set = cedar_policy::PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone()))
         .map_err(|error| vec![whole("", error.to_string())])?;
-    let by_id: HashMap<&PolicyId, &Rule> = rules.iter().map(|rule| (rule.policy.id(), rule)).collect();
+    let by_id: HashMap<&PolicyId, &Rule> = rules.iter().map(|rule| (rule.policy.id(), *rule)).collect();
     let found = |id: &PolicyId, diagnostic: &dyn Diagnostic| {
         let rule = by_id.get(id)?;
         let source = sources.get(rule.source)?;
         Some(located(source, Some(rule), diagnostic))
     };
-    let result = Validator::new(schema::schema().clone()).validate(&set, ValidationMode::Strict);
+    let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     let mut errors: Vec<Problem> =
         result.validation_errors().filter_map(|error| found(error.policy_id(), error)).collect();
     let mut warnings = Vec::new();
@@ -318,11 +348,14 @@ fn located(source: &Source, rule: Option<&Rule>, diagnostic: &dyn Diagnostic) ->
     let offset = label.map_or_else(|| rule.map_or(0, |rule| rule.offset), |label| label.offset());
     let help = diagnostic.help().map(|help| format!("; {help}")).unwrap_or_default();
     let mut text = diagnostic.to_string();
-    if let Some(rest) = text.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
-        text = rest.1.to_owned();
+    if let Some(rest) = text.strip_prefix("for policy `")
+        && let Some((_, rest)) = rest.split_once("`, ").or_else(|| rest.split_once("`: "))
+    {
+        text = rest.to_owned();
     }
     // Every action has the same context, so which one the validator was at says nothing.
-    if let Some((before, rest)) = text.split_once(" for Action::\"")
+    let named = text.split_once(" for Action::\"").or_else(|| text.split_once(" for Admin::Action::\""));
+    if let Some((before, rest)) = named
         && let Some((_, after)) = rest.split_once('"')
     {
         text = format!("{before}{after}");

@@ -3,18 +3,21 @@
 //! A session belongs to its key: the same name under two keys is two sessions. A caller that says nothing has one session
 //! for each key, which ends at a pause of `idle_ms`. Memory is bounded: at most 1,000 sessions for each key and
 //! `max_sessions` in all; those that were idle longest make room, those that an operator ended go last
-//! (`a_flood_of_sessions_does_not_reopen_one_that_was_ended`). State is that of this process.
+//! (`a_flood_of_sessions_does_not_reopen_one_that_was_ended`). What is counted here is shared with other processes, and kept, by
+//! `memory`: a session's figures are what all together had counted when this process last wrote, and what it counted since.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kavach::call::SessionFigures;
 use crate::kavach::config::SessionConfig;
+use crate::kavach::memory::Act;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
 
@@ -58,30 +61,166 @@ fn bounded(kind: &str, text: &str) -> Arc<str> {
     format!("{kind}{text}").into()
 }
 
+/// What was counted of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// Calls, refused ones included.
+    pub requests: u64,
+    /// Their input tokens.
+    pub input_tokens: u64,
+    /// Their output tokens.
+    pub output_tokens: u64,
+    /// What they cost.
+    pub cost: NanoUsd,
+}
+
+impl Figures {
+    /// Both together, saturating.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cost: NanoUsd(self.cost.nanos().saturating_add(other.cost.nanos())),
+        }
+    }
+}
+
+/// The key, and what the caller calls the session; empty for one that it does not name.
+pub type SessionPlace = (Arc<str>, Arc<str>);
+
+/// What this process counted of a session and the store does not know yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which session.
+    pub place: SessionPlace,
+    /// What identifies it for its key, as far as this process knows.
+    pub id: Arc<str>,
+    /// When it began, as far as this process knows.
+    pub begun_at: Timestamp,
+    /// When its latest call came.
+    pub seen_at: Timestamp,
+    /// How often it had been reset when this was counted.
+    pub epoch: u64,
+    /// What was counted.
+    pub figures: Figures,
+    life: u64,
+}
+
+/// A session as the store knows it: what all processes together counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Which session.
+    #[serde(skip)]
+    pub place: SessionPlace,
+    /// What identifies it for its key.
+    pub id: Arc<str>,
+    /// When its first call came.
+    pub begun_at: Timestamp,
+    /// When its latest call came.
+    #[serde(skip)]
+    pub seen_at: Timestamp,
+    /// Until when it refuses, if an operator ended it.
+    #[serde(skip)]
+    pub ended_until: Option<Timestamp>,
+    /// The generation in which an operator changed it; 0 if none ever did.
+    #[serde(skip)]
+    pub mark: u64,
+    /// How often it was reset.
+    #[serde(default)]
+    pub epoch: u64,
+    /// What was counted.
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+impl Known {
+    /// What is known with one more part. A part of before a reset, or of before a pause that ended the session, changes
+    /// nothing; one of after such a pause begins it anew.
+    pub fn with(known: Option<Self>, part: &Part, idle: Duration) -> Option<Self> {
+        let Some(known) = known else {
+            let ended_until = None;
+            return Some(Self { ended_until, mark: 0, ..Self::begun(part) });
+        };
+        let is_over =
+            known.seen_at.plus(idle) < part.begun_at || known.ended_until.is_some_and(|until| until <= part.begun_at);
+        if part.epoch < known.epoch || part.seen_at.plus(idle) < known.begun_at {
+            return Some(known);
+        }
+        if is_over {
+            return Some(Self { mark: known.mark, epoch: known.epoch, ..Self::begun(part) });
+        }
+        Some(Self {
+            begun_at: known.begun_at.min(part.begun_at),
+            seen_at: known.seen_at.max(part.seen_at),
+            figures: known.figures.plus(part.figures),
+            ..known
+        })
+    }
+
+    fn begun(part: &Part) -> Self {
+        Self {
+            place: part.place.clone(),
+            id: Arc::clone(&part.id),
+            begun_at: part.begun_at,
+            seen_at: part.seen_at,
+            ended_until: None,
+            mark: 0,
+            epoch: part.epoch,
+            figures: part.figures,
+        }
+    }
+
+    /// It after an operator's act.
+    pub fn after(self, act: Act) -> Self {
+        match act {
+            Act::EndUntil(until) => Self { ended_until: Some(until), ..self },
+            Act::ResetAt(now) => Self {
+                begun_at: now,
+                seen_at: now,
+                ended_until: None,
+                epoch: self.epoch.saturating_add(1),
+                figures: Figures::default(),
+                ..self
+            },
+        }
+    }
+}
+
 /// All sessions that this process knows.
 #[derive(Debug)]
 pub struct Sessions {
     config: ArcSwap<SessionConfig>,
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
+    lives: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     keys: HashMap<Arc<str>, HashMap<Arc<str>, Entry>>,
     count: usize,
+    /// Those of which something was counted that is in no batch; each once.
+    unsaved: Vec<SessionPlace>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Tells this session from another of the same name before or after it.
+    life: u64,
     id: Arc<str>,
     begun_at: Timestamp,
     seen_at: Timestamp,
     ended_until: Option<Timestamp>,
-    requests: u64,
-    input_tokens: u64,
-    output_tokens: u64,
-    cost: NanoUsd,
+    epoch: u64,
+    /// What the store knew when it was last written.
+    known: Figures,
+    /// What is in a batch that the store has not confirmed.
+    sent: Figures,
+    /// What was counted since.
+    own: Figures,
+    is_unsaved: bool,
 }
 
 /// A session as operators see it.
@@ -97,14 +236,15 @@ pub struct Session {
     pub seen_at: Timestamp,
     /// Until when it refuses, if an operator ended it.
     pub ended_until: Option<Timestamp>,
-    /// Its calls so far, refused ones included.
-    pub requests: u64,
-    /// Their input tokens.
-    pub input_tokens: u64,
-    /// Their output tokens.
-    pub output_tokens: u64,
-    /// What they cost.
-    pub cost: NanoUsd,
+    /// Calls, tokens and cost so far.
+    pub figures: Figures,
+}
+
+impl From<Known> for Session {
+    fn from(known: Known) -> Self {
+        let Known { place: (key, _), id, begun_at, seen_at, ended_until, mark: _, epoch: _, figures } = known;
+        Self { key, id, begun_at, seen_at, ended_until, figures }
+    }
 }
 
 /// The session was ended by an operator.
@@ -119,7 +259,7 @@ impl Sessions {
     /// No sessions yet.
     pub fn new(config: SessionConfig) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config: ArcSwap::from_pointee(config), hasher: RandomState::new(), shards }
+        Self { config: ArcSwap::from_pointee(config), hasher: RandomState::new(), shards, lives: AtomicU64::new(0) }
     }
 
     /// Goes on with other settings; what is remembered stays.
@@ -127,74 +267,98 @@ impl Sessions {
         self.config.store(Arc::new(config));
     }
 
+    /// The settings.
+    pub fn config(&self) -> SessionConfig {
+        **self.config.load()
+    }
+
     /// Counts one more call of a session and gives its figures before that call; begins it if it is not there or was idle
-    /// for too long. Two calls at once never get the same count.
+    /// for too long. Two calls of this process at once never get the same count.
     ///
     /// # Errors
     /// [`Ended`] while the session is one that an operator ended.
     pub fn enter(&self, key: &Arc<str>, name: Option<&Arc<str>>, now: Timestamp) -> Result<SessionFigures, Ended> {
         let name = name.cloned().unwrap_or_default();
-        let config = **self.config.load();
-        let mut shard = self.shard(key);
+        let config = self.config();
         let idle = Duration::from_millis(config.idle_ms);
-        let known = shard.keys.get_mut(key).and_then(|sessions| sessions.get_mut(&name));
-        if let Some(entry) = known {
+        let life = || self.lives.fetch_add(1, Ordering::Relaxed);
+        let mut shard = self.shard(key);
+        if shard.find(key, &name).is_none() {
+            shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
+            shard.insert((Arc::clone(key), Arc::clone(&name)), Entry::begin(&name, life(), now));
+        }
+        let figures = shard.change(key, &name, |entry| {
             if let Some(until) = entry.ended_until.filter(|until| *until > now) {
                 return Err(Ended { until });
             }
             if entry.ended_until.is_some() || entry.seen_at.plus(idle) < now {
-                *entry = Entry::begin(&name, now);
+                *entry = Entry { epoch: entry.epoch, is_unsaved: entry.is_unsaved, ..Entry::begin(&name, life(), now) };
             }
-            return Ok(entry.count(now));
-        }
-        shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
-        let mut entry = Entry::begin(&name, now);
-        let figures = entry.count(now);
-        shard.keys.entry(Arc::clone(key)).or_default().insert(name, entry);
-        shard.count += 1;
-        Ok(figures)
+            Ok(entry.count(now))
+        });
+        // It was put there above, under the same lock.
+        figures.unwrap_or_else(|| Ok(SessionFigures::default()))
     }
 
     /// Adds what a call of a session used, once it is known. A session that is gone stays gone.
     pub fn settle(&self, key: &str, id: &str, (input_tokens, output_tokens): (u64, u64), cost: NanoUsd) {
-        self.change(key, id, |entry| {
-            entry.input_tokens = entry.input_tokens.saturating_add(input_tokens);
-            entry.output_tokens = entry.output_tokens.saturating_add(output_tokens);
-            entry.cost = NanoUsd(entry.cost.nanos().saturating_add(cost.nanos()));
-        });
-    }
-
-    /// The sessions of a key, or of all, the latest first; at most `limit`.
-    pub fn list(&self, key: Option<&str>, limit: usize) -> Vec<Session> {
-        let mut found = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let keys = shard.keys.iter().filter(|(name, _)| key.is_none_or(|key| key == &***name));
-            found.extend(keys.flat_map(|(key, sessions)| sessions.values().map(|entry| entry.shown(key))));
+        let used = Figures { requests: 0, input_tokens, output_tokens, cost };
+        if used == Figures::default() {
+            return;
         }
-        found.sort_by(|one: &Session, other| {
-            (other.seen_at, &one.key, &one.id).cmp(&(one.seen_at, &other.key, &other.id))
-        });
-        found.truncate(limit);
-        found
-    }
-
-    /// Sets the figures of a session to nothing, as if it began at that time, and takes back that it was ended. Says whether
-    /// it was there.
-    pub fn reset(&self, key: &str, id: &str, now: Timestamp) -> bool {
-        self.change(key, id, |entry| *entry = Entry { id: Arc::clone(&entry.id), ..Entry::begin("", now) })
-    }
-
-    /// Ends a session: its calls are refused for `ended_ms`. Says whether it was there.
-    pub fn end(&self, key: &str, id: &str, now: Timestamp) -> bool {
-        let until = now.plus(Duration::from_millis(self.config.load().ended_ms));
-        self.change(key, id, |entry| entry.ended_until = Some(until))
-    }
-
-    fn change(&self, key: &str, id: &str, change: impl FnOnce(&mut Entry)) -> bool {
         let mut shard = self.shard(key);
-        let entry = shard.keys.get_mut(key).and_then(|sessions| sessions.values_mut().find(|entry| *entry.id == *id));
-        entry.map(change).is_some()
+        let own = shard.keys.get(key);
+        let name = own.and_then(|own| own.iter().find(|(_, entry)| *entry.id == *id)).map(|(name, _)| Arc::clone(name));
+        if let Some(name) = name {
+            shard.change(key, &name, |entry| entry.own = entry.own.plus(used));
+        }
+    }
+
+    /// Takes what was counted and is in no batch yet, of at most so many sessions.
+    pub fn collect(&self, most: usize) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for shard in &self.shards {
+            // A panic in here leaves at most one count wrong.
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = shard.unsaved.len().saturating_sub(most.saturating_sub(parts.len()));
+            for (key, name) in shard.unsaved.split_off(left) {
+                parts.extend(shard.find(&key, &name).map(|entry| entry.take_part((key, name))));
+            }
+        }
+        parts
+    }
+
+    /// The store has these parts; what it knows now of each of their sessions.
+    pub fn settle_batch(&self, parts: &[Part], known: &[Option<Known>]) {
+        for (part, known) in parts.iter().zip(known) {
+            let (key, name) = &part.place;
+            let mut shard = self.shard(key);
+            let Some(entry) = shard.find(key, name).filter(|entry| entry.life == part.life) else { continue };
+            entry.sent = Figures::default();
+            if let Some(known) = known {
+                entry.learn(known);
+            }
+        }
+    }
+
+    /// Takes what the store says of sessions: at the start, and after an operator's act.
+    pub fn adopt(&self, all: &[Known], now: Timestamp) {
+        let config = self.config();
+        let idle = Duration::from_millis(config.idle_ms);
+        for known in all {
+            let (key, name) = &known.place;
+            let mut shard = self.shard(key);
+            if let Some(entry) = shard.find(key, name) {
+                let figures = if known.epoch > entry.epoch { known.figures } else { entry.known };
+                entry.learn(&Known { figures, ..known.clone() });
+                continue;
+            }
+            shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
+            let life = self.lives.fetch_add(1, Ordering::Relaxed);
+            let mut entry = Entry { seen_at: known.seen_at, ..Entry::begin(name, life, now) };
+            entry.learn(known);
+            shard.insert(known.place.clone(), entry);
+        }
     }
 
     #[allow(clippy::indexing_slicing, reason = "the remainder of a division by the length is below it")]
@@ -206,51 +370,105 @@ impl Sessions {
 }
 
 impl Entry {
-    fn begin(name: &str, now: Timestamp) -> Self {
+    fn begin(name: &str, life: u64, now: Timestamp) -> Self {
         let id = if name.is_empty() { format!("auto:{}", now.micros()).into() } else { Arc::from(name) };
         Self {
+            life,
             id,
             begun_at: now,
             seen_at: now,
             ended_until: None,
-            requests: 0,
-            input_tokens: 0,
-            output_tokens: 0,
-            cost: NanoUsd::ZERO,
+            epoch: 0,
+            known: Figures::default(),
+            sent: Figures::default(),
+            own: Figures::default(),
+            is_unsaved: false,
         }
+    }
+
+    fn figures(&self) -> Figures {
+        self.known.plus(self.sent).plus(self.own)
     }
 
     fn count(&mut self, now: Timestamp) -> SessionFigures {
         let age = now.seconds().saturating_sub(self.begun_at.seconds());
+        let Figures { requests, input_tokens, output_tokens, cost } = self.figures();
         let figures = SessionFigures {
             id: Arc::clone(&self.id),
-            requests: self.requests,
-            input_tokens: self.input_tokens,
-            output_tokens: self.output_tokens,
-            cost: self.cost,
+            requests,
+            input_tokens,
+            output_tokens,
+            cost,
             age_seconds: u64::try_from(age).unwrap_or(0),
         };
-        self.requests = self.requests.saturating_add(1);
+        self.own.requests = self.own.requests.saturating_add(1);
         self.seen_at = self.seen_at.max(now);
         figures
     }
 
-    fn shown(&self, key: &Arc<str>) -> Session {
-        Session {
-            key: Arc::clone(key),
+    fn take_part(&mut self, place: SessionPlace) -> Part {
+        let figures = std::mem::take(&mut self.own);
+        self.sent = self.sent.plus(figures);
+        self.is_unsaved = false;
+        Part {
+            place,
             id: Arc::clone(&self.id),
             begun_at: self.begun_at,
             seen_at: self.seen_at,
-            ended_until: self.ended_until,
-            requests: self.requests,
-            input_tokens: self.input_tokens,
-            output_tokens: self.output_tokens,
-            cost: self.cost,
+            epoch: self.epoch,
+            figures,
+            life: self.life,
         }
+    }
+
+    /// Takes what the store knows. What was counted before a reset counts no more.
+    fn learn(&mut self, known: &Known) {
+        if known.epoch > self.epoch {
+            (self.sent, self.own) = (Figures::default(), Figures::default());
+        }
+        self.id = Arc::clone(&known.id);
+        self.begun_at = known.begun_at;
+        self.ended_until = known.ended_until;
+        self.epoch = known.epoch;
+        self.known = known.figures;
     }
 }
 
 impl Shard {
+    fn find(&mut self, key: &str, name: &str) -> Option<&mut Entry> {
+        self.keys.get_mut(key)?.get_mut(name)
+    }
+
+    fn insert(&mut self, (key, name): SessionPlace, entry: Entry) {
+        if self.keys.entry(key).or_default().insert(name, entry).is_none() {
+            self.count += 1;
+        }
+    }
+
+    /// Changes a session so that the store has to hear of it.
+    fn change<T>(&mut self, key: &str, name: &str, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let (key, own) = self.keys.get_key_value(key).map(|(key, _)| Arc::clone(key)).and_then(|key| {
+            let own = self.keys.get_mut(&key)?;
+            Some((key, own))
+        })?;
+        let name = own.get_key_value(name).map(|(name, _)| Arc::clone(name))?;
+        let entry = own.get_mut(&name)?;
+        let done = change(entry);
+        if !entry.is_unsaved && entry.own != Figures::default() {
+            entry.is_unsaved = true;
+            self.unsaved.push((key, name));
+            if self.unsaved.len() > 2 * self.count + 64 {
+                // The store is away, and a flood of names has driven out what waits for it.
+                let keys = &self.keys;
+                let is_there = |name: &Arc<str>, own: &HashMap<Arc<str>, Entry>| own.contains_key(name);
+                self.unsaved.retain(|(key, name)| keys.get(key).is_some_and(|own| is_there(name, own)));
+                self.unsaved.sort_unstable();
+                self.unsaved.dedup();
+            }
+        }
+        Some(done)
+    }
+
     /// Makes room for one more session of a key. What is dropped goes by sixteenths, so that a flood pays a look at the whole
     /// shard only now and then.
     fn make_room(&mut self, key: &Arc<str>, most: usize, now: Timestamp, idle: Duration) {
@@ -278,120 +496,11 @@ impl Shard {
             });
         }
         self.keys.retain(|_, own| !own.is_empty());
+        let keys = &self.keys;
+        self.unsaved.retain(|(key, name)| keys.get(key).is_some_and(|own| own.contains_key(name)));
         self.count = self.keys.values().map(HashMap::len).sum();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sessions(max_sessions: usize) -> Sessions {
-        Sessions::new(SessionConfig { max_sessions, ..SessionConfig::default() })
-    }
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp(1_800_000_000_000_000 + seconds * 1_000_000)
-    }
-
-    #[test]
-    fn the_first_thing_that_a_caller_says_names_its_session() {
-        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let all = Said { header: Some("h"), metadata: Some("m"), user: Some("u"), traceparent: Some(trace) };
-        assert_eq!(all.name().as_deref(), Some("h"));
-        assert_eq!(Said { header: Some(""), ..all }.name().as_deref(), Some("metadata:m"));
-        assert_eq!(Said { header: None, metadata: None, ..all }.name().as_deref(), Some("user:u"));
-        let traced = Said { traceparent: Some(trace), ..Said::default() };
-        assert_eq!(traced.name().as_deref(), Some("trace:0af7651916cd43dd8448eb211c80319c"));
-        for text in ["", "00", "00-xyz-b7ad6b7169203331-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"]
-        {
-            assert_eq!(Said { traceparent: Some(text), ..Said::default() }.name(), None, "{text}");
-        }
-        let long = "x".repeat(1_000_000);
-        assert!(Said { header: Some(&long), ..Said::default() }.name().unwrap().len() <= 128);
-        assert!(Said { header: Some("a\nb"), ..Said::default() }.name().unwrap().starts_with("blake3:"));
-    }
-
-    #[test]
-    fn the_same_name_under_two_keys_is_two_sessions() {
-        let sessions = sessions(1_000);
-        let name: Arc<str> = "s".into();
-        assert_eq!(sessions.enter(&"a".into(), Some(&name), at(0)).unwrap().requests, 0);
-        assert_eq!(sessions.enter(&"a".into(), Some(&name), at(1)).unwrap().requests, 1);
-        assert_eq!(sessions.enter(&"b".into(), Some(&name), at(2)).unwrap().requests, 0);
-        sessions.settle("a", "s", (10, 20), NanoUsd(30));
-        let figures = sessions.enter(&"a".into(), Some(&name), at(60)).unwrap();
-        assert_eq!((figures.input_tokens, figures.output_tokens, figures.cost.nanos()), (10, 20, 30));
-        assert_eq!((figures.requests, figures.age_seconds), (2, 60));
-    }
-
-    #[test]
-    fn a_caller_that_says_nothing_has_a_session_until_it_pauses() {
-        let sessions = sessions(1_000);
-        let key: Arc<str> = "a".into();
-        let first = sessions.enter(&key, None, at(0)).unwrap();
-        assert_eq!(sessions.enter(&key, None, at(1_799)).unwrap().id, first.id);
-        assert_eq!(sessions.enter(&key, None, at(1_799 + 1_800)).unwrap().requests, 2);
-        let next = sessions.enter(&key, None, at(10_000)).unwrap();
-        assert_ne!(next.id, first.id);
-        assert_eq!((next.requests, next.age_seconds), (0, 0));
-    }
-
-    #[test]
-    fn a_session_that_was_ended_refuses_until_its_time_is_over_or_it_is_reset() {
-        let sessions = sessions(1_000);
-        let (key, name): (Arc<str>, Arc<str>) = ("a".into(), "s".into());
-        sessions.enter(&key, Some(&name), at(0)).unwrap();
-        assert!(sessions.end("a", "s", at(10)));
-        assert!(!sessions.end("b", "s", at(10)));
-        let until = at(10 + 86_400);
-        assert_eq!(sessions.enter(&key, Some(&name), at(11)), Err(Ended { until }));
-        assert_eq!(sessions.enter(&key, Some(&name), at(10 + 86_399)), Err(Ended { until }));
-        assert_eq!(sessions.enter(&key, Some(&name), until).unwrap().requests, 0);
-        assert!(sessions.end("a", "s", until));
-        assert!(sessions.reset("a", "s", until));
-        assert_eq!(sessions.enter(&key, Some(&name), until).unwrap().requests, 0);
-        assert_eq!(sessions.list(Some("a"), 10).len(), 1);
-        assert_eq!(sessions.list(Some("b"), 10), []);
-    }
-
-    #[test]
-    fn a_flood_of_sessions_does_not_reopen_one_that_was_ended() {
-        let sessions = sessions(4_000);
-        let (key, name): (Arc<str>, Arc<str>) = ("a".into(), "s".into());
-        sessions.enter(&key, Some(&name), at(0)).unwrap();
-        sessions.enter(&"quiet".into(), Some(&name), at(0)).unwrap();
-        sessions.end("a", "s", at(0));
-        for number in 0..5_000 {
-            sessions.enter(&key, Some(&format!("{number}").into()), at(1)).unwrap();
-        }
-        assert!(sessions.list(Some("a"), usize::MAX).len() <= MAX_PER_KEY);
-        assert!(sessions.enter(&key, Some(&name), at(2)).is_err());
-        assert_eq!(sessions.list(Some("quiet"), 10).len(), 1, "another key is driven out");
-        for number in 0..50_000 {
-            sessions.enter(&format!("k{number}").into(), Some(&name), at(3)).unwrap();
-        }
-        assert!(sessions.list(None, usize::MAX).len() <= 4_000 + SHARDS);
-        assert!(sessions.enter(&key, Some(&name), at(4)).is_err());
-    }
-
-    #[test]
-    fn calls_at_once_never_get_the_same_count() {
-        let sessions = sessions(1_000);
-        let key: Arc<str> = "a".into();
-        let counts = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..500 {
-                        let count = sessions.enter(&key, None, at(0)).unwrap().requests;
-                        counts.lock().unwrap().push(count);
-                    }
-                });
-            }
-        });
-        let mut counts = counts.into_inner().unwrap();
-        counts.sort_unstable();
-        assert_eq!(counts, (0..2_000).collect::<Vec<u64>>());
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kavach::admin::Operation;
 use crate::kavach::call::Call;
 use crate::kavach::gate::Gate;
 use crate::kavach::verdict::{Decision, Ground, Judgement};
@@ -31,6 +32,9 @@ pub struct Case {
     /// The call, as far as it differs from the base.
     #[serde(default)]
     pub call: serde_json::Value,
+    /// An operation of an operator in the place of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// What the policies are to say.
     pub expect: Decision,
     /// The ids of the policies that are to decide, in any order; left out, any.
@@ -86,8 +90,11 @@ impl Table {
     pub fn run(&self, gate: &Gate) -> Result<Vec<Miss>, String> {
         let mut misses = Vec::new();
         for case in &self.cases {
-            let judgement = gate.weigh(&self.call(case)?);
-            if let Some(text) = case.differs(&judgement) {
+            let differs = match &case.operation {
+                Some(operation) => case.differs(&gate.weigh_operation(operation)),
+                None => case.differs(&gate.weigh(&self.call(case)?)),
+            };
+            if let Some(text) = differs {
                 misses.push(Miss { case: case.name.clone(), text });
             }
         }

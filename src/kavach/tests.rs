@@ -3,4 +3,5 @@
 mod drawn;
 mod faults;
 mod gate;
+mod operators;
 mod table;

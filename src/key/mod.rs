@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod draft;
+pub mod news;
 pub mod parties;
 pub mod party;
 pub mod party_draft;

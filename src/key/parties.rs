@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::Principal;
+use super::news::News;
 use super::party::{Party, PartyKind, PartyStore, RequestCaps};
 use crate::error::StoreError;
 
@@ -47,9 +48,15 @@ pub struct Parties {
     maps: ArcSwap<Maps>,
     /// Counts single changes, so that a refresh notices one that it has not seen.
     changes: Mutex<u64>,
+    news: News,
 }
 
 impl Parties {
+    /// Where changes of parties are told.
+    pub(super) fn news(&self) -> &News {
+        &self.news
+    }
+
     /// The kind of the first of a principal's parties that is switched off, the widest first.
     pub fn refuses(&self, principal: &Principal) -> Option<PartyKind> {
         self.maps.load().named(principal).find(|party| !party.enabled).map(|party| party.kind)
@@ -116,6 +123,7 @@ impl Parties {
             maps.of_mut(party.kind).insert(party.name.clone(), Arc::new(party));
         }
         self.maps.store(Arc::new(maps));
+        self.news.tell();
     }
 
     fn change(&self, change: impl FnOnce(&mut Maps)) {
@@ -124,6 +132,7 @@ impl Parties {
         let mut maps = Maps::clone(&self.maps.load());
         change(&mut maps);
         self.maps.store(Arc::new(maps));
+        self.news.tell();
     }
 
     fn writer(&self) -> MutexGuard<'_, u64> {

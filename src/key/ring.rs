@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::news::News;
 use super::parties::Parties;
 use super::party::{PartyKind, RequestCaps};
 use super::store::KeyStore;
@@ -114,6 +115,31 @@ impl Ring {
         }
     }
 
+    /// Whether what runs with a key may go on running. An expiry does not end it, nor another token in place of the old one.
+    ///
+    /// # Errors
+    /// Unknown (the key is deleted), revoked, disabled, suspended, or a party that is switched off. One look-up without lock,
+    /// unless the token was replaced or the key deleted.
+    pub fn still_admits(&self, key: &Key, now: Timestamp) -> Result<(), Refusal> {
+        let here = self.shard(&key.hash).and_then(|shard| shard.load().get(&key.hash).cloned());
+        let Some(key) = here.or_else(|| self.get(&key.id)) else { return Err(Refusal::Unknown) };
+        // An expiry must not hide that the key rests as well.
+        let ageless = Key { expires_at: None, ..Key::clone(&key) };
+        match ageless.state(now) {
+            KeyState::Revoked => Err(Refusal::Revoked),
+            KeyState::Disabled => Err(Refusal::Disabled),
+            KeyState::Suspended => Err(Refusal::Suspended(key.suspension.as_ref().and_then(|rest| rest.until))),
+            KeyState::Active | KeyState::Expired => {
+                self.parties.refuses(&key.principal).map_or(Ok(()), |kind| Err(Refusal::Party(kind)))
+            }
+        }
+    }
+
+    /// Where changes of keys and of parties are told.
+    pub fn news(&self) -> &News {
+        self.parties.news()
+    }
+
     /// Lets the key of that id rest at once, or ends that; whether there is such a key. For a rest that is not in the store
     /// yet, so that it counts from the call on that brought it about.
     pub fn suspend(&self, id: &str, suspension: Option<Suspension>) -> bool {
@@ -126,6 +152,7 @@ impl Ring {
                 *key = Arc::new(Key { suspension, ..Key::clone(key) });
             }
         });
+        self.news().tell();
         true
     }
 
@@ -182,6 +209,7 @@ impl Ring {
             _ => {}
         }
         self.keys.store(writer.hashes.len(), Ordering::Relaxed);
+        self.news().tell();
     }
 
     /// Removes the key of that id at once; whether there was one. Call it after the store has removed the key.
@@ -191,6 +219,7 @@ impl Ring {
         let Some(hash) = writer.hashes.remove(id) else { return false };
         self.change(&hash, |shard| drop(shard.remove(&hash)));
         self.keys.store(writer.hashes.len(), Ordering::Relaxed);
+        self.news().tell();
         true
     }
 
@@ -227,6 +256,7 @@ impl Ring {
             slot.store(Arc::new(shard));
         }
         self.keys.store(writer.hashes.len(), Ordering::Relaxed);
+        self.news().tell();
     }
 
     /// Changes a copy of one shard and puts it in place. The caller holds the writer's lock, so no change is lost.

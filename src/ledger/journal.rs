@@ -10,6 +10,7 @@
 mod line;
 mod recent;
 mod segment;
+mod strict;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -109,6 +110,7 @@ pub struct Journal {
     kept: AtomicBool,
     /// What readers need not parse.
     recent: Arc<Recent>,
+    strict: strict::Strict,
     bell: Notify,
 }
 
@@ -161,6 +163,7 @@ impl Journal {
             readers_sleep: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             recent,
+            strict: strict::Strict::default(),
             bell: Notify::new(),
         };
         journal.adopt()?;
@@ -179,7 +182,7 @@ impl Journal {
     }
 
     /// Appends a line. When it has returned, the line is with the operating system and survives the death of the process. Costs
-    /// one `write(2)`; blocks no longer than that takes.
+    /// one `write(2)`; blocks no longer than that takes. In the strict mode it is on the disk then, and blocks for that.
     ///
     /// # Errors
     /// [`JournalError`]; the line then may or may not appear in the ledger, and later lines are not harmed.
@@ -207,7 +210,11 @@ impl Journal {
         encode: impl Fn(&mut Vec<u8>) -> Result<Written, JournalError>,
     ) -> Result<Written, JournalError> {
         FRAME.with_borrow_mut(|frame| {
-            let done = encode(frame).and_then(|written| self.write(frame).map(|()| written));
+            let done = encode(frame).and_then(|written| {
+                self.write(frame)?;
+                self.force()?;
+                Ok(written)
+            });
             let failing = matches!(done, Err(JournalError::Disk(_)));
             if failing != self.failing.load(Ordering::Relaxed) {
                 self.failing.store(failing, Ordering::Relaxed);

@@ -214,7 +214,10 @@ fn add_to_sums(sums: &mut BTreeMap<SumKey, UsageSum>, record: &Record, width: i6
         ..UsageSum::default()
     });
     sum.records += 1;
-    let cut = matches!(record.outcome, Outcome::ClientGone | Outcome::UpstreamCut | Outcome::Interrupted);
+    let cut = matches!(
+        record.outcome,
+        Outcome::ClientGone | Outcome::UpstreamCut | Outcome::Withdrawn | Outcome::Interrupted
+    );
     sum.cut += u64::from(cut);
     sum.estimated += u64::from(record.usage_source == Some(UsageSource::Estimated));
     sum.unpriced += u64::from(record.cost.is_none());

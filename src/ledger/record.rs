@@ -24,6 +24,8 @@ pub enum Outcome {
     UpstreamCut,
     /// The caller went away before the end.
     ClientGone,
+    /// The key was revoked, deleted, disabled or suspended while it ran, and `keys.running_calls` is `cut`.
+    Withdrawn,
     /// The gateway stopped, or a defect ended it.
     Interrupted,
 }
@@ -37,6 +39,7 @@ impl Outcome {
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamCut => "upstream_cut",
             Self::ClientGone => "client_gone",
+            Self::Withdrawn => "withdrawn",
             Self::Interrupted => "interrupted",
         }
     }
@@ -60,7 +63,7 @@ pub enum AttemptEnd {
     Broken,
     /// The connection broke in the middle of the answer.
     Cut,
-    /// The caller went away during the attempt.
+    /// The caller went away during the attempt, or its key was withdrawn, or the gateway stopped.
     Abandoned,
     /// Every credential of the provider was resting after a 429 or 401, so nothing was sent.
     NoCredential,

@@ -15,6 +15,7 @@ use crate::catalog::tokens;
 use crate::dialect::{self, Operation};
 use crate::ledger::Amendment;
 use crate::ledger::journal::{Journal, Line};
+use crate::pipeline::judge::Habits;
 use crate::pipeline::settle::{count_usage, signed};
 use crate::provider::Provider;
 use crate::telemetry::metrics::METRICS;
@@ -56,6 +57,8 @@ pub struct Uncounted {
     pub catalog: Arc<Catalog>,
     /// What the exchange holds of limits until it is counted.
     pub reservation: Option<Reservation>,
+    /// Who else is told of the count.
+    pub habits: Option<Habits>,
 }
 
 /// The thread that counts.
@@ -131,6 +134,9 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
     };
     let mut reservation = job.reservation.take();
     let charges = reservation.as_mut().map(|reservation| reservation.charges(&used)).unwrap_or_default();
+    if let Some(habits) = &job.habits {
+        habits.settle(&usage, cost);
+    }
     let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges };
     if let Err(error) = journal.append(&Line::Amend(amendment)) {
         tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");

@@ -28,6 +28,8 @@ const DRAWN_IMAGE_TOKENS: u64 = 6_500;
 const SPEECH_TOKENS_A_BYTE: u64 = 8;
 /// What moderates where a call names no model.
 const DEFAULT_MODERATION_MODEL: &str = "omni-moderation-latest";
+/// What a model reads at most, where the list does not say.
+const CONTEXT_TOKENS: u64 = 128_000;
 /// Words that vendors add to every request.
 pub(super) const OVERHEAD_TOKENS: u64 = 64;
 /// Longer texts are counted on a thread that may block.
@@ -42,8 +44,44 @@ impl Exchange {
         Amounts { usd: usd.map(NanoUsd::nanos), input_tokens: signed(input_tokens), output_tokens: signed(output) }
     }
 
-    /// The bound of the input that costs nothing to find.
+    /// The bound of the input that costs nothing to find, with what the request refers to.
     pub(super) fn input_bound(&self) -> u64 {
+        self.with_references(self.written_bound())
+    }
+
+    /// Whether the model reads something that is not in the body.
+    pub(super) fn refers(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.refers || facts.continues.is_some())
+    }
+
+    /// So many written tokens and what the request refers to: a stored answer that is known by its tokens, anything else by all
+    /// that the model can read.
+    fn with_references(&self, written: u64) -> u64 {
+        let Some(facts) = self.facts.as_ref().filter(|_| self.refers()) else { return written };
+        let known = facts.continues.as_deref().filter(|_| !facts.refers);
+        match known.and_then(|id| self.gateway.contexts.recall(id)) {
+            Some(before) => written.saturating_add(before),
+            None => written.max(self.context_window()),
+        }
+    }
+
+    /// The most that a model of the plan reads.
+    fn context_window(&self) -> u64 {
+        let window = |step: &Step| {
+            let query = PriceQuery {
+                provider_name: &step.provider.name,
+                price_provider: step.provider.settings.price_provider.as_deref(),
+                model: &step.model,
+                at: self.record.started_at,
+                tier: ServiceTier::Standard,
+            };
+            self.live.catalog.context_window(&query).unwrap_or(CONTEXT_TOKENS)
+        };
+        self.plan.iter().map(window).max().unwrap_or(CONTEXT_TOKENS)
+    }
+
+    /// The bound of what is written in the body.
+    pub(super) fn written_bound(&self) -> u64 {
         let Some(facts) = &self.facts else { return 0 };
         if self.body.is_empty() {
             return 0;
@@ -51,13 +89,19 @@ impl Exchange {
         facts.input_tokens_most.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS)
     }
 
-    /// The input's tokens, counted, with what a count may miss: two fifths for models whose words are not known, and what vendors
-    /// add; never above the bound.
+    /// The input's tokens, counted, with what the request refers to.
     pub(super) async fn exact_input(&self) -> u64 {
+        let written = self.written_input().await;
+        self.with_references(written)
+    }
+
+    /// The written tokens, counted, with what a count may miss: two fifths for models whose words are not known, and what vendors
+    /// add; never above the bound.
+    pub(super) async fn written_input(&self) -> u64 {
         let words = self.input_words().await;
         let known = self.plan.iter().all(|step| tokens::is_known(&step.model));
         let margin = if known { OVERHEAD_TOKENS } else { OVERHEAD_TOKENS.saturating_add(words * 2 / 5) };
-        words.saturating_add(margin).min(self.input_bound())
+        words.saturating_add(margin).min(self.written_bound())
     }
 
     /// The input's tokens, counted as the first target's model counts them. Costs about a millisecond for 20 KB.
@@ -66,17 +110,17 @@ impl Exchange {
         let modalities = facts.modalities;
         if modalities.audio_input || modalities.file_input || modalities.video_input {
             // Media that are no images have no words to count.
-            return self.input_bound();
+            return self.written_bound();
         }
         let model = self.plan.first().map(|step| step.model.clone()).unwrap_or_default();
         let (operation, body) = (facts.operation, self.body.clone());
         let count = move || tokens::count(&model, &dialect::request_text(operation, &body));
         let words = if self.body.len() > COUNT_INLINE_BYTES {
-            tokio::task::spawn_blocking(count).await.unwrap_or_else(|_| self.input_bound())
+            tokio::task::spawn_blocking(count).await.unwrap_or_else(|_| self.written_bound())
         } else {
             count()
         };
-        words.saturating_add(self.image_tokens(facts)).min(self.input_bound())
+        words.saturating_add(self.image_tokens(facts)).min(self.written_bound())
     }
 
     pub(super) fn image_tokens(&self, facts: &Facts) -> u64 {

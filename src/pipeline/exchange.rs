@@ -14,6 +14,8 @@ use crate::kavach::permits::Papers;
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
+use crate::pipeline::judge::Habits;
+use crate::pipeline::leave::Leave;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::id::ExchangeId;
@@ -32,14 +34,16 @@ pub struct Exchange {
     pub place: Option<Place>,
     /// The key, once identified.
     pub key: Option<Arc<Key>>,
+    /// Whether it may go on, once identified; `None` where running calls are never cut.
+    pub leave: Option<Leave>,
     /// What the body says, once understood.
     pub facts: Option<Facts>,
     /// The body, once read.
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
     pub outgoing: Bytes,
-    /// The session that the gate counts it in.
-    pub session: Option<Arc<str>>,
+    /// Who is told what it used, once it is judged.
+    pub habits: Option<Habits>,
     /// Whether it comes by way of a trusted proxy.
     pub by_proxy: bool,
     /// The ceiling on output tokens that providers are told because the caller named none.
@@ -109,10 +113,11 @@ impl Exchange {
             record: Record::blank(id, Timestamp::now()),
             place: None,
             key: None,
+            leave: None,
             facts: None,
             body: Bytes::new(),
             outgoing: Bytes::new(),
-            session: None,
+            habits: None,
             by_proxy: false,
             ceiling: None,
             reservation: None,
@@ -148,6 +153,19 @@ impl Exchange {
     /// Leaves no record: for the pages about the gateway itself, which monitors ask for all the time.
     pub fn forget(&mut self) {
         self.settled = true;
+    }
+
+    /// Whether the key was withdrawn while it ran and it is to be cut. What is settled is not cut any more.
+    pub fn is_withdrawn(&mut self) -> bool {
+        !self.settled && self.leave.as_mut().is_some_and(Leave::has_ended)
+    }
+
+    /// The refusal of an exchange whose key was withdrawn before anything reached the caller; `None` if it was not.
+    pub fn withdraw(&mut self) -> Option<Error> {
+        let error = self.leave.as_ref()?.refusal().filter(|_| !self.settled)?;
+        self.refuse(&error);
+        self.record.outcome = Outcome::Withdrawn;
+        Some(error)
     }
 
     /// Notes that Marg refuses, and why.

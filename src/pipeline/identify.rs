@@ -3,11 +3,14 @@
 //! A wrong key costs a hash and a look-up in memory. Answers never say whether a key once existed beyond what its holder
 //! could know: only a caller with the whole token learns that it is revoked, expired or disabled.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 
 use crate::error::{Error, Kind, Result};
 use crate::key::ring::Refusal;
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::leave::Leave;
 use crate::unit::clock::Timestamp;
 
 impl Exchange {
@@ -27,6 +30,9 @@ impl Exchange {
                 self.record.org.clone_from(&key.principal.org);
                 self.record.team.clone_from(&key.principal.team);
                 self.record.user.clone_from(&key.principal.user);
+                if self.live.settings.cut_running {
+                    self.leave = Some(Leave::new(Arc::clone(&self.gateway.ring), Arc::clone(&key)));
+                }
                 self.key = Some(key);
                 Ok(())
             }
@@ -35,7 +41,7 @@ impl Exchange {
     }
 }
 
-fn explain(refusal: Refusal) -> Error {
+pub(super) fn explain(refusal: Refusal) -> Error {
     let (kind, text) = match refusal {
         Refusal::Malformed => (Kind::InvalidApiKey, "Incorrect API key provided: it is not complete, or mistyped."),
         Refusal::Unknown => (Kind::InvalidApiKey, "Incorrect API key provided: this gateway does not know it."),

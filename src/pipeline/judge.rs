@@ -16,9 +16,9 @@ use crate::dialect::{Facts, Modalities, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::kavach::call::{self, Action, Call, Caller, SessionFigures, Target};
 use crate::kavach::config::Mode;
-use crate::kavach::drift::Sighting;
 use crate::kavach::drift::geo::Place;
-use crate::kavach::session::Said;
+use crate::kavach::drift::{Drift, Settled, Sighting};
+use crate::kavach::session::{Said, Sessions};
 use crate::kavach::verdict::{Ground, Verdict};
 use crate::kavach::{Gate, Refusal, Suspension};
 use crate::key::{self, Key};
@@ -30,6 +30,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::unit::clock::Timestamp;
 use crate::unit::event::Event;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::Usage;
 
 /// The most policies of a kind that a record names.
 const MAX_GROUNDS: usize = 8;
@@ -64,12 +65,12 @@ impl Exchange {
         [("x-kavach-mode", mode.name().to_owned())].into_iter().chain(verdict).collect()
     }
 
-    /// Adds what the exchange used to its session. What is still being counted is missed there, not in limits or the ledger.
-    pub(super) fn settle_session(&self) {
-        let (Some(session), Some(key)) = (&self.session, &self.key) else { return };
-        let usage = self.record.usage.as_ref();
-        let tokens = usage.map(|usage| (usage.input_total(), usage.output_total())).unwrap_or_default();
-        self.gateway.sessions.settle(&key.id, session, tokens, self.record.cost.unwrap_or(NanoUsd::ZERO));
+    /// Tells session and habits what the exchange used; nothing if it was not judged, or nobody knows: of a call that was
+    /// refused the habits keep what was estimated, as it is the attempt that is odd.
+    pub(super) fn settle_habits(&self) {
+        if let (Some(habits), Some(usage)) = (&self.habits, &self.record.usage) {
+            habits.settle(usage, self.record.cost);
+        }
     }
 
     fn waive(&mut self, gate: &Gate) {
@@ -83,7 +84,7 @@ impl Exchange {
 
     async fn judge_plan(&mut self, gate: &Gate, key: &Arc<Key>, headers: &HeaderMap) -> Result<()> {
         let session = self.enter_session(key, headers)?;
-        self.session = Some(Arc::clone(&session.id));
+        let session_id = Arc::clone(&session.id);
         let mut call = self.call((gate, key), session, headers).await;
         let mut first: Option<(Verdict, Call)> = None;
         let mut refusal: Option<Refusal> = None;
@@ -105,6 +106,14 @@ impl Exchange {
                 }
             }
         }
+        self.habits = Some(Habits {
+            sessions: Arc::clone(&self.gateway.sessions),
+            drift: Arc::clone(&self.gateway.drift),
+            key: Arc::clone(&key.id),
+            session: session_id,
+            at: self.record.started_at,
+            estimated: self.estimated(&call.facts),
+        });
         self.record.verdict = first.map(|(verdict, call)| said(gate, &verdict, &call, dropped));
         for (step, permit) in self.plan.iter_mut().zip(permits) {
             step.permit = permit;
@@ -128,7 +137,7 @@ impl Exchange {
     async fn call(&self, (gate, key): (&Gate, &Arc<Key>), session: SessionFigures, headers: &HeaderMap) -> Call {
         let known = self.facts.as_ref();
         let place = self.place_of_caller(headers);
-        let input = if gate.counts_input() { self.exact_input().await } else { self.rough_input() };
+        let input = if gate.counts_input() { self.written_input().await } else { self.rough_input() };
         let mut facts = call::Facts {
             requested_model: known.and_then(|facts| facts.model.as_deref()).unwrap_or_default().into(),
             requested_max_output_tokens: known.and_then(|facts| facts.max_output_tokens),
@@ -145,16 +154,24 @@ impl Exchange {
             ..call::Facts::default()
         };
         let step = self.plan.first();
+        let (tokens, cost) = self.estimated(&facts);
         let sighting = Sighting {
             place,
             device: headers.get("x-marg-device").and_then(|value| value.to_str().ok()),
             session_age: Duration::from_secs(facts.session.age_seconds),
             model: step.map(|step| step.model.as_str()).unwrap_or_default(),
-            tokens: input.saturating_add(facts.max_output_tokens.unwrap_or(0)),
-            cost: step.and_then(|step| self.cost_at(step, &facts)).unwrap_or(NanoUsd::ZERO),
+            tokens,
+            cost,
         };
         facts.drift = self.gateway.drift.score(&key.id, &sighting, facts.time);
         Call { caller: Caller::of(key), action: self.action(), target: Target::default(), facts }
+    }
+
+    /// Tokens and cost of a call at its first target as drift sees them before it is made; what nobody knows is nothing.
+    fn estimated(&self, facts: &call::Facts) -> (u64, NanoUsd) {
+        let tokens = facts.estimated_input_tokens.saturating_add(facts.max_output_tokens.unwrap_or(0));
+        let cost = self.plan.first().and_then(|step| self.cost_at(step, facts));
+        (tokens, cost.unwrap_or(NanoUsd::ZERO))
     }
 
     fn enter_session(&self, key: &Key, headers: &HeaderMap) -> Result<SessionFigures> {
@@ -213,6 +230,29 @@ impl Exchange {
         let Some(facts) = &self.facts else { return 0 };
         let words = facts.input_text_bytes.div_ceil(BYTES_A_TOKEN);
         words.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS).min(self.input_bound())
+    }
+}
+
+/// Who is told what a judged exchange used, once that is known: at its end, or when its tokens are counted after it.
+pub struct Habits {
+    sessions: Arc<Sessions>,
+    drift: Arc<Drift>,
+    key: Arc<str>,
+    session: Arc<str>,
+    at: Timestamp,
+    estimated: (u64, NanoUsd),
+}
+
+impl Habits {
+    /// Tells them; a cost that is not known is nothing.
+    pub fn settle(&self, usage: &Usage, cost: Option<NanoUsd>) {
+        let (input, output) = (usage.input_total(), usage.output_total());
+        let cost = cost.unwrap_or(NanoUsd::ZERO);
+        self.sessions.settle(&self.key, &self.session, (input, output), cost);
+        let (tokens, estimated_cost) = self.estimated;
+        let used =
+            Settled { at: self.at, tokens: (tokens, input.saturating_add(output)), cost: (estimated_cost, cost) };
+        self.drift.settle(&self.key, &used, Timestamp::now());
     }
 }
 

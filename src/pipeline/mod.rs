@@ -8,6 +8,7 @@ pub mod answer;
 pub mod arrive;
 pub mod attempt;
 pub mod attest;
+pub mod context;
 pub mod count;
 mod estimate;
 pub mod exchange;
@@ -16,6 +17,7 @@ pub mod identify;
 mod invoices;
 pub mod judge;
 pub mod label;
+pub mod leave;
 pub mod local;
 pub mod papers;
 pub mod relay;
@@ -45,6 +47,7 @@ use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
 use crate::pipeline::attest::AuditGate;
+use crate::pipeline::context::Contexts;
 use crate::pipeline::count::Counter;
 use crate::provider::Provider;
 use crate::route::Table;
@@ -68,6 +71,8 @@ pub struct Gateway {
     pub journal: Arc<Journal>,
     /// Counts tokens where no provider did.
     pub counter: Counter,
+    /// How many tokens stored answers have.
+    pub contexts: Contexts,
     /// What exchanges must know of the audit log.
     pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
@@ -122,6 +127,8 @@ pub struct Settings {
     pub provider_header: bool,
     /// The ceiling on output tokens that a provider is told where the caller names none, no cap applies, and a limit does.
     pub default_max_output_tokens: u64,
+    /// Whether calls that run are cut when their key is revoked, deleted, disabled or suspended.
+    pub cut_running: bool,
     /// Caps on single requests where neither the key nor its org, team or user has any.
     pub default_caps: RequestCaps,
 }
@@ -146,6 +153,7 @@ impl Gateway {
             suspended: OnceLock::new(),
             journal,
             counter,
+            contexts: Contexts::default(),
             audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),

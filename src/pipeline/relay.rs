@@ -7,6 +7,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::Outcome;
 use crate::pipeline::attempt::micros;
 use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::leave::Leave;
 
 /// The most of an upstream's error body that is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -133,6 +134,13 @@ impl Exchange {
     /// of a stream.
     pub fn cut(&mut self, client_gone: bool) -> Option<Bytes> {
         let streaming = matches!(&self.relaying, Relaying::Passing { event_stream: true, .. });
+        if let Some(error) = self.leave.as_ref().and_then(Leave::refusal).filter(|_| !self.settled) {
+            self.record.reason = Some(error.kind().code().to_owned());
+            self.record.error = Some(error.text().to_owned());
+            self.settle(Outcome::Withdrawn);
+            let torn = self.leave.as_ref().is_some_and(Leave::is_torn);
+            return (streaming && !torn).then(|| dialect::cut_event(&error));
+        }
         let error = Error::new(Kind::UpstreamError, "The provider broke off in the middle of the answer.");
         if client_gone {
             self.settle(Outcome::ClientGone);

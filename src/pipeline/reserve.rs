@@ -125,11 +125,21 @@ impl Exchange {
             done => return done,
         };
         let input = self.exact_input().await;
-        for (index, ceiling) in ceilings.iter().enumerate() {
-            let last = index + 1 == ceilings.len();
-            match self.try_reserve(payer, (input, *ceiling), last).await {
-                Ok(granted) => return Ok(granted),
-                Err(next) => refusal = next,
+        let mut inputs = vec![input];
+        if self.refers() {
+            inputs.push(self.written_input().await);
+        }
+        for input in inputs {
+            for (index, ceiling) in ceilings.iter().enumerate() {
+                let last = index + 1 == ceilings.len();
+                match self.try_reserve(payer, (input, *ceiling), last).await {
+                    Ok(granted) => return Ok(granted),
+                    Err(next) => refusal = next,
+                }
+            }
+            // All that a model can read may be more than a whole limit; then what is written must do, or nothing ever passed.
+            if !matches!(refusal, Refusal::NeverFits(_)) {
+                break;
             }
         }
         Err(refusal)
@@ -174,7 +184,7 @@ impl Exchange {
         let (Some(key), Some(facts)) = (&self.key, &self.facts) else { return Ok(None) };
         let caps = self.gateway.ring.caps(key).or(self.live.settings.default_caps);
         if let Some(most) = caps.max_input_tokens
-            && self.input_bound() > most
+            && self.written_bound() > most
         {
             let input = self.input_words().await;
             if input > most {

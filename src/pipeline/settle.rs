@@ -41,12 +41,15 @@ impl Exchange {
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
         let reservation = self.charge(uncounted.is_some());
-        self.settle_session();
+        if uncounted.is_none() {
+            self.settle_habits();
+        }
         let written = self.journal();
         count(&self.record);
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
             uncounted.reservation = reservation;
+            uncounted.habits = self.habits.take();
             self.gateway.counter.hand(uncounted);
         }
         self.held = None;
@@ -108,6 +111,13 @@ impl Exchange {
         }
         self.record.usage = reader.usage();
         self.record.service_tier = reader.service_tier();
+        if let (Some(usage), Some(id)) = (&self.record.usage, reader.response_id()) {
+            let operation = self.place.as_ref().map(|place| place.operation);
+            if operation == Some(Operation::Responses) {
+                let tokens = usage.input_total().saturating_add(usage.output_total());
+                self.gateway.contexts.remember(id, tokens);
+            }
+        }
         if self.record.usage.is_some() {
             self.record.usage_source = Some(UsageSource::Reported);
             return None;
@@ -136,6 +146,7 @@ impl Exchange {
             tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
             reservation: None,
+            habits: None,
         })
     }
 
@@ -144,7 +155,7 @@ impl Exchange {
         let answered = self.record.provider.is_some();
         let end = match outcome {
             _ if !answered && self.record.attempts.is_empty() && outcome == Outcome::Refused => return,
-            Outcome::ClientGone | Outcome::Interrupted => AttemptEnd::Abandoned,
+            Outcome::ClientGone | Outcome::Withdrawn | Outcome::Interrupted => AttemptEnd::Abandoned,
             Outcome::UpstreamCut => AttemptEnd::Cut,
             _ => AttemptEnd::Served,
         };

@@ -128,9 +128,10 @@ impl Front {
         let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
         // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
         let old = session.req_header().version < http::Version::HTTP_11;
-        if read.needs_replay || watched || old {
-            let deadline = Arc::new(Deadline::new(context.exchange.started));
-            context.stand_in = Some(replay::wrap(session, read.needs_replay, deadline.clone()));
+        if read.needs_replay || watched || old || exchange.leave.is_some() {
+            let deadline = Arc::new(Deadline::new(exchange.started));
+            let leave = exchange.leave.clone();
+            context.stand_in = Some(replay::wrap(session, read.needs_replay, (deadline.clone(), leave)));
             context.deadline = Some(deadline);
         }
         Ok(None)
@@ -185,6 +186,10 @@ impl ProxyHttp for Front {
     ) -> pingora_error::Result<Box<HttpPeer>> {
         context.next_target = false;
         session.set_close_on_response_before_downstream_finish(true);
+        if context.exchange.is_withdrawn() {
+            // It may have waited for money, or for the target before.
+            return Err(PingoraError::explain(ErrorType::InternalError, "the key was withdrawn"));
+        }
         loop {
             let Some(current) = &context.exchange.current else {
                 return Err(PingoraError::explain(ErrorType::ConnectError, "no target is left"));
@@ -311,6 +316,9 @@ impl ProxyHttp for Front {
         if let Some(deadline) = &context.deadline {
             deadline.expect_next_byte();
         }
+        if context.exchange.is_withdrawn() {
+            return Err(PingoraError::explain(ErrorType::InternalError, "the key was withdrawn"));
+        }
         *body = context.exchange.relay(body.take(), end);
         Ok(None)
     }
@@ -326,6 +334,11 @@ impl ProxyHttp for Front {
         if context.next_target || context.own_words.is_some() {
             error.as_up();
             error.set_retry(context.next_target);
+            return error;
+        }
+        if context.exchange.is_withdrawn() {
+            error.as_up();
+            error.set_retry(false);
             return error;
         }
         let late = context.deadline.as_ref().is_some_and(|deadline| deadline.has_passed());
@@ -364,7 +377,8 @@ impl ProxyHttp for Front {
             return FailToProxy { error_code: exchange.record.status, can_reuse_downstream: false };
         }
         session.set_keepalive(None);
-        let answer = context.own_words.take().unwrap_or_else(|| {
+        let withdrawn = exchange.withdraw().map(|error| Answer::error(&error));
+        let answer = withdrawn.or_else(|| context.own_words.take()).unwrap_or_else(|| {
             let failure = exchange.give_up();
             exchange.refuse(&failure);
             Answer::error(&failure)

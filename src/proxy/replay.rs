@@ -3,7 +3,8 @@
 //! It stands in for the real session while upstreams are asked, and hands everything through. Two answers are its own:
 //! `get_retry_buffer` gives a one-byte sentinel, so that Pingora calls `request_body_filter` once for each attempt whatever
 //! the body's size; and waiting for the caller ends with an error when the upstream's deadline passes, because that wait is
-//! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. For callers of HTTP/1.0 it
+//! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. It ends, too, when the
+//! caller's key is withdrawn and the operator wants running calls cut. For callers of HTTP/1.0 it
 //! also takes the chunks off an answer. The real session is put back before the exchange ends, so that keep-alive survives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use crate::pipeline::leave::Leave;
 use crate::unit::clock::Tick;
 
 /// Until when an upstream may be silent. Times are milliseconds since the exchange began; 0 means for ever.
@@ -105,11 +107,11 @@ impl Deadline {
 pub type Slot = Arc<Mutex<Option<ServerSession>>>;
 
 /// Puts a stand-in in the session's place; [`unwrap`] puts the real one back.
-pub fn wrap(session: &mut Session, replays: bool, deadline: Arc<Deadline>) -> Slot {
+pub fn wrap(session: &mut Session, replays: bool, (deadline, leave): (Arc<Deadline>, Option<Leave>)) -> Slot {
     let slot = Slot::default();
     let real = std::mem::replace(&mut *session.downstream_session, nobody());
     let old = real.req_header().version < http::Version::HTTP_11;
-    let stand_in = StandIn { real, replays, old, deadline, slot: slot.clone() };
+    let stand_in = StandIn { real, replays, old, deadline, leave, slot: slot.clone() };
     *session.downstream_session = ServerSession::new_custom(Box::new(stand_in));
     slot
 }
@@ -133,6 +135,8 @@ struct StandIn {
     /// The caller speaks HTTP/1.0, so nothing may be chunked (RFC 9112 section 6.1): such a body ends with the connection.
     old: bool,
     deadline: Arc<Deadline>,
+    /// Whether the exchange may go on; `None` where it always may.
+    leave: Option<Leave>,
     slot: Slot,
 }
 
@@ -140,6 +144,14 @@ impl Drop for StandIn {
     fn drop(&mut self) {
         let real = std::mem::replace(&mut self.real, nobody());
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(real);
+    }
+}
+
+/// Returns when the exchange may not go on; never, where it always may.
+async fn ends(leave: &mut Option<Leave>) {
+    match leave {
+        Some(leave) => leave.ends().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -158,6 +170,7 @@ impl CustomSession for StandIn {
             biased;
             read = self.real.read_body_or_idle(no_body_expected) => read,
             () = self.deadline.passes() => Error::e_explain(ErrorType::ReadTimedout, "the upstream is silent"),
+            () = ends(&mut self.leave) => Error::e_explain(ErrorType::InternalError, "the key was withdrawn"),
         }
     }
 
@@ -169,7 +182,15 @@ impl CustomSession for StandIn {
                 self.real.set_keepalive(None);
             }
         }
-        let written = self.real.response_duplex_vec(tasks).await;
+        let written = tokio::select! {
+            biased;
+            written = self.real.response_duplex_vec(tasks) => written,
+            // A caller that does not read must not keep the provider busy; half a piece may be on its way to it.
+            () = ends(&mut self.leave) => {
+                self.leave.iter().for_each(Leave::tear);
+                Error::e_explain(ErrorType::InternalError, "the key was withdrawn")
+            }
+        };
         // The time that a slow caller took is not the upstream's.
         self.deadline.expect_next_byte_if_begun();
         written

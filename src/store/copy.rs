@@ -140,6 +140,14 @@ pub const TABLES: &[Table] = &[
         ],
         sum: "created_at",
     },
+    // A mark is a number of changes, which starts anew; whoever starts on the target reads all of it.
+    Table {
+        name: "gate_memory",
+        key: 3,
+        unique: "",
+        columns: &[("kind", T), ("key_id", T), ("name", T), ("seen_at", I), ("until", I), ("body", T)],
+        sum: "seen_at",
+    },
     Table {
         name: "repricing",
         key: 1,

@@ -6,6 +6,7 @@
 
 mod copy;
 mod filter;
+mod memory;
 mod noun;
 pub mod postgres;
 mod record;
@@ -28,6 +29,7 @@ use crate::budget::authority::Authority;
 use crate::budget::store::LimitStore;
 use crate::catalog::stored::PriceStore;
 use crate::error::StoreError;
+use crate::kavach::memory::MemoryStore;
 use crate::key::admin::AdminTokenStore;
 use crate::key::party::PartyStore;
 use crate::key::store::KeyStore;
@@ -45,7 +47,15 @@ impl<T: Authority + Consumer + Shadow> CounterStore for T {}
 /// An open store, whatever it is made of. `Arc<dyn Backend>` becomes an `Arc` of each of the traits by itself.
 #[async_trait]
 pub trait Backend:
-    KeyStore + AdminTokenStore + RouteStore + LimitStore + PartyStore + PriceStore + RepriceStore + LedgerStore
+    KeyStore
+    + AdminTokenStore
+    + RouteStore
+    + LimitStore
+    + PartyStore
+    + PriceStore
+    + RepriceStore
+    + LedgerStore
+    + MemoryStore
 {
     /// What it is, in one word: `sqlite`, `postgres`.
     fn name(&self) -> &'static str;

@@ -12,6 +12,7 @@ mod keys;
 mod ledger;
 mod limits;
 mod listen;
+mod memory;
 mod migrate;
 mod parties;
 mod partitions;

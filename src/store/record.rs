@@ -257,12 +257,13 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-const OUTCOMES: [Outcome; 6] = [
+const OUTCOMES: [Outcome; 7] = [
     Outcome::Answered,
     Outcome::Refused,
     Outcome::UpstreamFailed,
     Outcome::UpstreamCut,
     Outcome::ClientGone,
+    Outcome::Withdrawn,
     Outcome::Interrupted,
 ];
 

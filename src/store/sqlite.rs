@@ -11,6 +11,7 @@ mod counters;
 mod keys;
 mod ledger;
 mod limits;
+mod memory;
 mod migrate;
 mod parties;
 mod prices;

@@ -347,3 +347,232 @@ async fn the_past_can_be_audited_explained_and_judged_again() {
     let refused = marg.ask_admin("POST", "/admin/policy/replay", Some(&wrong)).await;
     assert_eq!(refused.status, 400, "{}", refused.text());
 }
+
+const NO_TOOLS: &str = "@id(\"no-tools\") forbid(principal, action, resource) when { \
+        context.tools.containsAny([\"shell\", \"web_search\", \"mcp\", \"web\"]) };\n\
+        @id(\"no-media\") forbid(principal, action, resource) when { \
+        context.modalities.containsAny([\"image\", \"audio\", \"file\", \"video\"]) };\n";
+
+#[tokio::test]
+async fn no_field_of_a_chat_that_changes_the_cost_or_the_tools_evades_a_policy() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "enforce", &format!("{EVERYONE}{CAP}{NO_TOOLS}")).await;
+    let short = |more: Value| {
+        let mut body = chat(json!({"max_tokens": 10}));
+        crate::support::marg::merge(&mut body, more);
+        body
+    };
+    let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
+    let chats = [
+        short(json!({"functions": [{"name": "shell"}]})),
+        short(json!({"functions": [{"name": "shell"}], "function_call": {"name": "shell"}})),
+        short(json!({"tools": [{"type": "function", "function": {"name": "shell"}}], "tool_choice": "none"})),
+        short(json!({"tools": [{"type": "web_search", "name": "harmless"}]})),
+        short(json!({"web_search_options": {}})),
+        short(json!({"plugins": [{"id": "web"}]})),
+        short(json!({"mcp_servers": [{"type": "url", "url": "https://x", "name": "crm"}]})),
+        short(part(json!({"type": "image_url", "image_url": {"url": "https://x/y.png"}}))),
+        short(part(json!({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}))),
+        short(part(json!({"type": "file", "file": {"file_data": "AA=="}}))),
+        short(part(json!({"type": "video_url", "video_url": {"url": "https://x/y.mp4"}}))),
+        short(json!({"modalities": ["text", "audio"]})),
+        short(json!({"n": 11})),
+        short(json!({"max_completion_tokens": 101})),
+    ];
+    for (index, body) in chats.iter().enumerate() {
+        let case = format!("chat {index}");
+        let refused = marg.chat(&case, body).await;
+        assert_eq!(refused.status, 403, "{body}: {}", refused.text());
+        assert!(upstream.seen(&case).is_empty(), "{body}: the provider was asked");
+    }
+}
+
+#[tokio::test]
+async fn no_spelling_and_no_other_endpoint_evades_a_policy() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "enforce", &format!("{EVERYONE}{CAP}{NO_TOOLS}")).await;
+    let post = async |path: &str, case: &str, body: String| {
+        let answer = marg.send(Call::post(path, case, body)).await;
+        assert!(upstream.seen(case).is_empty(), "{path} {case}: the provider was asked");
+        answer
+    };
+    let escaped = r#"{"model":"m","max_tokens":10,"messages":[{"role":"user","content":[{"typ\u0065":"im\u0061ge_url","image_url":{"url":"https://x"}}]}]}"#;
+    assert_eq!(post("/v1/chat/completions", "escaped", escaped.to_owned()).await.status, 403);
+    for (path, case, body) in [
+        (
+            "/v1/responses",
+            "search",
+            json!({"model": "m", "input": "x", "max_output_tokens": 10, "tools": [{"type": "web_search"}]}),
+        ),
+        (
+            "/v1/responses",
+            "mcp",
+            json!({"model": "m", "input": "x", "max_output_tokens": 10,
+            "tools": [{"type": "mcp", "server_label": "crm", "server_url": "https://x"}]}),
+        ),
+        (
+            "/v1/responses",
+            "image",
+            json!({"model": "m", "max_output_tokens": 10,
+            "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]}),
+        ),
+        ("/v1/responses", "no cap", json!({"model": "m", "input": "x"})),
+        ("/v1/completions", "best of", json!({"model": "m", "prompt": "x", "max_tokens": 10, "best_of": 11})),
+        ("/v1/completions", "n", json!({"model": "m", "prompt": "x", "max_tokens": 60, "n": 2, "best_of": 2})),
+        ("/v1/completions", "prompts", json!({"model": "m", "prompt": vec!["x"; 11], "max_tokens": 10})),
+    ] {
+        let refused = post(path, case, body.to_string()).await;
+        assert_eq!(refused.status, 403, "{path} {body}: {}", refused.text());
+    }
+    // What is no proper number, or no proper name, is no request.
+    for (index, more) in [
+        r#""max_tokens":10.5"#,
+        r#""max_tokens":1e3"#,
+        r#""max_tokens":-0"#,
+        r#""max_tokens":true"#,
+        r#""max_tokens":[10]"#,
+        r#""max_tokens":18446744073709551616"#,
+        r#""n":-1"#,
+        r#""n":"2""#,
+        r#""n":0.5"#,
+        r#""n":1e400"#,
+        r#""max_tokens":10,"MAX_TOKENS":9999"#,
+        r#""max_tokens":10,"Tools":[{"type":"function","function":{"name":"shell"}}]"#,
+        r#""max_tokens":10,"max_tok\u0065ns":9999"#,
+        r#""tools":{"a":1}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],{more}}}"#);
+        let refused = post("/v1/chat/completions", &format!("odd {index}"), body).await;
+        assert!(matches!(refused.status, 400 | 403), "{more}: {} {}", refused.status, refused.text());
+    }
+}
+
+/// The entries of the audit log that match a query, once there are so many.
+async fn entries(marg: &Marg, query: &str, count: usize) -> Vec<Value> {
+    until(&format!("{count} entries of {query}"), || async {
+        let answer = marg.ask_admin("GET", &format!("/admin/audit/entries?limit=1000&{query}"), None).await;
+        let entries = answer.json()["entries"].as_array()?.clone();
+        (entries.len() >= count).then_some(entries)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_change_of_the_mode_or_of_the_policies_is_recorded_with_who_made_it() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "observe", &format!("{EVERYONE}{CAP}")).await;
+    let before = marg.ask_admin("GET", "/admin/policy", None).await.json()["set"].clone();
+    let mut config = marg.config.clone();
+    config["kavach"]["mode"] = json!("enforce");
+    marg.rewrite(&config);
+    assert!(reload(&marg).await);
+    let found = entries(&marg, "kind=mode&subject=kavach", 1).await;
+    let entry = &found[0]["entry"];
+    assert_eq!(entry["actor"]["kind"], "admin_token", "{entry}");
+    assert_eq!(entry["detail"]["detail"], json!({"from": "observe", "to": "enforce"}), "{entry}");
+    let found = entries(&marg, "kind=policy", 1).await;
+    let entry = &found[0]["entry"];
+    assert_eq!(
+        (&entry["detail"]["detail"]["from"]["set"], &entry["detail"]["detail"]["to"]["set"]),
+        (&before, &before)
+    );
+
+    std::fs::write(marg.path("policy.cedar"), framed(EVERYONE)).unwrap();
+    marg.signal(rustix::process::Signal::HUP);
+    let found = entries(&marg, "kind=policy", 2).await;
+    let change = found.iter().map(|found| &found["entry"]).find(|entry| entry["actor"]["kind"] == "system");
+    let detail = &change.expect("a change by a signal is the gateway's own")["detail"]["detail"];
+    assert_eq!(detail["from"]["set"], before, "{detail}");
+    assert_ne!(detail["to"]["set"], before, "{detail}");
+    assert_eq!((&detail["from"]["policies"], &detail["to"]["policies"]), (&json!(2), &json!(1)), "{detail}");
+}
+
+#[tokio::test]
+async fn operators_are_judged_by_policies_about_them_and_by_no_others() {
+    let upstream = Upstream::http1().await;
+    let stop = "@id(\"stop\") forbid(principal, action, resource);\n";
+    let about = "@id(\"no-deletes\") @reason(\"keys are revoked here\") \
+        forbid(principal, action == Admin::Action::\"delete\", resource == Admin::Noun::\"key\");\n\
+        @id(\"watched\") @mode(\"observe\") \
+        forbid(principal in Admin::Role::\"admin\", action == Admin::Action::\"rotate\", resource);\n";
+    let marg = gateway(&upstream, "observe", &format!("{EVERYONE}{stop}{about}")).await;
+    let new = async || marg.make_key(&[]).await.1;
+    let id = new().await;
+    let delete = async |id: &str| marg.ask_admin("DELETE", &format!("/admin/keys/{id}"), None).await;
+    assert_eq!(delete(&id).await.status, 204, "observing refuses nothing");
+    let mut config = marg.config.clone();
+    config["kavach"]["mode"] = json!("enforce");
+    marg.rewrite(&config);
+    assert!(reload(&marg).await);
+    assert_eq!(marg.chat("stopped", &chat(json!({}))).await.status, 403);
+    let id = new().await;
+    let refused = delete(&id).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("keys are revoked here (policy no-deletes)"), "{}", refused.text());
+    assert_eq!(marg.ask_admin("POST", &format!("/admin/keys/{id}/rotate"), None).await.status, 200);
+    assert_eq!(marg.ask_admin("POST", &format!("/admin/keys/{id}/revoke"), None).await.status, 200);
+    let found = entries(&marg, &format!("kind=key&subject={id}"), 5).await;
+    let of = |verdict: &str| {
+        let entry =
+            found.iter().map(|found| &found["entry"]).find(|entry| entry["detail"]["detail"]["verdict"] == verdict);
+        entry.unwrap_or_else(|| panic!("nothing says {verdict}: {found:?}")).clone()
+    };
+    assert_eq!((&of("deny")["verb"], &of("deny")["detail"]["status"]), (&json!("delete"), &json!(403)));
+    assert_eq!(of("would-deny")["detail"]["detail"]["policies"], json!(["watched"]));
+    // Whoever works on the store itself is not asked: the way back in.
+    let (status, _, said) = marg.try_command(&["keys", "delete", &id]).await;
+    assert_eq!(status, 0, "{said}");
+}
+
+#[tokio::test]
+async fn an_ended_session_stays_ended_after_a_restart_and_figures_go_on() {
+    let upstream = Upstream::http1().await;
+    let mut marg = gateway(&upstream, "enforce", EVERYONE).await;
+    let ask = async |marg: &Marg, session: &str| {
+        marg.send(Call::chat("s", &chat(json!({}))).header("x-marg-session", session)).await.status
+    };
+    for session in ["a", "b", "a"] {
+        assert_eq!(ask(&marg, session).await, 200);
+    }
+    let which = json!({"key_id": marg.key_id, "id": "b"});
+    assert_eq!(marg.ask_admin("POST", "/admin/sessions/end", Some(&which)).await.status, 204);
+    marg.signal(rustix::process::Signal::TERM);
+    marg.ended().await;
+    marg.restart().await;
+    assert_eq!((ask(&marg, "a").await, ask(&marg, "b").await), (200, 403));
+    let sessions = marg.ask_admin("GET", "/admin/sessions", None).await.json();
+    let of =
+        |id: &str| sessions["sessions"].as_array().unwrap().iter().find(|session| session["id"] == id).unwrap().clone();
+    assert_eq!(of("a")["requests"], 3, "{sessions}");
+    assert!(of("b")["ended_until"].is_string(), "{sessions}");
+    // The command line does it on the store, too, and the gateway hears of it.
+    let (status, _, said) = marg.try_command(&["sessions", "reset", &marg.key_id, "b"]).await;
+    assert_eq!(status, 0, "{said}");
+    until("the session goes on", || async { (ask(&marg, "b").await == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn tokens_that_are_counted_late_reach_the_session() {
+    let upstream = Upstream::http1().await;
+    // A stream without usage: nobody knows its tokens until they are counted, after its end.
+    let text = crate::support::answers::text("m", "a few words to be counted later on");
+    let pieces = vec![text, "data: [DONE]\n\n".into()];
+    let body = crate::support::reply::Body::Pieces(pieces, crate::support::reply::End::Clean);
+    upstream.answer("late", crate::support::reply::Answer::event_stream(body).into());
+    let few = "@id(\"few\") forbid(principal, action, resource) when { context.session.output_tokens > 3 };\n";
+    let marg = gateway(&upstream, "enforce", &format!("{EVERYONE}{few}")).await;
+    let ask = async || {
+        let call = Call::chat("late", &chat(json!({"stream": true}))).header("x-marg-session", "s");
+        marg.send(call).await.status
+    };
+    assert_eq!(ask().await, 200);
+    until("the session knows its tokens", || async {
+        let sessions = marg.ask_admin("GET", "/admin/sessions", None).await.json();
+        (sessions["sessions"][0]["output_tokens"].as_u64()? > 3).then_some(())
+    })
+    .await;
+    assert_eq!(ask().await, 403);
+}

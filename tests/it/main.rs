@@ -23,6 +23,7 @@ mod postgres_server;
 mod redis_server;
 
 mod audit;
+mod audit_folder;
 mod bad_input;
 mod cluster;
 mod crash;
@@ -41,3 +42,5 @@ mod settlement;
 mod slow_readers;
 mod streaming;
 mod usage;
+mod witness;
+mod withdrawn;

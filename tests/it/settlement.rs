@@ -197,3 +197,42 @@ async fn a_record_says_under_which_tags_and_in_which_session_a_call_was_made() {
     assert!(csv.lines().next().unwrap().ends_with("attempts,tags,session"), "{csv}");
     assert!(csv.lines().nth(1).unwrap().ends_with("1,a b,s-1"), "{csv}");
 }
+
+#[tokio::test]
+async fn a_call_that_goes_on_from_a_stored_answer_reserves_what_the_model_reads_again() {
+    let upstream = Upstream::http1().await;
+    let rows = "  - {model: chain, usd_per_million_tokens: {input: 1, output: 0}}\n";
+    let marg = gateway(&upstream, rows, dollars("0.5")).await;
+    let ask = |case: &str, before: Option<&str>| {
+        let body = json!({
+            "model": "chain", "input": "Go on.", "max_output_tokens": 5, "stream": before.is_some(),
+            "previous_response_id": before,
+        });
+        Call::post("/v1/responses", case, body.to_string())
+    };
+    let usage = json!({"input_tokens": 900, "output_tokens": 100, "total_tokens": 1_000});
+    let response = json!({"id": "resp_1", "object": "response", "model": "chain", "output": [], "usage": usage});
+    upstream.answer("first", Answer::json(200, &response).into());
+    assert_eq!(marg.http1().await.send(ask("first", None)).await.status, 200);
+    // One that this gateway has seen counts as it was counted; of another one all that the model can read is reserved.
+    for (case, before, least, most) in
+        [("seen", "resp_1", 1_000_000, 2_000_000), ("unseen", "resp_2", 128_000_000, 131_000_000)]
+    {
+        let (reply, feed) = Reply::fed();
+        upstream.answer(case, reply);
+        let mut client = marg.http1().await;
+        let open = client.open(ask(case, Some(before))).await;
+        let counters = money::counters(&marg, "dollars").await;
+        let reserved = money::figure(&counters[0]["reserved_here"]);
+        assert!((least..most).contains(&reserved), "{case}: {reserved} is reserved");
+        drop(feed);
+        drop((open, client));
+    }
+    // A limit below that does not refuse such calls for ever.
+    let small = gateway(&upstream, rows, dollars("0.01")).await;
+    upstream.answer("small", Answer::json(200, &response).into());
+    let mut body = json!({"model": "chain", "input": "Go on.", "max_output_tokens": 5, "conversation": "conv_1"});
+    body["tools"] = json!([{"type": "web_search"}]);
+    let answer = small.http1().await.send(Call::post("/v1/responses", "small", body.to_string())).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}

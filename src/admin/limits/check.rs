@@ -29,6 +29,7 @@ pub(super) async fn check(state: &State, limit: &Limit) -> Result<(), Refusal> {
         return Err(conflict("subject", text));
     }
     subject(state, limit).await?;
+    models(state, limit)?;
     downgrade(state, limit)
 }
 
@@ -103,6 +104,21 @@ pub(in crate::admin) fn acting_for(kind: PartyKind, name: &str) -> KeyFilter {
         PartyKind::Team => KeyFilter { team: name, ..KeyFilter::default() },
         PartyKind::User => KeyFilter { user: name, ..KeyFilter::default() },
     }
+}
+
+/// Of models that are named without wildcards one must lead somewhere. Where no gateway runs that cannot be told.
+fn models(state: &State, limit: &Limit) -> Result<(), Refusal> {
+    let named = limit.only_models();
+    let team = limit.subject.as_deref().filter(|_| limit.scope == Scope::Team);
+    let nowhere = |model: &&str| {
+        let question = Question { model: (*model).to_owned(), team: team.map(str::to_owned) };
+        state.control.explain(&question).is_err_and(|error| error.kind() == Kind::ModelNotFound)
+    };
+    if named.is_empty() || !named.iter().all(nowhere) {
+        return Ok(());
+    }
+    let field = if limit.scope == Scope::Model { "subject" } else { "models" };
+    Err(conflict(field, "No route and no default provider takes such a model, so the limit could match nothing."))
 }
 
 /// The model that a call is downgraded to must lead somewhere. Where no gateway runs that cannot be told.

@@ -99,6 +99,8 @@ async fn a_limit_that_makes_no_sense_is_refused_with_the_field_and_the_reason() 
             body["models"] = json!(["claude"]);
             body
         }),
+        ("subject", 409, of("model", "unknown")),
+        ("models", 409, changed("models", json!(["unknown"]))),
         ("downgrade_to", 400, changed("action", json!("downgrade"))),
         ("downgrade_to", 409, {
             let mut body = changed("action", json!("downgrade"));

@@ -180,6 +180,7 @@ pub struct Fake {
     pub standings: Mutex<Option<Vec<Standing>>>,
     pub resets: Mutex<Vec<(String, Option<String>)>>,
     pub prices: Mutex<Vec<crate::catalog::stored::StoredPrice>>,
+    pub witness: Mutex<Option<Arc<crate::audit::witness::Witness>>>,
 }
 
 impl Fake {
@@ -197,13 +198,14 @@ impl Fake {
             standings: Mutex::new(Some(Vec::new())),
             resets: Mutex::default(),
             prices: Mutex::default(),
+            witness: Mutex::default(),
         }
     }
 }
 
 #[async_trait]
 impl Control for Fake {
-    async fn reload(&self) -> ReloadReport {
+    async fn reload(&self, _: &str) -> ReloadReport {
         self.reload.lock().unwrap().clone()
     }
 
@@ -298,6 +300,10 @@ impl Control for Fake {
         };
         let route = "route-1".to_owned();
         Ok(Explanation { route, route_id: None, origin: RouteOrigin::Config, targets: vec![target] })
+    }
+
+    fn witness(&self) -> Option<Arc<crate::audit::witness::Witness>> {
+        self.witness.lock().unwrap().clone()
     }
 
     fn readiness(&self) -> Readiness {

@@ -27,6 +27,63 @@ fn a_second_implementation_verifies_what_we_sign_and_we_what_it_signs() {
     assert!(ours.public()[1].verifies(b"a text\n", &signature));
 }
 
+/// Source: tests/golden/acvp/ml-dsa-keygen.json says it.
+#[test]
+fn public_keys_are_those_of_the_acvp_vectors() {
+    let hex = |value: &serde_json::Value| data_encoding::HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/golden/acvp/ml-dsa-keygen.json")).unwrap();
+    let mut checked = 0;
+    for (group, purpose) in vectors["groups"].as_array().unwrap().iter().zip([Purpose::Witness, Purpose::Log]) {
+        for test in group["tests"].as_array().unwrap() {
+            let seed = [&[7; 32][..], &hex(&test["seed"])].concat();
+            let keys = SigningKeys::from_seed(purpose, "acvp", Zeroizing::new(seed), Timestamp(0)).unwrap();
+            let digest = crate::audit::merkle::sha256(&[keys.public()[1].bytes()]);
+            assert_eq!(digest.0.as_slice(), hex(&test["pk_sha256"]), "{} {}", group["set"], test["id"]);
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 50);
+}
+
+/// The accumulated vectors of C2SP's community cryptography test vectors (CC0 1.0), ML-DSA/accumulated: signatures of an empty
+/// message with an empty context, which is how notes are signed. The second implementation makes exactly the published ones, as
+/// their hash shows, and ours accepts each of them and none that was changed.
+#[test]
+fn signatures_of_the_c2sp_vectors_are_accepted_and_no_others() {
+    use fips204::{ml_dsa_44, ml_dsa_65};
+    use sha3::digest::{ExtendableOutput, Update, XofReader};
+    macro_rules! accumulated {
+        ($set:ident, $purpose:expr, $published:literal) => {
+            let (mut seeds, mut all) = (sha3::Shake128::default().finalize_xof(), sha3::Shake128::default());
+            for number in 0..100_usize {
+                let mut seed = [0; 32];
+                seeds.read(&mut seed);
+                use fips204::traits::KeyGen;
+                let (public, secret) = $set::KG::keygen_from_seed(&seed);
+                let mut signature = secret.try_sign_with_seed(&[0; 32], b"", b"").unwrap();
+                let public = public.into_bytes();
+                all.update(&public);
+                all.update(&signature);
+                let seed = Zeroizing::new([[7; 32], seed].concat());
+                let ours = SigningKeys::from_seed($purpose, "cctv", seed, Timestamp(0)).unwrap();
+                let key = &ours.public()[1];
+                assert_eq!(key.bytes(), public);
+                assert!(key.verifies(b"", &signature), "{number}");
+                assert!(!key.verifies(b"x", &signature) && !key.verifies(b"", &signature[1..]));
+                let at = number * signature.len() / 100;
+                signature[at] ^= 1;
+                assert!(!key.verifies(b"", &signature), "{number} at {at}");
+            }
+            let mut hash = [0; 32];
+            all.finalize_xof().read(&mut hash);
+            assert_eq!(data_encoding::HEXLOWER.encode(&hash), $published);
+        };
+    }
+    accumulated!(ml_dsa_65, Purpose::Log, "8358a1843220194417cadbc2651295cd8fc65125b5a5c1a239a16dc8b57ca199");
+    accumulated!(ml_dsa_44, Purpose::Witness, "d51148e1f9f4fa1a723a6cf42e25f2a99eb5c1b378b3d2dbbd561b1203beeae4");
+}
+
 #[test]
 fn a_second_implementation_verifies_a_cosignature() {
     use fips204::ml_dsa_44;

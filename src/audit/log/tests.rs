@@ -395,3 +395,31 @@ fn old_entries_go_and_their_proofs_stay() {
     assert!(fault.to_string().contains("768") && fault.to_string().contains("600"), "{fault}");
     drop(open(folder.path()));
 }
+
+/// `tests/golden/audit/node` is the folder of a gateway that an earlier build wrote: 23 entries, a rotation, a witness.
+#[test]
+fn a_log_of_an_earlier_build_goes_on() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/audit/node");
+    let folder = tempfile::tempdir().unwrap();
+    let done = std::process::Command::new("cp").arg("-r").arg(golden.join("audit")).arg(folder.path()).status();
+    assert!(done.unwrap().success());
+    let audit = folder.path().join("audit");
+    let text = std::fs::read_to_string(golden.join("audit.key")).unwrap();
+    let keys = || SigningKeys::open(&text, Purpose::Log, None).unwrap();
+    let trusted = Policy::parse(&std::fs::read_to_string(golden.join("policy.txt")).unwrap()).unwrap();
+    let old = std::fs::read(audit.join("log/checkpoint")).unwrap();
+    let settings = Settings { policy: trusted.clone(), ..settings(&audit) };
+    let log = Log::open(settings, keys(), None, Arc::new(System), now(0)).unwrap();
+    let status = log.status();
+    assert!(status.size >= 23 && status.origin == "marg.example/golden", "{status:?}");
+    assert!(status.witnessed > 0, "the witnessed checkpoint is found where it was");
+    log.take(&(0..300).map(taken).collect::<Vec<_>>(), "s", (0, 300)).unwrap();
+    log.finish(now(1)).unwrap();
+    drop(log);
+    let kept = verify::Kept { name: "old".to_owned(), note: old };
+    let report = verify::log(&audit.join(LOG), &trusted, &[kept]).unwrap();
+    // Whatever this build adds at its start comes after the old entries.
+    assert!(report.entries >= 323 && report.rotations == 1, "{report:?}");
+    assert_eq!(report.continues, [("old".to_owned(), 23)]);
+    assert!(report.witnessed.is_some());
+}

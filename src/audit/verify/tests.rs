@@ -1,15 +1,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::audit::disk::System;
+use crate::audit::entry::Entry;
+use crate::audit::entry::tests::exchange;
 use crate::audit::log::tests::{ORIGIN, filled, flip, keys, now, open, settings, taken};
-use crate::audit::log::{Log, Published};
+use crate::audit::log::{Log, Published, Settings};
 use crate::audit::merkle;
 use crate::audit::note::Note;
 use crate::audit::receipt::Receipt;
-use crate::audit::tail::LOG;
+use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::TreeFiles;
+use crate::unit::clock::{Tick, Timestamp};
 
 fn policy() -> Policy {
     Policy::of_log(keys(1).public())
@@ -19,7 +23,7 @@ fn verify(folder: &Path, kept: &[Kept]) -> Result<Report, Fault> {
     log(&folder.join(LOG), &policy(), kept)
 }
 
-fn kept(folder: &Path) -> Kept {
+pub fn kept(folder: &Path) -> Kept {
     Kept { name: "kept.txt".to_owned(), note: fs::read(folder.join("log/checkpoint")).unwrap() }
 }
 
@@ -58,7 +62,7 @@ fn a_byte_flipped_anywhere_is_seen() {
 }
 
 /// Writes a bundle and its tile anew from entries, as an attacker without the keys can.
-fn rewrite(folder: &Path, entries: &[Vec<u8>]) {
+pub fn rewrite(folder: &Path, entries: &[Vec<u8>]) {
     let mut bundle = Vec::new();
     for entry in entries {
         bundle.extend_from_slice(&(entry.len() as u16).to_be_bytes());
@@ -125,7 +129,7 @@ fn a_log_cut_to_any_earlier_length_is_seen() {
 }
 
 /// Signs what is there, as an attacker with the keys can.
-fn sign(folder: &Path, size: u64) {
+pub fn sign(folder: &Path, size: u64) {
     let tree = TreeFiles::new(&folder.join(LOG), size);
     let text = Checkpoint::new(ORIGIN, size, merkle::root(size, &tree).unwrap()).to_string();
     let note = Note { signatures: keys(1).sign(&text).unwrap(), text };
@@ -244,26 +248,58 @@ fn two_checkpoints_are_consistent_by_a_proof_alone() {
     assert!(consistency(&old, shifted.to_text().as_bytes(), &policy()).unwrap_err().what.contains("size 299"));
 }
 
-/// Figures, not limits: `cargo test --release -- --ignored --nocapture how_fast`.
+/// Figures, not limits: `cargo test --release --lib -- --ignored --nocapture what_a_log_costs`.
 #[test]
 #[ignore = "measures; run it on an optimised build"]
-fn how_fast_a_log_is_written_and_verified() {
-    const COUNT: u64 = 1_000_000;
+fn what_a_log_costs() {
+    const SECONDS: i64 = 1_000;
+    const RATE: u128 = 1_000;
+    const EVERY_MS: i64 = 250;
     let folder = tempfile::tempdir().unwrap();
-    let log = Log::open(settings(folder.path()), keys(1), None, Arc::new(System), now(0)).unwrap();
-    let entry = crate::audit::entry::Entry::Exchange(Box::new(crate::audit::entry::tests::exchange(1)));
-    let begun = crate::unit::clock::Tick::now();
-    for batch in 0..COUNT / 500 {
-        let entries: Vec<_> = (0..500).map(|_| crate::audit::tail::Taken::new(&entry, None)).collect();
-        log.take(&entries, "s", (batch, batch + 1)).unwrap();
-        log.finish(now(batch as i64)).unwrap();
+    let settings = Settings { interval: Duration::from_millis(EVERY_MS as u64), ..settings(folder.path()) };
+    let log = Log::open(settings, keys(1), None, Arc::new(System), now(0)).unwrap();
+    let (begun, cpu, mut signed, mut resident) = (Tick::now(), cpu_nanoseconds(), 0, Vec::new());
+    let batch = RATE * EVERY_MS as u128 / 1_000;
+    let steps = SECONDS * 1_000 / EVERY_MS;
+    for step in 0..steps {
+        let first = step as u128 * batch;
+        let entries: Vec<Taken> = (first..first + batch)
+            .map(|number| Taken::new(&Entry::Exchange(Box::new(exchange(number))), None))
+            .collect();
+        log.take(&entries, "s", (step as u64, step as u64 + 1)).unwrap();
+        signed += u64::from(log.tend(Timestamp(now(0).micros() + step * EVERY_MS * 1_000)).unwrap().is_some());
+        if step % (steps / 4) == steps / 4 - 1 {
+            resident.push(resident_kib());
+        }
     }
-    println!("{} entries of {} bytes written in {:?}", COUNT, entry.to_bytes().len(), begun.elapsed());
-    let begun = crate::unit::clock::Tick::now();
-    assert_eq!(verify(folder.path(), &[]).unwrap().entries, COUNT);
-    println!("verified in {:?}", begun.elapsed());
-    let bytes: u64 = walk_bytes(folder.path());
-    println!("{} bytes on disk for each entry", bytes / COUNT);
+    log.finish(now(SECONDS)).unwrap();
+    let (count, cpu) = (steps as u64 * batch as u64, cpu_nanoseconds() - cpu);
+    drop(log);
+    let bytes = walk_bytes(folder.path());
+    println!("{count} entries of {} bytes, {RATE} a second:", taken(1).bytes.len());
+    println!("  {:.2} us of CPU an entry, with hashing, signing and writing", cpu as f64 / count as f64 / 1_000.0);
+    println!("  {:.2} signatures a second", signed as f64 / SECONDS as f64);
+    println!("  {} bytes on disk an entry, with tiles and index", bytes / count);
+    println!("  {resident:?} KiB of memory after each quarter; {:?} on the clock", begun.elapsed());
+    let (begun, cpu) = (Tick::now(), cpu_nanoseconds());
+    assert_eq!(verify(folder.path(), &[]).unwrap().entries, count);
+    println!(
+        "  verified in {:.2} s of CPU, {:?} on the clock",
+        (cpu_nanoseconds() - cpu) as f64 / 1e9,
+        begun.elapsed()
+    );
+}
+
+/// What this thread has used, of kernel and program.
+fn cpu_nanoseconds() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn resident_kib() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 fn walk_bytes(folder: &Path) -> u64 {

@@ -250,3 +250,33 @@ fn no_text_has_more_tokens_than_its_bound() {
     );
     assert!(most(r#"{"model":"m","messages":[{}],"tools":[{"x":{"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa":1}}]}"#) >= 30);
 }
+
+#[test]
+fn what_the_model_reads_beyond_the_body_is_noticed() {
+    let facts = |more: &str| {
+        let input = if more.contains("input\":") { "" } else { r#","input":"x""# };
+        let body = format!(r#"{{"model":"m"{input}{more}}}"#);
+        understand(Operation::Responses, None, &Bytes::from(body)).unwrap()
+    };
+    assert_eq!((facts("").continues, facts("").refers), (None, false));
+    let next = facts(r#","previous_response_id":"resp_1""#);
+    assert_eq!((next.continues.as_deref(), next.refers), (Some("resp_1"), false));
+    for more in [
+        r#","conversation":"conv_1""#,
+        r#","conversation":{"id":"conv_1"}"#,
+        r#","prompt":{"id":"pmpt_1"}"#,
+        r#","input":[{"type":"item_reference","id":"i"}]"#,
+        r#","input":[{"role":"user","content":[{"type":"input_file","file_id":"f"}]}]"#,
+        r#","input":[{"role":"user","content":[{"type":"input_file","file_url":"https://a/b.pdf"}]}]"#,
+        r#","tools":[{"type":"web_search_preview"}]"#,
+    ] {
+        assert!(facts(more).refers, "{more}");
+    }
+    for more in [
+        r#","previous_response_id":null,"conversation":null"#,
+        r#","tools":[{"type":"function","name":"mcp","parameters":{"type":"object"}}]"#,
+        r#","input":[{"role":"user","content":"web_search"}]"#,
+    ] {
+        assert!(!facts(more).refers && facts(more).continues.is_none(), "{more}");
+    }
+}

@@ -6,8 +6,13 @@
 //! twenty times 90, and between them the logarithm counts. Nothing is scored before three active hours or one day have been
 //! learned; an hour is learned as at most four times the usual.
 
-use crate::kavach::drift::Sighting;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kavach::drift::{Settled, Sighting};
 use crate::unit::clock::Timestamp;
+use crate::unit::money::NanoUsd;
 
 const HOUR_SECONDS: i64 = 3_600;
 const SLOT_SECONDS: i64 = 10;
@@ -32,7 +37,8 @@ const MAX_MODELS: usize = 32;
 type Amounts = [u64; 3];
 
 /// The habits of one key; about 5 KB.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Kept", into = "Kept")]
 pub(super) struct Behaviour {
     begun_at: i64,
     /// The last minute, by ten seconds; each with the number of its ten seconds since 1970.
@@ -49,7 +55,99 @@ pub(super) struct Behaviour {
     strange: f64,
 }
 
+/// What is kept of it: everything but the last minute.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    begun_at: i64,
+    /// The number of an hour, and its busiest minute; only hours that were active.
+    hours: Vec<(i64, Amounts)>,
+    calls: u64,
+    models: Vec<(u64, u64)>,
+}
+
+impl From<Kept> for Behaviour {
+    fn from(kept: Kept) -> Self {
+        let mut behaviour = Self::new(Timestamp::default());
+        behaviour.begun_at = kept.begun_at;
+        for (hour, amounts) in kept.hours {
+            if let Some(slot) = behaviour.hours.get_mut(slot_of(hour)) {
+                *slot = (hour, amounts);
+            }
+        }
+        (behaviour.calls, behaviour.models) = (kept.calls, kept.models);
+        behaviour.models.truncate(MAX_MODELS);
+        behaviour
+    }
+}
+
+impl From<Behaviour> for Kept {
+    fn from(behaviour: Behaviour) -> Self {
+        let Behaviour { begun_at, slots: _, hours, hour: _, usual: _, calls, models, strange: _ } = behaviour;
+        Self { begun_at, hours: hours.iter().filter(|(at, _)| *at >= 0).copied().collect(), calls, models }
+    }
+}
+
+fn slot_of(hour: i64) -> usize {
+    usize::try_from(hour.rem_euclid(HOURS as i64)).unwrap_or(0)
+}
+
 impl Behaviour {
+    /// What both know: the earlier beginning, the busier minute of each hour, every model as often as the one that saw it
+    /// more did. The last minute is that of `self`, as each process judges the calls that it sees.
+    pub(super) fn join(mut self, other: &Self) -> Self {
+        self.begun_at = self.begun_at.min(other.begun_at);
+        self.calls = self.calls.max(other.calls);
+        for (mine, theirs) in self.hours.iter_mut().zip(other.hours.iter()) {
+            if theirs.0 > mine.0 {
+                *mine = *theirs;
+            } else if theirs.0 == mine.0 {
+                mine.1.iter_mut().zip(theirs.1).for_each(|(mine, theirs)| *mine = (*mine).max(theirs));
+            }
+        }
+        let mut models: BTreeMap<u64, u64> = BTreeMap::new();
+        for (model, count) in self.models.iter().chain(&other.models) {
+            let known = models.entry(*model).or_default();
+            *known = (*known).max(*count);
+        }
+        self.models = models.into_iter().collect();
+        self.models.sort_by_key(|(model, count)| (std::cmp::Reverse(*count), *model));
+        self.models.truncate(MAX_MODELS);
+        // What is usual is worked out anew with the next call.
+        self.hour = -1;
+        self
+    }
+
+    /// Puts what a call used in the place of what was estimated.
+    pub(super) fn correct(&mut self, used: &Settled, now: Timestamp) {
+        let ten = |at: Timestamp| at.seconds().div_euclid(SLOT_SECONDS);
+        let cost = |cost: NanoUsd| u64::try_from(cost.nanos()).unwrap_or(0);
+        let (estimated, real) = ([0, used.tokens.0, cost(used.cost.0)], [0, used.tokens.1, cost(used.cost.1)]);
+        let number = if self.slots.iter().any(|(slot, _)| *slot == ten(used.at)) { ten(used.at) } else { ten(now) };
+        let index = usize::try_from(number.rem_euclid(SLOTS as i64)).unwrap_or(0);
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        if slot.0 != number {
+            *slot = (number, [0; 3]);
+        }
+        for (sum, (estimated, real)) in slot.1.iter_mut().zip(estimated.into_iter().zip(real)) {
+            *sum = sum.saturating_add(real).saturating_sub(estimated);
+        }
+        let minute = self.minute(ten(now));
+        self.learn(now.seconds().div_euclid(HOUR_SECONDS), minute);
+    }
+
+    #[cfg(test)]
+    pub(super) fn minute_at(&self, now: Timestamp) -> Amounts {
+        self.minute(now.seconds().div_euclid(SLOT_SECONDS))
+    }
+
+    fn minute(&self, number: i64) -> Amounts {
+        let mut minute = [0; 3];
+        for (_, amounts) in self.slots.iter().filter(|(slot, _)| number - slot < SLOTS as i64) {
+            add(&mut minute, amounts);
+        }
+        minute
+    }
+
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             begun_at: now.seconds(),
@@ -93,12 +191,8 @@ impl Behaviour {
             let cost = u64::try_from(sighting.cost.nanos()).unwrap_or(0);
             add(&mut slot.1, &[1, sighting.tokens, cost]);
         }
-        let mut minute = [0; 3];
-        for (_, amounts) in self.slots.iter().filter(|(slot, _)| number - slot < SLOTS as i64) {
-            add(&mut minute, amounts);
-        }
         self.calls = self.calls.saturating_add(1);
-        minute
+        self.minute(number)
     }
 
     /// What nine tenths of the active hours before this one stayed below; `None` as long as too little is known.
@@ -129,7 +223,7 @@ impl Behaviour {
     }
 
     fn learn(&mut self, hour: i64, minute: Amounts) {
-        let index = usize::try_from(hour.rem_euclid(HOURS as i64)).unwrap_or(0);
+        let index = slot_of(hour);
         let most = self.usual.map(|usual| {
             std::array::from_fn::<u64, 3, _>(|place| {
                 let [usual, floor] = [usual.get(place), FLOOR.get(place)].map(|value| value.copied().unwrap_or(0));

@@ -3,6 +3,8 @@
 //! The first device of a key is learned. Another one, or none at all where there was one, scores 95 until it has been seen on
 //! three days; leaving the header out is a signal, not a way around.
 
+use serde::{Deserialize, Serialize};
+
 use crate::unit::clock::Timestamp;
 
 /// The most devices of a key.
@@ -13,12 +15,13 @@ const UNKNOWN: u8 = 95;
 const DAY_SECONDS: i64 = 86_400;
 
 /// The devices of one key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Device {
     devices: Vec<Seen>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Seen {
     /// The beginning of the BLAKE3 hash of the fingerprint; none for a call without one.
     print: Option<[u8; 16]>,
@@ -27,6 +30,19 @@ struct Seen {
 }
 
 impl Device {
+    /// What both know: every device as often as the one that saw it more did; known ones stay when there are too many.
+    pub(super) fn join(mut self, other: &Self) -> Self {
+        for theirs in &other.devices {
+            match self.devices.iter_mut().find(|mine| mine.print == theirs.print) {
+                Some(mine) => (mine.days, mine.day) = (mine.days.max(theirs.days), mine.day.max(theirs.day)),
+                None => self.devices.push(*theirs),
+            }
+        }
+        self.devices.sort_by_key(|seen| (std::cmp::Reverse((seen.days, seen.day)), seen.print));
+        self.devices.truncate(MAX_DEVICES);
+        self
+    }
+
     pub(super) fn score(&mut self, fingerprint: Option<&str>, now: Timestamp) -> u8 {
         let print = fingerprint.filter(|text| !text.is_empty()).map(|text| {
             let hash = blake3::hash(text.as_bytes());

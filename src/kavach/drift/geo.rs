@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use maxminddb::{Reader, geoip2};
+use serde::{Deserialize, Serialize};
 
 use crate::kavach::drift::ALARM;
 use crate::unit::clock::Timestamp;
@@ -26,7 +27,7 @@ const USUAL: u8 = 20;
 const EARTH_KM: f64 = 6_371.009;
 
 /// Where a call comes from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Place {
     /// ISO 3166, two upper-case letters.
     pub country: [u8; 2],
@@ -108,13 +109,14 @@ impl Places {
 }
 
 /// The places of one key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Geo {
     last: Option<(Place, Timestamp)>,
     places: Vec<Seen>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Seen {
     place: Place,
     days: u8,
@@ -137,6 +139,23 @@ impl Geo {
             self.learn(place, now);
         }
         score
+    }
+
+    /// What both know: the later of the last places, and every place as often as the one that saw it more did.
+    pub(super) fn join(mut self, other: &Self) -> Self {
+        let later = |(_, mine): &(Place, Timestamp), (_, theirs): &(Place, Timestamp)| theirs > mine;
+        if other.last.as_ref().is_some_and(|theirs| self.last.as_ref().is_none_or(|mine| later(mine, theirs))) {
+            self.last = other.last;
+        }
+        for theirs in &other.places {
+            match self.places.iter_mut().find(|mine| mine.place.is_near(&theirs.place)) {
+                Some(mine) => (mine.days, mine.day) = (mine.days.max(theirs.days), mine.day.max(theirs.day)),
+                None => self.places.push(*theirs),
+            }
+        }
+        self.places.sort_by_key(|seen| (std::cmp::Reverse((seen.day, seen.days)), seen.place.country));
+        self.places.truncate(MAX_PLACES);
+        self
     }
 
     /// What a country that the key was never used from is worth.

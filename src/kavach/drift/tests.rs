@@ -179,7 +179,7 @@ fn two_regions_of_one_service_become_usual() {
     }
     assert!(score(places[0], 6.0 * DAY) <= 20);
     assert!(score(places[1], 6.0 * DAY + 1.0) <= 20);
-    assert!(drift.forget("k"));
+    drift.adopt(&"k".into(), at(DAY), drift.habit("k").forgotten());
     assert_eq!(score(places[0], 6.0 * DAY + 2.0), 0);
     assert_eq!(score(places[1], 6.0 * DAY + 3.0), 100);
 }
@@ -230,7 +230,7 @@ fn a_signal_that_is_off_is_silent_and_keys_are_bounded() {
     let off = Drift::new(DriftConfig::default());
     let sighting = Sighting { session_age: Duration::from_secs(1 << 30), ..Sighting::default() };
     assert_eq!(off.score(&"k".into(), &sighting, at(0.0)), Scores::default());
-    assert!(!off.forget("k"));
+    assert!(off.collect(10, at(0.0), true).is_empty());
     let small = Drift::new(DriftConfig { behaviour: true, max_keys: 160, ..DriftConfig::default() });
     for number in 0..10_000 {
         small.score(&format!("k{number}").into(), &Sighting::default(), at(f64::from(number)));
@@ -244,4 +244,73 @@ fn a_file_that_is_no_database_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     assert!(geo::Places::open(file.path()).is_err());
     assert!(geo::Places::open(std::path::Path::new("/nowhere.mmdb")).is_err());
+}
+
+#[test]
+fn habits_join_in_any_order_and_any_number_of_times() {
+    let places = ["US;lat=39.0;lon=-77.5", "IE;lat=53.3;lon=-6.3", "IN;lat=19.1;lon=72.9"];
+    let learned = |number: usize| {
+        let drift = drift();
+        for day in 0..4 {
+            let place = Place::parse(places[number]);
+            let device = ["laptop", "phone", "server"][(number + day) % 3];
+            let sighting = Sighting { place, device: Some(device), model: device, tokens: 100, ..Sighting::default() };
+            for call in 0..=number {
+                drift.score(&"k".into(), &sighting, at(day as f64 * DAY + (number * 600 + call) as f64));
+            }
+        }
+        drift.habit("k")
+    };
+    let [a, b, c] = [0, 1, 2].map(learned);
+    // As they are kept: without the last minute.
+    let kept = |habit: &Habit| -> Habit { serde_json::from_str(&serde_json::to_string(habit).unwrap()).unwrap() };
+    let [a, b, c] = [kept(&a), kept(&b), kept(&c)];
+    let join = |one: &Habit, other: &Habit| kept(&one.clone().join(other));
+    let whole = join(&join(&a, &b), &c);
+    for other in [join(&join(&c, &a), &b), join(&b, &join(&c, &a)), join(&whole, &b), join(&whole, &whole)] {
+        assert_eq!(whole, other);
+    }
+    let forgotten = whole.clone().forgotten();
+    assert_eq!(join(&whole, &forgotten), kept(&forgotten));
+    assert_eq!(join(&forgotten, &whole), kept(&forgotten));
+}
+
+#[test]
+fn what_was_learned_of_a_key_outlives_the_process() {
+    let mut traffic = Traffic::new();
+    traffic.run(0.0, 2.0 * DAY, |_| 5.0);
+    let text = serde_json::to_string(&traffic.drift.habit("key_1")).unwrap();
+    assert!(text.len() < 16 * 1024, "{} bytes", text.len());
+    let next = drift();
+    next.adopt(&"key_1".into(), at(2.0 * DAY), serde_json::from_str(&text).unwrap());
+    traffic.drift = next;
+    let (most, alarm) = traffic.run(2.0 * DAY, 2.0 * DAY + 120.0, |_| 500.0);
+    assert!(most >= ALARM && alarm.is_some_and(|after| after <= 60.0), "{most} after {alarm:?}");
+}
+
+#[test]
+fn tokens_that_are_counted_late_reach_the_habits() {
+    let drift = drift();
+    let key: Arc<str> = "k".into();
+    let call = |now: f64, used: u64| {
+        // Nobody knows how long the answer will be, so only the question is estimated.
+        let sighting = Sighting { model: "m", tokens: 100, ..Sighting::default() };
+        let score = drift.score(&key, &sighting, at(now)).behaviour;
+        let used = Settled { at: at(now), tokens: (100, used), ..Settled::default() };
+        drift.settle(&key, &used, at(now + 5.0));
+        score
+    };
+    for hour in 0..30 {
+        assert_eq!(call(f64::from(hour) * HOUR, 1_000), 0);
+    }
+    let later = 30.0 * HOUR;
+    // The same number of calls, but answers a thousand times as long.
+    let scores: Vec<u8> = (0..3).map(|second| call(later + f64::from(second) * 10.0, 1_000_000)).collect();
+    assert_eq!(scores[0], 0);
+    assert!(scores[1] >= ALARM && scores[2] >= ALARM, "{scores:?}");
+    // An estimate that was too high counts no more either.
+    let sighting = Sighting { model: "m", tokens: 10_000_000, ..Sighting::default() };
+    assert!(drift.score(&"other".into(), &sighting, at(0.0)).behaviour == 0);
+    drift.settle("other", &Settled { at: at(0.0), tokens: (10_000_000, 50), ..Settled::default() }, at(1.0));
+    assert_eq!(drift.habit("other").behaviour.unwrap().minute_at(at(2.0))[1], 50);
 }

@@ -193,3 +193,35 @@ fn while_the_store_is_away_an_unknown_key_is_unsure_and_a_mistyped_one_is_malfor
     ring.set_stale(false);
     assert_eq!(admit(token.expose()), Refusal::Unknown);
 }
+
+#[test]
+fn what_runs_with_a_key_may_go_on_until_the_key_is_withdrawn() {
+    let (ring, hash_key) = ring();
+    let (key, _) = make(&hash_key);
+    ring.put(key.clone());
+    let news = ring.news().listen();
+    let after = |change: fn(&mut Key)| {
+        let mut changed = key.clone();
+        change(&mut changed);
+        ring.put(changed);
+        ring.still_admits(&key, NOW)
+    };
+    let rest = |until| Some(Suspension { until, reason: "odd".into() });
+    assert_eq!(after(|key| key.revoked_at = Some(NOW)), Err(Refusal::Revoked));
+    assert_eq!(after(|key| key.enabled = false), Err(Refusal::Disabled));
+    assert_eq!(after(|key| key.expires_at = Some(NOW)), Ok(()));
+    assert_eq!(after(|key| key.addresses = vec!["10.0.0.0/8".parse().unwrap()]), Ok(()));
+    // Another token in place of the one that it runs with.
+    assert_eq!(after(|key| key.hash = TokenHash([7; 32])), Ok(()));
+    ring.put(key.clone());
+    ring.suspend(&key.id, rest(None));
+    assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Suspended(None)));
+    let both = Key { expires_at: Some(NOW), suspension: rest(None), ..key.clone() };
+    ring.put(both);
+    assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Suspended(None)), "an expiry hides that it rests");
+    ring.put(Key { suspension: rest(Some(NOW)), ..key.clone() });
+    assert_eq!(ring.still_admits(&key, NOW), Ok(()), "a rest that is over still counts");
+    assert!(news.has_changed().unwrap());
+    ring.remove(&key.id);
+    assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Unknown));
+}

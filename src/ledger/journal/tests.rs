@@ -9,7 +9,7 @@ use crate::ledger::record::{Amendment, Outcome, Record};
 use crate::unit::id::ExchangeId;
 use crate::unit::usage::{Usage, UsageSource};
 
-const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
+pub(super) const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
 
 pub(crate) fn record(path: &str) -> Record {
     Record {
@@ -28,7 +28,7 @@ pub(crate) fn record(path: &str) -> Record {
     }
 }
 
-fn line(path: &str) -> Line {
+pub(super) fn line(path: &str) -> Line {
     Line::Record(record(path))
 }
 
@@ -71,7 +71,7 @@ fn orphan(folder: &Path, bytes: &[u8]) {
     std::fs::write(folder.join(segment::name(Timestamp(1), 7, 0)), bytes).unwrap();
 }
 
-fn frame(line: &Line) -> Vec<u8> {
+pub(super) fn frame(line: &Line) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode(line, &mut bytes).unwrap();
     bytes

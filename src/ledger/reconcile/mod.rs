@@ -64,7 +64,7 @@ pub fn parse(vendor: Vendor, bytes: &[u8]) -> Result<Export, String> {
     let otherwise = match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("The file is in UTF-16; save it as UTF-8."),
         [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..] => Some("The file is compressed; unpack it first."),
-        _ if bytes.trim_ascii().is_empty() => Some("The file is empty."),
+        _ if bytes.trim_ascii().is_empty() => Some("The file is empty: there is nothing to compare."),
         _ => None,
     };
     if let Some(text) = otherwise {

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::telemetry::task;
 
-/// The pause before the connection is opened again. The generation is asked twice a second anyway.
+/// The pause before the connection is opened again. The generation is asked four times a second anyway.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens until it is dropped.

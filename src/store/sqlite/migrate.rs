@@ -20,6 +20,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (4, "limits", include_str!("../migrations/sqlite/0004_limits.sql")),
     (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
     (6, "kavach", include_str!("../migrations/sqlite/0006_kavach.sql")),
+    (7, "memory", include_str!("../migrations/sqlite/0007_memory.sql")),
 ];
 
 /// Applies what is missing, all or nothing.

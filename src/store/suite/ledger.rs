@@ -124,6 +124,7 @@ prop_compose! {
             Outcome::UpstreamFailed,
             Outcome::UpstreamCut,
             Outcome::ClientGone,
+            Outcome::Withdrawn,
             Outcome::Interrupted,
         ];
         Record {

@@ -7,6 +7,7 @@
 
 pub mod keys;
 pub mod ledger;
+pub mod memory;
 
 use std::sync::Arc;
 
@@ -77,6 +78,9 @@ macro_rules! run_everywhere {
             ledger::retention_deletes_the_oldest_first_and_at_most_as_many_as_asked,
             ledger::a_batch_of_any_size_goes_in_whole,
             ledger::journal_feeder_and_database_together_store_each_record_once,
+            memory::what_is_remembered_is_found_again_and_what_is_over_is_forgotten,
+            memory::an_operators_word_moves_the_generation_and_a_count_does_not,
+            memory::changes_of_the_same_rows_do_not_cross,
         }
     };
     ($place:expr; $($module:ident::$name:ident,)*) => {

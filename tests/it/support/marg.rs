@@ -92,6 +92,16 @@ impl Setup {
         self
     }
 
+    /// Where applications will connect.
+    pub fn listen(&self) -> &str {
+        self.config["server"]["listen"].as_str().unwrap()
+    }
+
+    /// Where operators will connect.
+    pub fn admin(&self) -> &str {
+        self.config["admin"]["listen"].as_str().unwrap()
+    }
+
     /// A path inside the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -264,6 +274,16 @@ impl Marg {
         assert!(old.is_some(), "the process that is to be started again is still running");
         self.child = launch(self.folder.path(), &self.variables, &self.log);
         self.ready().await;
+    }
+
+    /// Starts it again where it may refuse calls, and waits until it listens.
+    pub async fn restart_degraded(&mut self) {
+        self.child = launch(self.folder.path(), &self.variables, &self.log);
+        until("the gateway listens", || async {
+            assert!(!self.has_ended(), "the gateway ended at once: {}", self.logged());
+            (connect(self.address).await.is_some() && connect(self.admin).await.is_some()).then_some(())
+        })
+        .await;
     }
 
     /// The memory that the process occupies, in bytes.

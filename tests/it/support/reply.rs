@@ -93,6 +93,11 @@ impl Feed {
         assert!(self.0.send(Fed::Piece(piece.into())).await.is_ok(), "the gateway has closed the connection");
     }
 
+    /// Sends a piece, unless the gateway has closed the connection.
+    pub async fn try_send(&self, piece: impl Into<Bytes>) -> Result<(), ()> {
+        self.0.send(Fed::Piece(piece.into())).await.map_err(drop)
+    }
+
     /// Breaks the connection.
     pub async fn cut(self) {
         assert!(self.0.send(Fed::Cut).await.is_ok(), "the gateway has closed the connection");

@@ -89,7 +89,7 @@ pub(super) async fn usage_sums(readers: &SqlitePool, filter: &Filter, width: i64
     query.push(
         " AS span, provider, coalesce(model_served, model_requested, '') AS model, \
          json_extract(attempts, '$[#-1].credential') AS credential, count(*) AS records, \
-         sum(outcome IN ('client_gone', 'upstream_cut', 'interrupted')) AS cut, \
+         sum(outcome IN ('client_gone', 'upstream_cut', 'withdrawn', 'interrupted')) AS cut, \
          coalesce(sum(usage_source = 'estimated'), 0) AS estimated, sum(cost_nano_usd IS NULL) AS unpriced, \
          coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost",
     );

@@ -55,6 +55,10 @@ export async function startGateway(config) {
   const made = await promisify(execFile)(
     BINARY, ['keys', 'create', '--config', file, '--name', 'node', '--output', 'json'], { cwd: folder });
   const { token } = JSON.parse(made.stdout);
+  const granted = await promisify(execFile)(
+    BINARY, ['admin', 'token', 'create', '--config', file, '--label', 'node', '--role', 'admin', '--output', 'json'],
+    { cwd: folder });
+  const adminToken = JSON.parse(granted.stdout).token;
 
   const logPath = path.join(folder, 'marg.log');
   const log = await open(logPath, 'w');
@@ -73,6 +77,12 @@ export async function startGateway(config) {
     url,
     baseURL: `${url}/v1`,
     apiKey: token,
+    /** Asks the admin API and reads its JSON. */
+    admin: async (path) => {
+      const response = await fetch(`http://${admin}${path}`, { headers: { authorization: `Bearer ${adminToken}` } });
+      if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+      return response.json();
+    },
     stop: async () => {
       child.kill('SIGTERM');
       const forced = setTimeout(() => child.kill('SIGKILL'), PATIENCE_MS);
