@@ -111,7 +111,7 @@ fn configuration(folder: &Path, data: SocketAddr, admin: SocketAddr, wanted: &Wa
         text.extend(LIMITS.iter().take(features.limits).map(|limit| format!("  - {{{limit}}}\n")));
     }
     if let Some(address) = redis.filter(|_| features.redis) {
-        text += &format!("budget:\n  authority: redis\nredis:\n  urls: [\"redis://{address}\"]\n");
+        text += &format!("budget:\n  authority: redis\nredis:\n  urls: [\"plain:redis://{address}\"]\n");
     }
     if features.policies > 0 {
         text += &format!("kavach:\n  mode: enforce\n  policy: {}\n", quoted(POLICY_FILE));
