@@ -11,16 +11,18 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
-use crate::assemble::house::{self, House};
+use crate::assemble::house::{self, House, Opened};
+use crate::assemble::standby::{self, Standby, Tokens};
 use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
-use crate::budget::store::LimitStore;
 use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::error::StoreError;
+use crate::key::Key;
+use crate::key::party::Party;
 use crate::key::ring::Ring;
 use crate::ledger::Consumer;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
@@ -65,6 +67,10 @@ pub struct Core {
     /// The audit log, if there is to be one.
     pub(super) keeper: Option<Arc<Keeper>>,
     pub(super) house: House,
+    /// The snapshot for a start without the database.
+    pub(super) standby: Standby,
+    /// Who may administer.
+    pub(super) tokens: Arc<Tokens>,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
     pub(super) started_at: Timestamp,
@@ -96,10 +102,11 @@ impl Core {
             .build()
             .context("cannot start the core runtime")?;
         let (stop, stopped) = watch::channel(false);
-        let house = runtime.block_on(house::open(&loaded))?;
-        let stored_limits =
-            runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
-        let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
+        let Opened { house, known, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
+        let standby = Standby::new(house.snapshot.clone(), living_on);
+        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, living_on.is_some()));
+        let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
+        let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         warm(&live, &loaded);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
@@ -143,6 +150,8 @@ impl Core {
             prices: ArcSwap::from_pointee(prices),
             keeper,
             house,
+            standby,
+            tokens,
             ring,
             feeder: handle,
             started_at: Timestamp::now(),
@@ -168,6 +177,7 @@ impl Core {
             }
             runtime.spawn_named("audit", audit::hold(self.clone(), keeper, stopped.clone()));
         }
+        runtime.spawn_named("snapshot", standby::keep(self.clone(), stopped.clone()));
         runtime.spawn_named("store watch", watch_store(self.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(self.clone(), stopped));
     }
@@ -184,7 +194,7 @@ impl Core {
             keys: store.clone(),
             ring: self.ring.clone(),
             hash_key: self.house.hash_key.clone(),
-            tokens: store.clone(),
+            tokens: self.tokens.clone(),
             routes: store.clone(),
             limits: store.clone(),
             parties: store.clone(),
@@ -286,14 +296,14 @@ fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
     }
 }
 
-async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>, Vec<StoredPrice>)> {
-    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    ring.refresh(&*house.store).await.context("cannot read the keys")?;
-    ring.parties().refresh(&*house.store).await.context("cannot read the organisations, teams and users")?;
+/// The ring of keys; `stale` while the database cannot say whether a key that is not in it exists.
+fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, stale: bool) -> Ring {
+    let ring = Ring::new((*house.hash_key).clone());
+    ring.replace_all(keys);
+    ring.parties().replace_all(parties);
+    ring.set_stale(stale);
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
-    let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
-    let prices = house.store.prices().await.context("cannot read the stored prices")?;
-    Ok((ring, stored, prices))
+    ring
 }
 
 /// Opens the journal in the data folder.
@@ -341,6 +351,11 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             () = next_news(&mut heard) => true,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
+        if let Err(cause) = store.arrive().await {
+            tracing::debug!(%cause, "the database has not been reached since the start");
+            core.ring.set_stale(true);
+            continue;
+        }
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
         let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
             core.ring.set_stale(true);
@@ -354,6 +369,7 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
                         drop(news.publish().await);
                     }
                     known = Some(generation);
+                    core.standby.caught_up();
                 }
                 Ok(false) => {}
                 Err(_) => {
@@ -373,7 +389,7 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
 async fn take_changes(core: &Core) -> Result<bool, StoreError> {
     core.ring.refresh(&*core.house.store).await?;
     METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
-    if core.ring.parties().refresh(&*core.house.store).await.is_err() {
+    if core.ring.parties().refresh(&*core.house.store).await.is_err() || core.tokens.refresh().await.is_err() {
         return Ok(false);
     }
     if let Err(error) = core.take_routes().await {

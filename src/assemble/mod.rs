@@ -16,6 +16,7 @@ pub mod live;
 mod protection;
 mod servers;
 mod signals;
+mod standby;
 pub mod webhook;
 mod witnesses;
 

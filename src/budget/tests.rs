@@ -467,6 +467,70 @@ async fn a_process_that_works_steadily_asks_its_authority_once_in_a_hundred_call
     assert!(memory.acquires() <= 1_000, "{}", memory.acquires());
 }
 
+/// Steady work on each unit and window by itself: so many calls, one in ten milliseconds, and how often the authority was asked.
+async fn steady(window: Window, unit: Unit) -> (u64, u64) {
+    const CALLS: u64 = 4_000;
+    let bench = Bench::new();
+    let amount = 60 * 1_000 * 1_000;
+    let budget = bench.process("a", &[Limit { window, ..limit("steady", Scope::Key, unit, amount) }]);
+    let (stop, stopped) = watch::channel(false);
+    let running = crate::telemetry::task::spawn("test", budget.clone().run(stopped));
+    let key = key("k");
+    for number in 0..CALLS {
+        let need = 50 + i64::try_from(number % 100).unwrap();
+        let used = Amounts { usd: Some(need), input_tokens: need, output_tokens: need };
+        let reservation = budget.reserve(&payer(&key), &used, true).await.unwrap();
+        bench.memory.apply("a", &reservation.settle(&used));
+        bench.micros.fetch_add(10_000, Ordering::SeqCst);
+        if number % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.send_replace(true);
+    running.await.unwrap();
+    (CALLS, bench.memory.acquires())
+}
+
+#[tokio::test]
+async fn of_each_unit_and_window_a_hundred_calls_take_at_most_one_question() {
+    let utc = || "UTC".to_owned();
+    let windows = [
+        Window::Minute,
+        // As much as flows in within ten seconds.
+        Window::Paced { burst: 10_000_000 },
+        Window::Hour,
+        Window::Day { timezone: utc() },
+        Window::Month { timezone: utc() },
+        Window::Total,
+    ];
+    let mut measured = Vec::new();
+    for unit in [Unit::Usd, Unit::InputTokens, Unit::OutputTokens, Unit::Tokens, Unit::Requests] {
+        for window in &windows {
+            measured.push((unit, window.clone(), steady(window.clone(), unit).await));
+        }
+    }
+    measured.push((Unit::Concurrent, Window::Now, steady(Window::Now, Unit::Concurrent).await));
+    for (unit, window, (calls, asked)) in measured {
+        println!("{unit:?} {window:?}: {asked} questions for {calls} calls");
+        assert!(asked * 100 <= calls, "{unit:?} {window:?}: {asked} questions for {calls} calls");
+    }
+}
+
+/// Strict spacing cannot be leased ahead: a place in time that is given out and not used is lost to everybody.
+#[tokio::test]
+async fn strict_spacing_asks_for_each_call() {
+    let bench = Bench::new();
+    let strict = Limit { window: Window::Paced { burst: 1 }, ..limit("strict", Scope::Key, Unit::Requests, 600) };
+    let (budget, key) = (bench.process("a", &[strict]), key("k"));
+    for _ in 0..20 {
+        let asked = bench.memory.acquires();
+        drop(budget.reserve(&payer(&key), &amounts(1), false).await.unwrap().settle(&amounts(1)));
+        assert_eq!(bench.memory.acquires(), asked + 1);
+        refused(budget.reserve(&payer(&key), &amounts(1), false).await);
+        bench.micros.fetch_add(100_001, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn a_counter_name_is_what_the_authority_knows() {
     let bench = Bench::new();

@@ -17,6 +17,7 @@ const STEPS: &[Step] = &[
     (3, "prices", include_str!("../migrations/postgres/0003_prices.sql")),
     (4, "counters", include_str!("../migrations/postgres/0004_counters.sql")),
     (5, "kavach", include_str!("../migrations/postgres/0005_kavach.sql")),
+    (6, "counter calls", include_str!("../migrations/postgres/0006_counter_calls.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

@@ -7,6 +7,8 @@
 
 pub mod keys;
 pub mod ledger;
+pub mod reprice;
+pub mod spend;
 
 use std::sync::Arc;
 
@@ -77,6 +79,17 @@ macro_rules! run_everywhere {
             ledger::retention_deletes_the_oldest_first_and_at_most_as_many_as_asked,
             ledger::a_batch_of_any_size_goes_in_whole,
             ledger::journal_feeder_and_database_together_store_each_record_once,
+            spend::limits_of_every_kind_come_back_as_they_were_and_each_write_is_noticed,
+            spend::a_limit_that_is_there_or_is_not_is_refused_and_nothing_moves,
+            spend::parties_of_each_kind_are_kept_apart_and_each_write_is_noticed,
+            spend::a_party_that_is_there_or_is_not_is_refused_and_nothing_moves,
+            spend::a_price_for_the_same_model_and_day_replaces_the_one_before,
+            spend::prices_are_stored_all_or_none,
+            reprice::a_corrected_price_gives_a_user_the_money_back,
+            reprice::windows_that_are_over_are_not_moved,
+            reprice::counters_move_once_although_the_authority_was_away,
+            reprice::a_row_that_changed_in_the_meantime_is_left_alone,
+            reprice::what_has_no_price_now_keeps_its_cost,
         }
     };
     ($place:expr; $($module:ident::$name:ident,)*) => {
