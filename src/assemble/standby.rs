@@ -19,10 +19,12 @@ use crate::key::admin::{AdminToken, AdminTokenStore};
 use crate::key::token::TokenHash;
 use crate::store::{Backend, standby};
 use crate::telemetry::metrics::METRICS;
-use crate::unit::clock::Timestamp;
+use crate::unit::clock::{Tick, Timestamp};
 
 /// How long after a change a snapshot is written: changes come in groups.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A snapshot that took long is not followed by another for so many times as long: 100,000 keys take seconds.
+const SHARE: u32 = 20;
 /// When it is tried again after it failed.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -68,19 +70,22 @@ impl Standby {
 /// Writes a snapshot after each change.
 pub async fn keep(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
     let Some(path) = core.standby.path.clone() else { return };
+    let mut rest = PAUSE;
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             () = core.standby.due.notified() => {}
         }
-        let mut pause = PAUSE;
+        let mut pause = rest;
         loop {
             tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 () = tokio::time::sleep(pause) => {}
             }
+            let begun = Tick::now();
             match standby::keep(&*core.house.store, &path).await {
                 Ok(()) => {
+                    rest = PAUSE.max(begun.elapsed() * SHARE);
                     METRICS.snapshots.with_label_values(&["written"]).inc();
                     break;
                 }

@@ -467,6 +467,29 @@ async fn a_process_that_works_steadily_asks_its_authority_once_in_a_hundred_call
     assert!(memory.acquires() <= 1_000, "{}", memory.acquires());
 }
 
+/// The one timer on the way of a call is `authority_timeout` (5 ms for Redis unless set otherwise). It runs once for all who wait
+/// at that moment; whoever comes later is answered where it asks, without giving way even once.
+#[tokio::test]
+async fn a_dead_authority_is_waited_for_once_and_then_by_nobody() {
+    let memory = Arc::new(Memory::default());
+    let settings = BudgetSettings::default();
+    assert_eq!(settings.authority_timeout, Duration::from_millis(5));
+    let budget = Budget::new(memory.clone(), "a".to_owned(), settings);
+    budget.set_limits(vec![limit("daily", Scope::Key, Unit::Requests, 100)]);
+    memory.set_away(true);
+    let keys: Vec<Key> = (0..100).map(|number| key(&format!("k{number}"))).collect();
+    let first = budget.reserve(&payer(&keys[0]), &amounts(1), true).await;
+    assert!(matches!(first, Err(Refusal::Away(_))), "{first:?}");
+    let asked = memory.acquires();
+    for key in &keys {
+        let (payer, need) = (payer(key), amounts(1));
+        let mut call = std::pin::pin!(budget.reserve(&payer, &need, true));
+        let answer = call.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(answer, std::task::Poll::Ready(Err(Refusal::Away(_)))), "it is refused at once");
+    }
+    assert_eq!(memory.acquires(), asked, "nobody asks");
+}
+
 /// Steady work on each unit and window by itself: so many calls, one in ten milliseconds, and how often the authority was asked.
 async fn steady(window: Window, unit: Unit) -> (u64, u64) {
     const CALLS: u64 = 4_000;

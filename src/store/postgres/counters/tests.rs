@@ -236,3 +236,68 @@ async fn calls_on_the_same_counters_never_block_each_other_for_ever() {
     assert_eq!(standings.iter().map(|standing| standing.spent).sum::<i64>(), 6 * 40 * 10);
     assert!(standings.iter().all(|standing| standing.leases.is_empty()), "{standings:?}");
 }
+
+/// Stands between a process and the server, and counts what the process sends.
+async fn counting_relay(server: String) -> (u16, Arc<AtomicU64>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, sent) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
+    let counted = sent.clone();
+    drop(crate::telemetry::task::spawn("relay", async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, sent) = (tokio::net::TcpStream::connect(&server).await.unwrap(), counted.clone());
+            drop(crate::telemetry::task::spawn("relay", relay(client, server, sent)));
+        }
+    }));
+    (port, sent)
+}
+
+async fn relay(client: tokio::net::TcpStream, server: tokio::net::TcpStream, sent: Arc<AtomicU64>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    drop(crate::telemetry::task::spawn("relay", async move {
+        drop(tokio::io::copy(&mut from_server, &mut to_client).await);
+    }));
+    let mut piece = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from_client.read(&mut piece).await {
+        sent.fetch_add(1, Ordering::SeqCst);
+        if to_server.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The fewest messages of several tries: a connection that rested for long is tried before it is used.
+async fn fewest(sent: &AtomicU64, mut call: impl AsyncFnMut()) -> u64 {
+    let mut fewest = u64::MAX;
+    for _ in 0..5 {
+        let before = sent.load(Ordering::SeqCst);
+        call().await;
+        fewest = fewest.min(sent.load(Ordering::SeqCst) - before);
+    }
+    fewest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_callers_wait_for_is_one_round_trip_with_a_pooler_and_without() {
+    for address in [database(), pooled_database()] {
+        let (before, after) = address.url.expose().rsplit_once(':').unwrap();
+        let (port, name) = after.split_once('/').unwrap();
+        let (relayed, sent) = counting_relay(format!("127.0.0.1:{port}")).await;
+        let url = crate::unit::secret::Secret::new(format!("{before}:{relayed}/{name}"));
+        let counters = counters(&Address { url, listen_url: None, pooler: true, ..address.clone() }).await;
+        let want = Want { counter: total(), cap: 1_000, pace: None, need: 2, wish: 2, ahead: 0 };
+        let wants = [want.clone(), Want { counter: CounterId { subject: "b".into(), ..total() }, ..want }];
+        assert_eq!(fewest(&sent, async || drop(counters.acquire("o", &wants).await.unwrap())).await, 1, "acquire");
+        assert_eq!(fewest(&sent, async || counters.release("o", &[(total(), 1)]).await.unwrap()).await, 1, "release");
+        assert_eq!(fewest(&sent, async || drop(counters.beat("o").await.unwrap())).await, 1, "heartbeat");
+        let mut number = 0;
+        let take = async || {
+            number += 1;
+            let charges = vec![Charge { counter: total(), amount: 1, at: Timestamp::now() }; 3];
+            let lines = [charged(charges.clone()), charged(charges)];
+            counters.take(&lines, &at(&format!("o-{number:08}.journal"), 0, 7)).await.unwrap();
+        };
+        assert_eq!(fewest(&sent, take).await, 1, "charges");
+    }
+}
