@@ -28,7 +28,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, QueryBuilder, Row as _, Transaction};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Postgres, QueryBuilder, Row as _, Transaction,
+};
 
 use super::value::{Row, Value};
 use super::{Address, Applied, Backend, CounterStore, Opened};
@@ -272,6 +274,8 @@ fn options(url: &str, pooler: bool) -> Result<PgConnectOptions, StoreError> {
         true => options,
         false => options.application_name("marg"),
     };
+    // Calls on counters hold names in their text.
+    let options = options.disable_statement_logging();
     // PgBouncer refuses a connection that names a setting which it does not know.
     Ok(if pooler { options.extra_float_digits(None).statement_cache_capacity(0) } else { options })
 }

@@ -364,13 +364,10 @@ async fn without_a_snapshot_a_start_is_refused_in_words_or_waits_as_the_operator
     assert!(!errors.contains("never-shown"), "{errors}");
     merge(&mut config, json!({"database": {"away_at_start": "wait"}}));
     marg.rewrite(&config);
-    let resumed = tokio::task::spawn_blocking(move || {
-        postgres.resume();
-        postgres
-    });
-    marg.restart().await;
-    let _postgres = resumed.await.unwrap();
-    assert!(marg.logged().contains("there is no snapshot; waiting"), "{}", marg.logged());
+    marg.relaunch();
+    marg.logs("there is no snapshot; waiting").await;
+    postgres.resume();
+    marg.ready().await;
     assert_eq!(ask(&marg, &marg.key).await, 200);
 }
 

@@ -260,8 +260,13 @@ impl Marg {
 
     /// Starts it again after its end, on the same folder and ports.
     pub async fn restart(&mut self) {
-        self.child = launch(self.folder.path(), &self.variables, &self.log);
+        self.relaunch();
         self.ready().await;
+    }
+
+    /// The same, without waiting for it.
+    pub fn relaunch(&mut self) {
+        self.child = launch(self.folder.path(), &self.variables, &self.log);
     }
 
     /// The memory that the process occupies, in bytes.
