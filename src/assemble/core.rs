@@ -20,7 +20,6 @@ use crate::budget::limit::Limit;
 use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
-use crate::error::StoreError;
 use crate::key::Key;
 use crate::key::party::Party;
 use crate::key::ring::Ring;
@@ -36,10 +35,6 @@ use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
 
-/// How often the store is asked whether another process has written to it.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
-const ASK_FOR: Duration = Duration::from_secs(1);
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
 const LAST_FEED: Duration = Duration::from_secs(20);
 
@@ -178,7 +173,7 @@ impl Core {
             runtime.spawn_named("audit", audit::hold(self.clone(), keeper, stopped.clone()));
         }
         runtime.spawn_named("snapshot", standby::keep(self.clone(), stopped.clone()));
-        runtime.spawn_named("store watch", watch_store(self.clone(), stopped.clone()));
+        runtime.spawn_named("store watch", super::watch::watch_store(self.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(self.clone(), stopped));
     }
 
@@ -326,82 +321,6 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
         sync_interval: Duration::from_millis(config.ledger.sync_interval_ms),
         retention: (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400)),
     }
-}
-
-/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
-/// Returns with the next news from other processes; never, where nobody brings any.
-async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
-    let ended = match heard {
-        Some(news) => news.changed().await.is_err(),
-        None => true,
-    };
-    if ended {
-        std::future::pending().await
-    }
-}
-
-async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let store = core.house.store.clone();
-    let mut known = None;
-    let mut heard = core.news.as_ref().and_then(|news| news.subscribe().ok());
-    loop {
-        let told = tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = store.changed() => false,
-            () = next_news(&mut heard) => true,
-            () = tokio::time::sleep(WATCH_EVERY) => false,
-        };
-        if let Err(cause) = store.arrive().await {
-            tracing::debug!(%cause, "the database has not been reached since the start");
-            core.ring.set_stale(true);
-            continue;
-        }
-        // While the database is away everything that is known stays in force; the feeder says so in /ready.
-        let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
-            core.ring.set_stale(true);
-            continue;
-        };
-        if known != Some(generation) {
-            match take_changes(&core).await {
-                Ok(true) => {
-                    // Whoever noticed by itself tells the others; who was told does not, or it would never end.
-                    if let Some(news) = core.news.as_ref().filter(|_| known.is_some() && !told) {
-                        drop(news.publish().await);
-                    }
-                    known = Some(generation);
-                    core.standby.caught_up();
-                }
-                Ok(false) => {}
-                Err(_) => {
-                    core.ring.set_stale(true);
-                    continue;
-                }
-            }
-        }
-        core.ring.set_stale(false);
-    }
-}
-
-/// Reads everything that is kept in memory again; false if a part of it must be tried again.
-///
-/// # Errors
-/// When the keys cannot be read.
-async fn take_changes(core: &Core) -> Result<bool, StoreError> {
-    core.ring.refresh(&*core.house.store).await?;
-    METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
-    if core.ring.parties().refresh(&*core.house.store).await.is_err() || core.tokens.refresh().await.is_err() {
-        return Ok(false);
-    }
-    if let Err(error) = core.take_routes().await {
-        tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
-    }
-    if core.take_limits().await.is_err() {
-        return Ok(false);
-    }
-    if let Err(error) = core.take_prices().await {
-        tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
-    }
-    Ok(true)
 }
 
 trait SpawnNamed {

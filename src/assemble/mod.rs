@@ -17,6 +17,7 @@ mod protection;
 mod servers;
 mod signals;
 mod standby;
+mod watch;
 pub mod webhook;
 mod witnesses;
 

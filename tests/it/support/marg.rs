@@ -266,6 +266,8 @@ impl Marg {
 
     /// The same, without waiting for it.
     pub fn relaunch(&mut self) {
+        let old = self.child.try_wait().unwrap();
+        assert!(old.is_some(), "the process that is to be started again is still running");
         self.child = launch(self.folder.path(), &self.variables, &self.log);
     }
 

@@ -260,14 +260,17 @@ async fn relay(client: tokio::net::TcpStream, server: tokio::net::TcpStream, sen
     }));
     let mut piece = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from_client.read(&mut piece).await {
-        sent.fetch_add(1, Ordering::SeqCst);
+        // A connection that goes back to the pool is looked at: a Sync alone, for which no caller waits.
+        if piece[..count] != [b'S', 0, 0, 0, 4] {
+            sent.fetch_add(1, Ordering::SeqCst);
+        }
         if to_server.write_all(&piece[..count]).await.is_err() {
             return;
         }
     }
 }
 
-/// The fewest messages of several tries: a connection that rested for long is tried before it is used.
+/// The fewest messages of several tries: a connection may be new.
 async fn fewest(sent: &AtomicU64, mut call: impl AsyncFnMut()) -> u64 {
     let mut fewest = u64::MAX;
     for _ in 0..5 {
