@@ -123,6 +123,7 @@ struct Inner {
     text: Cow<'static, str>,
     param: Option<Cow<'static, str>>,
     retry_after_seconds: Option<u64>,
+    limit: Option<String>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -133,7 +134,14 @@ impl Error {
     /// An error of a kind, with the sentence that the caller reads. The sentence says what happened, which setting or limit,
     /// and what to do; it never holds a credential or the address of an upstream.
     pub fn new(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, text: text.into(), param: None, retry_after_seconds: None, cause: None }))
+        Self(Box::new(Inner {
+            kind,
+            text: text.into(),
+            param: None,
+            retry_after_seconds: None,
+            limit: None,
+            cause: None,
+        }))
     }
 
     /// Names the request field that is at fault.
@@ -147,6 +155,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Adds how the limit that refused stands, for programs: a JSON object, which stands beside the sentence as `limit`.
+    #[must_use]
+    pub fn limit(mut self, object: String) -> Self {
+        self.0.limit = Some(object);
         self
     }
 
@@ -170,6 +185,11 @@ impl Error {
     /// The request field at fault, if one is.
     pub fn field(&self) -> Option<&str> {
         self.0.param.as_deref()
+    }
+
+    /// How the limit that refused stands, as a JSON object.
+    pub fn limit_object(&self) -> Option<&str> {
+        self.0.limit.as_deref()
     }
 
     /// Seconds until trying again may help, if known.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -87,6 +88,11 @@ pub trait Control: Send + Sync {
     /// What decides and remembers in the running gateway; `None` where none runs, as for the command line on the store.
     fn guard(&self) -> Option<Guard> {
         None
+    }
+
+    /// The public keys of permits, as a JWK set; an empty one where none runs.
+    fn permit_keys(&self) -> Bytes {
+        Bytes::from_static(b"{\"keys\":[]}")
     }
 
     /// The audit log; `None` where there is none.

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod auth;
 pub mod control;
+pub mod jwks;
 pub mod keys;
 pub mod limits;
 mod live;
@@ -221,6 +222,7 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::LEDGER, routes!(audit::receipt)),
         (Access::Tiles, routes!(audit::checkpoint)),
         (Access::Metrics, routes!(system::metrics)),
+        (Access::Open, routes!(jwks::show)),
         (Access::Open, routes!(system::health)),
         (Access::Open, routes!(system::ready)),
     ]

@@ -76,6 +76,10 @@ pub struct RequestView {
     pub bytes_out: u64,
     /// The attempts, in order.
     pub attempts: Vec<Attempt>,
+    /// The tags that the caller sent.
+    pub tags: Vec<String>,
+    /// The session that the caller named.
+    pub session: Option<String>,
     /// What the gate said; null if it was not asked.
     pub verdict: Option<VerdictView>,
 }
@@ -148,6 +152,8 @@ impl From<Record> for RequestView {
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
             attempts: record.attempts,
+            tags: record.tags.iter().map(|tag| (**tag).to_owned()).collect(),
+            session: text(record.session),
             verdict: record.verdict.map(VerdictView::from),
         }
     }
@@ -189,6 +195,8 @@ const COLUMNS: &[&str] = &[
     "bytes_in",
     "bytes_out",
     "attempts",
+    "tags",
+    "session",
 ];
 
 /// The heading of an export in CSV.
@@ -236,6 +244,8 @@ pub fn csv_row(view: &RequestView) -> String {
         view.bytes_in.to_string(),
         view.bytes_out.to_string(),
         view.attempts.len().to_string(),
+        view.tags.join(" "),
+        words(view.session.as_deref()),
     ];
     let cells: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
     format!("{}\r\n", cells.join(","))

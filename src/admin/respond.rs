@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::{Segment as Part, Track};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
@@ -130,13 +131,58 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
             return Err(Refusal { error, status: StatusCode::UNSUPPORTED_MEDIA_TYPE });
         }
         let body = collect(request.into_body()).await?;
-        let mut reader = serde_json::Deserializer::from_slice(&body);
-        let value = object(&mut reader).and_then(|value| reader.end().map(|()| value));
-        value.map(Self).map_err(|error| {
-            let text = format!("The body is not what this endpoint takes: {error}.");
-            Error::new(Kind::InvalidRequest, text).into()
-        })
+        read(&body).map(Self)
     }
+}
+
+/// Reads one JSON object.
+///
+/// # Errors
+/// `InvalidRequest` that says what is wrong and, where it is a field, names it.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let mut track = Track::new();
+    let value = object(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
+    value.and_then(|value| reader.end().map(|()| value)).map_err(|error| {
+        let text = format!("The body is not what this endpoint takes: {}.", in_plain_words(&error.to_string()));
+        let path = track.path();
+        let field = path.iter().find_map(|part| match part {
+            Part::Map { key } => Some(key.clone()),
+            _ => None,
+        });
+        let field = field.or_else(|| missing(&text));
+        let error = Error::new(Kind::InvalidRequest, text);
+        match field {
+            Some(field) => error.param(short(&field)).into(),
+            None => error.into(),
+        }
+    })
+}
+
+/// The field that is missing, if that is what the reader says.
+fn missing(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("missing field `")?;
+    rest.split_once('`').map(|(name, _)| name.to_owned())
+}
+
+/// What the reader of JSON says, without the names that types have in Rust.
+fn in_plain_words(text: &str) -> String {
+    const TYPES: [(&str, &str); 8] = [
+        ("expected i64", "expected a whole number"),
+        ("expected u64", "expected a whole number from 0 on"),
+        ("expected u32", "expected a whole number from 0 on"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("invalid type: map", "invalid type: object"),
+    ];
+    TYPES.iter().fold(text.to_owned(), |text, (word, plain)| text.replace(word, plain))
+}
+
+/// The name of a field, which is the caller's word where the field is unknown.
+fn short(name: &str) -> String {
+    name.chars().filter(|letter| !letter.is_control()).take(64).collect()
 }
 
 /// Reads a body whole.
@@ -207,9 +253,30 @@ fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Refusal> {
         Ok(Query(value)) => Ok(value),
         Err(rejection) => {
             let text = rejection.body_text();
-            Err(invalid(text.split_once(": ").map_or(text.as_str(), |(_, cause)| cause)))
+            let cause = text.split_once(": ").map_or(text.as_str(), |(_, cause)| cause);
+            let refusal = Error::new(
+                Kind::InvalidRequest,
+                format!("The query is not what this endpoint takes: {}.", in_digits(cause)),
+            );
+            // The reader begins with the name of the parameter, if one is at fault.
+            match cause.split_once(": ").map(|(name, _)| name).filter(|name| is_word(name)) {
+                Some(name) => Err(refusal.param(name.to_owned()).into()),
+                None => Err(refusal.into()),
+            }
         }
     }
+}
+
+fn is_word(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// What the reader of numbers says, in words for people.
+fn in_digits(cause: &str) -> String {
+    cause
+        .replace("invalid digit found in string", "write a whole number")
+        .replace("number too large to fit in target type", "the number is too large")
+        .replace("cannot parse integer from empty string", "write a whole number")
 }
 
 /// The one variable segment of the path, decoded.
@@ -279,4 +346,58 @@ pub async fn harden(mut answer: Response) -> Response {
         answer.headers_mut().remove(ALLOW);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Shape {
+        #[serde(rename = "amount")]
+        _amount: i64,
+        #[serde(default, rename = "models")]
+        _models: Vec<String>,
+    }
+
+    fn refused(body: &str) -> (Option<String>, String) {
+        let error = read::<Shape>(body.as_bytes()).unwrap_err().error;
+        (error.field().map(str::to_owned), error.text().to_owned())
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_names_the_field_in_plain_words() {
+        let (field, text) = refused(r#"{"amount":"5"}"#);
+        assert_eq!(field.as_deref(), Some("amount"));
+        assert!(text.contains("expected a whole number") && !text.contains("i64"), "{text}");
+        assert_eq!(refused(r#"{"amount":5,"models":["a",7]}"#).0.as_deref(), Some("models"));
+        assert_eq!(refused(r#"{"amount":5,"models":{}}"#).0.as_deref(), Some("models"));
+        assert_eq!(refused(r#"{"amount":5,"amuont":7}"#).0.as_deref(), Some("amuont"));
+        assert_eq!(refused(r#"{"amount":5,"amount":7}"#).0.as_deref(), Some("amount"));
+        assert_eq!(refused(r#"{"amount":1e400}"#).0.as_deref(), Some("amount"));
+        assert_eq!(refused("{}").0.as_deref(), Some("amount"));
+        for whole in ["", "[]", "{", "null", r#"{"amount":5}x"#] {
+            assert_eq!(refused(whole).0, None, "{whole}");
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        #[serde(rename = "limit")]
+        _limit: Option<u32>,
+    }
+
+    #[test]
+    fn a_query_that_does_not_fit_names_the_parameter() {
+        for (query, param) in [("limit=abc", Some("limit")), ("limit=-1", Some("limit")), ("limit=", Some("limit"))] {
+            let error = parse_query::<Asked>(query).unwrap_err().error;
+            assert_eq!(error.field(), param, "{}", error.text());
+            assert!(error.text().contains("write a whole number"), "{}", error.text());
+        }
+        assert_eq!(parse_query::<Asked>("foo=1").unwrap_err().error.field(), Some("foo"));
+    }
 }

@@ -13,7 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::admin::respond::Refusal;
 use crate::admin::time::Time;
-use crate::error::{Error, StoreError};
+use crate::error::{Error, Kind, StoreError};
 use crate::key::draft::{
     MAX_ADDRESSES, MAX_CAP_TOKENS, MAX_LABEL_NAME_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS, MAX_MODELS,
 };
@@ -178,7 +178,9 @@ pub fn is_printable(text: &str, max: usize) -> bool {
 /// `Conflict`, because only the clock says what lies ahead.
 pub fn check_ahead(expiry: Option<Time>, now: Timestamp) -> Result<(), Refusal> {
     match expiry {
-        Some(at) if at.0 <= now => Err(Refusal::conflict("The expiry does not lie ahead.")),
+        Some(at) if at.0 <= now => {
+            Err(Error::new(Kind::Conflict, "The expiry does not lie ahead.").param("expires_at").into())
+        }
         _ => Ok(()),
     }
 }

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::admin::control::{
     Auditing, Control, CredentialStatus, ExplainedTarget, Explanation, Guard, LimitState, PartStatus, ProviderStatus,
     Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
+use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, limits, live, load, protection};
+use crate::assemble::{audit, limits, live, load, permits, protection};
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -166,6 +168,10 @@ impl Control for Core {
         })
     }
 
+    fn permit_keys(&self) -> Bytes {
+        self.gateway.live.load().permits.document(Timestamp::now())
+    }
+
     fn guard(&self) -> Option<Guard> {
         let (gate, gateway) = (self.gateway.live.load().gate.clone(), &self.gateway);
         Some(Guard { gate, sessions: gateway.sessions.clone(), drift: gateway.drift.clone() })
@@ -281,9 +287,10 @@ impl Core {
         log::set_level(loaded.config.log.level.into());
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.feeder.configure(feeder_settings(&loaded.config));
-        let gates = (self.gateway.live.load().gate.clone(), live.gate.clone());
-        self.gateway.live.store(Arc::new(live));
-        protection::note_change(&self.gateway.journal, &gates.0, &gates.1);
+        let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
+        self.gateway.live.store(live.clone());
+        protection::note_change(&self.gateway.journal, &old.gate, &live.gate);
+        permits::note_change(&self.gateway.journal, Some(&old.permits), &live.permits);
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
         audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
@@ -320,6 +327,9 @@ fn consumer(state: &ConsumerState) -> PartStatus {
 fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {
     let mut paths = changed(&before.config, &after.config);
     // A secret may have changed behind a reference that did not.
+    if before.permits != after.permits && !paths.iter().any(|path| path == "kavach") {
+        paths.push("kavach".to_owned());
+    }
     for settings in &after.providers {
         let path = format!("providers.{}", settings.name);
         let same = before.providers.iter().any(|other| other == settings);
@@ -383,6 +393,10 @@ impl StatePages for Core {
     fn page(&self, path: &str) -> Option<Answer> {
         match path {
             "/health" => Some(Answer::json(200, &br#"{"status":"ok"}"#[..])),
+            jwks::PATH => Some(
+                Answer { content_type: jwks::CONTENT_TYPE, ..Answer::json(200, self.permit_keys()) }
+                    .header("cache-control", jwks::CACHE_CONTROL),
+            ),
             "/version" => Some(Answer::json(200, format!("{{\"version\":\"{VERSION}\"}}"))),
             "/ready" => {
                 let readiness = self.readiness();

@@ -13,7 +13,7 @@ use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House, Opened};
 use crate::assemble::standby::{self, Standby, Tokens};
-use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -128,6 +128,7 @@ impl Core {
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
+        permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));

@@ -37,6 +37,8 @@ const APPLIED_EVERY: Duration = Duration::from_secs(5);
 /// How long a start waits for the owner of the counters, which may have to be filled first, and how often it asks.
 const INTRODUCE_FOR: Duration = Duration::from_secs(4);
 const INTRODUCE_EVERY: Duration = Duration::from_millis(20);
+/// How long pricing again waits for records that are on their way into the database.
+const FLUSH_FOR: Duration = Duration::from_secs(10);
 /// How often counters are tidied.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// After which silence what a process had running at one time counts as ended.
@@ -169,6 +171,10 @@ impl Adjust for Correcting {
     }
 
     async fn ready(&self) -> std::result::Result<(), StoreError> {
+        // What waits in the journal is priced, too; and a counter that does not have a charge yet cannot give it back.
+        let flushed = tokio::time::timeout(FLUSH_FOR, self.0.feeder.flush_everywhere()).await;
+        let flushed = flushed.map_err(|late| StoreError::Away(Box::new(late)))?;
+        flushed.map_err(|ended| StoreError::Away(Box::new(ended)))?;
         if self.money_limits().await?.is_empty() {
             return Ok(());
         }

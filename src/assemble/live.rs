@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::assemble::permits;
 use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
@@ -18,6 +19,7 @@ use crate::route::Table;
 use crate::route::config::RouteConfig;
 use crate::route::store::StoredRoute;
 use crate::telemetry::log;
+use crate::unit::clock::Timestamp;
 
 /// Builds everything anew. Providers whose settings are as before are carried over, with their health and their rests.
 ///
@@ -48,7 +50,9 @@ pub fn build(
         Ok(table) if faults.is_empty() => {
             let (gate, places) = gate(&loaded.config.kavach, before)?;
             let catalog = Arc::new(catalog);
-            Ok(Live { settings: settings(&loaded.config), providers, table, catalog, gate, places })
+            // Last, because it may write to the data folder, and nothing may fail after that.
+            let permits = permits::build(loaded, Timestamp::now()).map(Arc::new).map_err(|fault| vec![fault])?;
+            Ok(Live { settings: settings(&loaded.config), providers, table, catalog, gate, places, permits })
         }
         _ => Err(faults),
     }
@@ -66,6 +70,7 @@ pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Re
         catalog: before.catalog.clone(),
         gate: before.gate.clone(),
         places: before.places.clone(),
+        permits: before.permits.clone(),
     })
 }
 
@@ -86,6 +91,7 @@ pub fn with_prices(
         catalog: Arc::new(catalog(loaded, prices)?),
         gate: before.gate.clone(),
         places: before.places.clone(),
+        permits: before.permits.clone(),
     })
 }
 

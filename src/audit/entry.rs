@@ -129,6 +129,9 @@ pub struct Attempt {
     pub provider: Arc<str>,
     /// The model asked of it.
     pub model: String,
+    /// The id of the permit that it had on paper (its `jti`), where permits are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<String>,
     /// How it ended, in the ledger's words.
     pub end: String,
     /// The provider's status, if it gave one.

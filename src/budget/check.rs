@@ -133,6 +133,15 @@ impl Limit {
                 "of a session is the id of its key, a slash, and the session, as in key_…/chat-17",
             );
         }
+        // A tag without a colon is no label of a key, so it must be one that a caller can send in `x-marg-tags`.
+        let sent = |letter: char| letter.is_ascii_alphanumeric() || "-_.:/+=@".contains(letter);
+        if self.scope == Scope::Tag && !subject.contains(':') && (subject.len() > 64 || !subject.chars().all(sent)) {
+            return fault(
+                "subject",
+                "matches nothing: a tag that callers send has at most 64 letters, digits and -_.:/+=@; a label of a key is \
+                 written name:value",
+            );
+        }
         if self.scope == Scope::Model
             && let Err(text) = Glob::new(subject)
         {
@@ -196,10 +205,21 @@ impl Limit {
         if to.contains(['*', '?']) {
             return fault("action.to", "is one model, not a pattern");
         }
+        if self.is_only_for(to) {
+            return fault("action.to", "is the very model that the limit is for");
+        }
         if self.unit == Unit::Concurrent {
             return fault("action", "downgrade is not for the unit concurrent: another model runs just as long");
         }
         Ok(())
+    }
+
+    /// Whether it is for no other model than this one.
+    fn is_only_for(&self, model: &str) -> bool {
+        match (self.scope, self.subject.as_deref()) {
+            (Scope::Model, Some(subject)) => subject == model,
+            _ => !self.models.is_empty() && self.models.iter().all(|pattern| pattern.as_str() == model),
+        }
     }
 
     fn check_thresholds(&self) -> Result<(), LimitFault> {
@@ -286,6 +306,9 @@ mod tests {
         faulty("models", |limit| {
             (limit.scope, limit.models) = (Scope::Model, vec![Glob::new("gpt-*").unwrap()]);
         });
+        for tag in ["a b", "a,b", &"x".repeat(65), "é"] {
+            faulty("subject", |limit| (limit.scope, limit.subject) = (Scope::Tag, Some(tag.into())));
+        }
         faulty("models", |limit| limit.models = vec![Glob::new("gpt-*").unwrap(); 65]);
     }
 
@@ -302,6 +325,14 @@ mod tests {
         faulty("action.below_percent", |limit| limit.action = Action::Downgrade { to: to(), below_percent: 100 });
         faulty("action.below_percent", |limit| limit.action = Action::Downgrade { to: to(), below_percent: 0 });
         faulty("action.to", |limit| limit.action = Action::Downgrade { to: "gpt-*".into(), below_percent: 5 });
+        faulty("action.to", |limit| {
+            limit.models = vec![Glob::new("small").unwrap()];
+            limit.action = Action::Downgrade { to: "small".into(), below_percent: 5 };
+        });
+        faulty("action.to", |limit| {
+            (limit.scope, limit.subject) = (Scope::Model, Some("small".into()));
+            limit.action = Action::Downgrade { to: "small".into(), below_percent: 5 };
+        });
         faulty("action", |limit| {
             (limit.unit, limit.window) = (Unit::Concurrent, Window::Now);
             limit.action = Action::Downgrade { to: to(), below_percent: 5 };

@@ -65,6 +65,16 @@ impl Budget {
         }
         for percent in passed {
             METRICS.limit_thresholds.with_label_values(&[super::scope_word(limit.scope)]).inc();
+            tracing::warn!(
+                limit = %limit.id,
+                name = limit.name,
+                subject = %account.subject,
+                unit = super::refusal::unit_word(limit.unit),
+                percent,
+                spent,
+                amount,
+                "a limit passed a threshold"
+            );
             let event = BudgetEvent::Threshold {
                 limit: limit.id.clone(),
                 name: limit.name.clone(),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::limit::{Scope, Unit, Window};
 use crate::error::{Error, Kind};
 use crate::unit::clock::Timestamp;
@@ -90,20 +92,25 @@ impl Refusal {
     pub fn to_error(&self, model: Option<&str>) -> Error {
         match self {
             Self::Limit(refused) => {
-                let error = Error::new(Kind::LimitExceeded, refused.sentence());
+                let error = Error::new(Kind::LimitExceeded, refused.sentence()).limit(refused.object());
                 match refused.retry_after {
                     Some(wait) => error.retry_after(seconds(wait)),
                     None => error,
                 }
             }
-            Self::NeverFits(refused) => Error::new(Kind::LimitExceeded, refused.never()),
+            Self::NeverFits(refused) => Error::new(Kind::LimitExceeded, refused.never()).limit(refused.object()),
             Self::Unpriced(refused) => {
+                let limit = format!("the limit {:?}{} counts dollars", refused.name, refused.whose());
+                let Some(model) = model else {
+                    let text = format!(
+                        "This call names no model, so what it costs is not known, and {limit}. The operator can set a default \
+                         price (prices.default)."
+                    );
+                    return Error::new(Kind::PermissionDenied, text);
+                };
                 let text = format!(
-                    "No price is known for the model {:?}, and the limit {:?}{} counts dollars. Ask for another model; \
-                     the operator can give it a price in the overlay of prices, or a default price (prices.default).",
-                    model.unwrap_or("that was asked for"),
-                    refused.name,
-                    refused.whose()
+                    "No price is known for the model {model:?}, and {limit}. Ask for another model; the operator can give it a \
+                     price (marg prices set, or the overlay of prices), or set a default price (prices.default)."
                 );
                 Error::new(Kind::PermissionDenied, text).param("model")
             }
@@ -126,13 +133,16 @@ impl Refusal {
 
 impl Refused {
     fn sentence(&self) -> String {
-        let state = format!(
-            "{} spent, {} reserved by calls in flight, {} left; this call needs up to {}.",
-            self.shown(self.spent),
-            self.shown(self.reserved),
-            self.shown(self.remaining),
-            self.shown(self.need)
-        );
+        let state = match self.unit {
+            Unit::Concurrent => format!("{} now.", self.shown(self.reserved)),
+            _ => format!(
+                "{} spent, {} reserved by calls in flight, {} left; this call needs up to {}.",
+                self.shown(self.spent),
+                self.shown(self.reserved),
+                self.shown(self.remaining),
+                self.shown(self.need)
+            ),
+        };
         let advice = match (self.resets_at, self.unit) {
             (_, Unit::Concurrent) => "Wait until a call ends.".to_owned(),
             (Some(at), _) if matches!(self.window, Window::Minute | Window::Paced { .. }) => {
@@ -154,9 +164,22 @@ impl Refused {
     }
 
     fn never(&self) -> String {
+        let advice = match self.unit {
+            Unit::Requests | Unit::Concurrent => "Ask the operator to raise the limit.",
+            Unit::InputTokens => "Ask for less, with a shorter prompt; or ask the operator to raise the limit.",
+            Unit::OutputTokens => {
+                "Ask for less, with a lower ceiling on the output; or ask the operator to raise the limit."
+            }
+            Unit::Tokens => {
+                "Ask for less: a shorter prompt, or a lower ceiling on the output; or ask the operator to raise the limit."
+            }
+            Unit::Usd => {
+                "Ask for less: a shorter prompt, a lower ceiling on the output, or a cheaper model; or ask the operator to \
+                 raise the limit."
+            }
+        };
         format!(
-            "This call needs up to {}, more than the whole limit {:?}{} of {}{}, so it can never pass. Ask for less: a \
-             shorter prompt, a lower ceiling on the output, or a cheaper model; or ask the operator to raise the limit.",
+            "This call needs up to {}, more than the whole limit {:?}{} of {}{}, so it can never pass. {advice}",
             self.shown(self.need),
             self.name,
             self.whose(),
@@ -185,13 +208,51 @@ impl Refused {
     }
 
     fn shown(&self, amount: i64) -> String {
+        let many = if amount == 1 { "" } else { "s" };
         match self.unit {
             Unit::Usd => format!("{} USD", dollars(amount)),
-            Unit::InputTokens => format!("{amount} input tokens"),
-            Unit::OutputTokens => format!("{amount} output tokens"),
-            Unit::Tokens => format!("{amount} tokens"),
-            Unit::Requests => format!("{amount} requests"),
-            Unit::Concurrent => format!("{amount} calls at one time"),
+            Unit::InputTokens => format!("{amount} input token{many}"),
+            Unit::OutputTokens => format!("{amount} output token{many}"),
+            Unit::Tokens => format!("{amount} token{many}"),
+            Unit::Requests => format!("{amount} request{many}"),
+            Unit::Concurrent => format!("{amount} call{many} at one time"),
+        }
+    }
+
+    /// The same for programs, in the words of `budget::event`: amounts in the unit of the limit, nano-dollars for `usd`, which
+    /// has them as decimal text, too.
+    fn object(&self) -> String {
+        let mut object = json!({
+            "id": self.limit, "name": self.name, "scope": scope_word(self.scope), "unit": unit_word(self.unit),
+            "subject": Some(&self.subject).filter(|subject| !subject.is_empty()), "window": self.window_word(),
+            "resets_at": self.resets_at.map(Timestamp::rfc3339),
+        });
+        let amounts = [
+            ("amount", self.amount),
+            ("needed", self.need),
+            ("spent", self.spent),
+            ("reserved", self.reserved),
+            ("remaining", self.remaining),
+        ];
+        if let Some(fields) = object.as_object_mut() {
+            for (name, amount) in amounts {
+                fields.insert(name.to_owned(), amount.into());
+                if self.unit == Unit::Usd {
+                    fields.insert(format!("{name}_usd"), NanoUsd(amount).to_string().into());
+                }
+            }
+        }
+        object.to_string()
+    }
+
+    fn window_word(&self) -> &'static str {
+        match self.window {
+            Window::Minute | Window::Paced { .. } => "minute",
+            Window::Hour => "hour",
+            Window::Day { .. } => "day",
+            Window::Month { .. } => "month",
+            Window::Total => "total",
+            Window::Now => "now",
         }
     }
 }
@@ -267,6 +328,28 @@ mod tests {
              in flight, 0.05 USD left; this call needs up to 0.30 USD. It resets at 2026-11-30T00:00:00.000000Z."
         );
         assert!(Refusal::NeverFits(refused()).to_error(None).text().contains("can never pass"));
+        let object: serde_json::Value = serde_json::from_str(error.limit_object().unwrap()).unwrap();
+        let expected = json!({
+            "id": "lim_1", "name": "daily", "scope": "team", "subject": "research", "unit": "usd", "window": "day",
+            "amount": 10_000_000_000_i64, "amount_usd": "10.000000000", "needed": 300_000_000, "needed_usd": "0.300000000",
+            "spent": 9_800_000_000_i64, "spent_usd": "9.800000000", "reserved": 150_000_000, "reserved_usd": "0.150000000",
+            "remaining": 50_000_000, "remaining_usd": "0.050000000", "resets_at": "2026-11-30T00:00:00.000000Z",
+        });
+        assert_eq!(object, expected);
+    }
+
+    #[test]
+    fn one_of_a_kind_is_told_in_the_singular_and_advice_fits_the_unit() {
+        let one =
+            |unit| Refusal::NeverFits(Box::new(Refused { unit, need: 1, amount: 0, ..*refused() })).to_error(None);
+        assert!(one(Unit::Requests).text().starts_with("This call needs up to 1 request, more than the whole limit"));
+        assert!(one(Unit::Requests).text().ends_with("so it can never pass. Ask the operator to raise the limit."));
+        assert!(
+            one(Unit::OutputTokens).text().contains("1 output token, ")
+                && !one(Unit::OutputTokens).text().contains("prompt")
+        );
+        let nameless = Refusal::Unpriced(refused()).to_error(None);
+        assert!(nameless.text().contains("names no model") && nameless.field().is_none(), "{}", nameless.text());
     }
 
     #[test]

@@ -104,12 +104,13 @@ impl Budget {
                 Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => &mut rates.tokens,
                 Unit::Usd | Unit::Concurrent => return,
             };
+            let (limit, left) = (account.line.most(), remaining(account, period));
             let reset = match period.window {
+                _ if account.line.paced => Some(refill(limit - left, account.line.amount())),
                 WindowId::Sliding { .. } => Some(Duration::from_secs(MINUTE_SECONDS.into())),
                 window => resets_at(window).map(|at| duration(at.micros() - now.micros())),
             };
-            let limit = account.line.most();
-            let rate = Rate { limit, remaining: remaining(account, period), reset };
+            let rate = Rate { limit, remaining: left, reset };
             let tighter = |than: &Rate| {
                 i128::from(rate.remaining) * i128::from(than.limit.max(1))
                     < i128::from(than.remaining) * i128::from(limit.max(1))
@@ -168,6 +169,13 @@ impl Budget {
             }
         });
     }
+}
+
+/// How long a part of a minute's amount takes to flow in.
+fn refill(part: i64, amount: i64) -> Duration {
+    let nanos = u128::from(part.max(0).unsigned_abs()) * u128::from(MINUTE_SECONDS) * 1_000_000_000;
+    let wait = nanos.div_ceil(u128::from(amount.max(1).unsigned_abs()));
+    Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)).min(Duration::from_secs(MINUTE_SECONDS.into()))
 }
 
 fn remaining(account: &Account, period: &Period) -> i64 {

@@ -137,10 +137,16 @@ impl Card {
         }
     }
 
+    /// What every exchange costs, whatever it used; `None` where tokens cost something.
+    pub(super) fn fixed(&self) -> Option<Cost> {
+        let free = |rates: &Rates| rates.iter().all(|rate| *rate == 0);
+        let no_tokens = free(&self.base) && self.tiers.iter().all(|tier| free(&tier.rates));
+        if no_tokens { self.cost(&Usage::default()) } else { None }
+    }
+
     /// Whether nothing in it costs anything.
     pub(super) fn is_free(&self) -> bool {
-        let free = |rates: &Rates| rates.iter().all(|rate| *rate == 0);
-        self.per_request_nanos == 0 && free(&self.base) && self.tiers.iter().all(|tier| free(&tier.rates))
+        self.per_request_nanos == 0 && self.fixed().is_some()
     }
 }
 
@@ -201,6 +207,18 @@ mod tests {
         assert_eq!(amount(100, 0), Some(100));
         assert_eq!(amount(101, 0), Some(202));
         assert_eq!(amount(1, 100), Some(2));
+    }
+
+    #[test]
+    fn only_where_tokens_cost_nothing_is_a_cost_known_without_them() {
+        let mut by_request = card([0; CLASSES]);
+        by_request.per_request_nanos = 7;
+        assert_eq!(by_request.fixed().map(|cost| cost.amount), Some(NanoUsd(7)));
+        let mut by_size = by_request.clone();
+        by_size.tiers = vec![Tier { above: 100, rates: [0, 0, 0, 0, 0, 0, 0, 0, 0, 1] }];
+        assert_eq!(by_size.fixed(), None);
+        assert_eq!(card([0, 0, 0, 0, 0, 0, 1, 0, 0, 0]).fixed(), None);
+        assert!(card([0; CLASSES]).is_free() && !by_request.is_free() && !by_size.is_free());
     }
 
     #[test]

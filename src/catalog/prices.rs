@@ -165,6 +165,12 @@ impl Catalog {
         self.card(query)?.cost(usage)
     }
 
+    /// What an exchange cost whose tokens nobody knows: `None` unless they cost nothing, because the model is billed for each
+    /// request, or is free. Cost: as [`Catalog::cost`].
+    pub fn fixed_cost(&self, query: &PriceQuery<'_>) -> Option<Cost> {
+        self.card(query)?.fixed()
+    }
+
     /// The most that an exchange can cost, if it consumes at most so many tokens: what admission reserves. `None` if its model
     /// has no price, or if the amount is beyond the range of [`NanoUsd`].
     ///

@@ -56,10 +56,10 @@ pub struct Fields {
     #[arg(long = "model", value_name = "PATTERN")]
     models: Vec<String>,
     /// The amount of tokens, requests or running calls.
-    #[arg(long, conflicts_with = "amount_usd", value_name = "NUMBER")]
+    #[arg(long, conflicts_with = "amount_usd", value_name = "NUMBER", allow_negative_numbers = true)]
     amount: Option<i64>,
     /// The amount in dollars, such as 12.50; for the unit usd.
-    #[arg(long, value_name = "DOLLARS")]
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
     amount_usd: Option<String>,
     /// What happens when a call does not fit: refuse, downgrade or warn.
     #[arg(long)]
@@ -94,10 +94,10 @@ pub struct Create {
     #[arg(long, value_name = "ZONE")]
     timezone: Option<String>,
     /// Let the amount of a minute flow in evenly, at most so much at once; 1 is strict spacing.
-    #[arg(long, conflicts_with = "burst_usd", value_name = "NUMBER")]
+    #[arg(long, conflicts_with = "burst_usd", value_name = "NUMBER", allow_negative_numbers = true)]
     burst: Option<i64>,
     /// The same in dollars, for the unit usd.
-    #[arg(long, value_name = "DOLLARS")]
+    #[arg(long, value_name = "DOLLARS", allow_negative_numbers = true)]
     burst_usd: Option<String>,
     /// Make it, but let it count nothing yet.
     #[arg(long)]

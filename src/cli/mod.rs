@@ -102,7 +102,7 @@ enum Command {
     /// List, reset and end sessions of a running gateway.
     #[command(subcommand)]
     Sessions(sessions::Sessions),
-    /// Verify permits that the gateway signed.
+    /// Verify permits that the gateway signed, and care for the keys that sign them.
     #[command(subcommand)]
     Permit(permit::Permit),
     /// Read the request log.
@@ -162,7 +162,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
         Command::Check => check::run(&common),
-        Command::Permit(permit) => permit::run(permit, &common),
+        Command::Permit(permit) => wait(permit::run(permit, &common)),
         Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),

@@ -68,16 +68,16 @@ pub struct Set {
     #[arg(long, value_name = "DAY")]
     until: Option<String>,
     /// Of input.
-    #[arg(long, value_name = "USD", requires = "output_rate")]
+    #[arg(long, value_name = "USD", requires = "output_rate", value_parser = rate, allow_negative_numbers = true)]
     input: Option<f64>,
     /// Of output; `--output` is the format of what is printed.
-    #[arg(long = "output-tokens", id = "output_rate", value_name = "USD", requires = "input")]
+    #[arg(long = "output-tokens", id = "output_rate", value_name = "USD", requires = "input", value_parser = rate, allow_negative_numbers = true)]
     output_rate: Option<f64>,
     /// Of another class, such as cache_read=0.25; may be repeated.
     #[arg(long = "class", value_name = "NAME=USD", value_parser = class, requires = "input")]
     classes: Vec<(String, f64)>,
     /// Of each request, in dollars.
-    #[arg(long, value_name = "USD", required_unless_present = "input")]
+    #[arg(long, value_name = "USD", required_unless_present = "input", value_parser = rate, allow_negative_numbers = true)]
     per_request: Option<f64>,
     /// A factor for a tier of service, such as batch=0.5; may be repeated.
     #[arg(long = "service-tier", value_name = "NAME=FACTOR", value_parser = class)]
@@ -257,6 +257,11 @@ impl Reprice {
             "model": self.model, "provider": self.provider,
         })
     }
+}
+
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    let usd = text.parse::<f64>().ok().filter(|usd| usd.is_finite() && *usd >= 0.0);
+    usd.ok_or_else(|| "this is not a price; write dollars, 0 or more, such as 2.50".to_owned())
 }
 
 fn class(text: &str) -> std::result::Result<(String, f64), String> {

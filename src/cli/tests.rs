@@ -370,12 +370,50 @@ fn policies_are_checked_formatted_tried_imported_and_compared() {
 fn a_permit_is_verified_without_the_gateway() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    let keys = dir.join("jwks.json").display().to_string();
-    std::fs::write(&keys, include_str!("../../tests/permit/jwks.json")).unwrap();
-    let token = include_str!("../../tests/permit/token.txt").trim();
-    let line =
-        |audience, at| marg(dir, &["permit", "verify", token, "--keys", &keys, "--audience", audience, "--at", at]);
-    line("https://api.example", "1800000000").unwrap();
-    assert_eq!(line("https://other.example", "1800000000").unwrap_err().0, Exit::Failed);
-    assert!(line("https://api.example", "1800000060").unwrap_err().1.contains("expired"));
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name).display().to_string();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let keys = write("jwks.json", include_str!("../../tests/permit/jwks.json"));
+    let body = write("body", "{\"model\":\"gpt-4.1-mini\"}");
+    let (token, both) =
+        (include_str!("../../tests/permit/token.txt"), include_str!("../../tests/permit/token-both.json"));
+    let verify = |token: &str, more: &[&str]| {
+        let line = [&["permit", "verify", token, "--jwks", &keys, "--at", "1800000000"], more].concat();
+        marg(dir, &line).map_err(|(exit, _)| exit)
+    };
+    for token in [token, both] {
+        assert_eq!(verify(token, &["--audience", "openai", "--body", &body, "--enforced"]), Ok(()));
+        assert_eq!(verify(token, &["--any-audience", "--algorithm", "ed25519"]), Ok(()));
+        assert_eq!(verify(token, &["--audience", "azure"]), Err(Exit::Failed));
+        assert_eq!(verify(token, &["--any-audience", "--body", &keys]), Err(Exit::Failed));
+        assert_eq!(verify(token, &["--any-audience", "--at", "1800000120"]), Err(Exit::Usage), "a flag stands twice");
+        assert_eq!(verify(&token.replacen("ey", "eY", 1), &["--any-audience"]), Err(Exit::Failed));
+    }
+    assert_eq!(verify(token, &["--any-audience", "--algorithm", "ml-dsa-65"]), Err(Exit::Failed));
+    assert_eq!(verify(both, &["--any-audience", "--algorithm", "ml-dsa-65"]), Ok(()));
+    assert_eq!(verify(token, &[]), Err(Exit::Usage), "for whom it is has to be said");
+    assert_eq!(verify(token, &["--any-audience", "--algorithm", "rs256"]), Err(Exit::Usage));
+    let other = write("no.json", "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"1\",\"x\":\"AA\"}]}");
+    let with = |keys: &str| marg(dir, &["permit", "verify", token, "--jwks", keys, "--any-audience"]).unwrap_err().0;
+    assert_eq!((with(&other), with(&body), with("nowhere.json")), (Exit::Usage, Exit::Usage, Exit::Usage));
+}
+
+#[test]
+fn a_key_for_permits_is_made_once_and_shown_without_its_secret() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let file = dir.join("permit.key").display().to_string();
+    let key = |verb: &str, file: &str| marg(dir, &["permit", "key", verb, "--file", file]).map_err(|(exit, _)| exit);
+    assert_eq!(key("show", &file), Err(Exit::Usage));
+    assert_eq!(key("create", &file), Ok(()));
+    assert_eq!(key("create", &file), Err(Exit::Conflict));
+    assert_eq!(key("show", &file), Ok(()));
+    init(dir);
+    assert_eq!(marg(dir, &["permit", "key", "rotate"]).unwrap_err().0, Exit::NotFound);
+    let kept = dir.join("data/permit.key");
+    std::fs::copy(&file, &kept).unwrap();
+    marg(dir, &["permit", "key", "rotate"]).unwrap();
+    assert_ne!(std::fs::read(&kept).unwrap(), std::fs::read(&file).unwrap());
 }

@@ -260,6 +260,11 @@ impl<'n> Table<'_, 'n> {
         }
     }
 
+    /// Whether a key is written at all.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(known, _)| known.text == name)
+    }
+
     /// A list of texts, bounded by `keys`; items at fault are left out.
     pub(super) fn texts<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let (node, place) = self.take(name);

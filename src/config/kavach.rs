@@ -1,13 +1,13 @@
-//! The section `kavach`: the gate, sessions and drift.
+//! The section `kavach`: the gate, sessions and drift. `permits` has the section in it.
 
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 
-use crate::config::Config;
 use crate::config::decode::Table;
 use crate::config::problem::Report;
 use crate::config::shape::word;
+use crate::config::{Config, permits};
 use crate::kavach::config::{DriftConfig, KavachConfig, Mode, Reveal, SessionConfig};
 
 /// The section `kavach`.
@@ -24,6 +24,7 @@ pub(super) fn kavach(table: &mut Table<'_, '_>) -> KavachConfig {
         cache_entries: table.number("cache_entries", default.cache_entries),
         session: table.section("session", session),
         drift: table.section("drift", drift),
+        permits: table.section("permits", permits::permits),
     }
 }
 
@@ -68,6 +69,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         let text = format!("mode {} needs `policy`, a file or a folder; conf/policy.cedar is one", kavach.mode.name());
         report.error("kavach.mode", text);
     }
+    permits::check(config, report);
     if kavach.drift.geo_database.is_some() && !kavach.drift.geo {
         report.warn("kavach.drift.geo_database", "kavach.drift.geo is false, so this is never read");
     }

@@ -12,7 +12,7 @@ use crate::config::check;
 use crate::config::decode::Decoder;
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
-use crate::config::{AuditSecrets, RedisSecrets, shape, tree, url};
+use crate::config::{AuditSecrets, PermitFiles, RedisSecrets, shape, tree, url};
 use crate::provider::config::{ProviderConfig, ProviderSettings, UrlRef};
 use crate::unit::secret::Secret;
 
@@ -41,6 +41,8 @@ pub struct Loaded {
     pub redis: Option<RedisSecrets>,
     /// What `audit` refers to.
     pub audit: AuditSecrets,
+    /// What `kavach.permits` refers to.
+    pub permits: PermitFiles,
     /// What is allowed but probably not meant, in order of line and column.
     pub warnings: Vec<Problem>,
 }
@@ -79,8 +81,9 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.budget.webhook_url = None;
     config.budget.webhook_secret = None;
     let audit = std::mem::take(&mut config.audit);
+    let permits = std::mem::take(&mut config.kavach.permits);
     let mut loaded = complete(config, report, &|name| std::env::var_os(name))?;
-    loaded.config.audit = audit;
+    (loaded.config.audit, loaded.config.kavach.permits) = (audit, permits);
     Ok(Loaded { price_providers, ..loaded })
 }
 
@@ -135,7 +138,7 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit } =
+    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit, permits } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
@@ -149,6 +152,7 @@ pub(super) fn complete(
         webhook,
         redis,
         audit,
+        permits,
         warnings,
     })
 }

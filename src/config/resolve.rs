@@ -15,8 +15,11 @@ use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
-use crate::config::{AuditConfig, AuditSecrets, BudgetConfig, Config, RedisConfig, RedisSecrets, pem, redis, url};
+use crate::config::{
+    AuditConfig, AuditSecrets, BudgetConfig, Config, PermitFiles, RedisConfig, RedisSecrets, pem, permits, redis, url,
+};
 use crate::dialect::CeilingField;
+use crate::kavach::permits::config::PermitsConfig;
 use crate::provider::config::{Auth, HeaderRef, ProviderConfig, ProviderSettings, UrlRef};
 use crate::provider::endpoint::Endpoint;
 use crate::provider::preset::BaseUrl;
@@ -39,6 +42,7 @@ pub(super) struct Resolved {
     pub(super) webhook: Option<Webhook>,
     pub(super) redis: Option<RedisSecrets>,
     pub(super) audit: AuditSecrets,
+    pub(super) permits: PermitFiles,
 }
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
@@ -57,12 +61,16 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
     let webhook = Resolver { environment, report, lenient: false }.webhook(&config.budget);
     let redis = Resolver { environment, report, lenient: false }.redis(&config.redis);
     let audit = Resolver { environment, report, lenient: !config.audit.enabled }.audit(&config.audit);
+    let permits = PermitFiles {
+        key: Resolver { environment, report, lenient: false }.permit_key(&config.kavach.permits),
+        extra: permits::extra(&config.kavach.permits, report),
+    };
     let mut providers = Vec::new();
     for (name, provider) in &config.providers {
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit }
+    Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit, permits }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -258,6 +266,18 @@ impl Resolver<'_> {
             key: secret("audit.key", &config.key),
             next_key: secret("audit.next_key", &config.next_key),
             passphrase: secret("audit.passphrase", &config.passphrase),
+        }
+    }
+
+    fn permit_key(&mut self, config: &PermitsConfig) -> Option<Secret> {
+        const KEY: &str = "kavach.permits.key";
+        let secret = self.secret(KEY, config.key.as_ref()?)?;
+        match permits::check_key(&secret) {
+            Ok(()) => Some(secret),
+            Err(text) => {
+                self.fault(KEY, text);
+                None
+            }
         }
     }
 

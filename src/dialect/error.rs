@@ -21,10 +21,13 @@ const MESSAGE_LIMIT_BYTES: usize = 4096;
 /// The longest of the short fields.
 const WORD_LIMIT_BYTES: usize = 256;
 
-/// The body of an error answer: `{"error":{"message","type","param","code"}}`, where `code` is the code of the kind.
+/// The body of an error answer: `{"error":{"message","type","param","code"}}`, where `code` is the code of the kind. A refusal
+/// by a limit has a fifth member, `limit`, which says for programs what the message says for people; SDKs pass it on unread.
 pub fn error_body(error: &Error) -> Bytes {
     let kind = error.kind();
-    body(error.text(), type_of(kind.status()), error.field(), Some(kind.code()))
+    let plain = body(error.text(), type_of(kind.status()), error.field(), Some(kind.code()));
+    let (Some(limit), Some(open)) = (error.limit_object(), plain.strip_suffix(b"}}")) else { return plain };
+    Bytes::from([open, b",\"limit\":", limit.as_bytes(), b"}}"].concat())
 }
 
 /// The body for the caller of an error that a provider gave with a status of 400 or above.

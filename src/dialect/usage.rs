@@ -152,7 +152,9 @@ impl Counts {
 
     fn output_classes(&self, operation: Operation, outside_cache: u64, usage: &mut Usage) {
         let details = &self.output_details;
-        let total = self.output.unwrap_or(0);
+        // A total tells the output that is not named.
+        let missing = || self.total.zip(self.input).map(|(total, input)| total.saturating_sub(input));
+        let total = self.output.or_else(missing).unwrap_or(0);
         let sum = self.input.unwrap_or(0).saturating_add(total).saturating_add(outside_cache);
         let beyond =
             if self.input.is_some() && self.output.is_some() { self.total.unwrap_or(0).saturating_sub(sum) } else { 0 };
@@ -241,6 +243,14 @@ mod tests {
         assert_eq!(usage, Some(Usage { cache_read: 3, ..Usage::default() }));
         let usage = of(r#"{"prompt_tokens":10,"completion_tokens":2,"prompt_tokens_details":null,"total_tokens":1e9}"#);
         assert_eq!(usage, Some(Usage { input: 10, output: 2, ..Usage::default() }));
+    }
+
+    #[test]
+    fn an_output_that_is_not_named_is_what_the_total_has_beyond_the_input() {
+        let usage = of(r#"{"prompt_tokens":10,"completion_tokens":null,"total_tokens":15}"#);
+        assert_eq!(usage, Some(Usage { input: 10, output: 5, ..Usage::default() }));
+        let usage = of(r#"{"prompt_tokens":10,"total_tokens":10}"#);
+        assert_eq!(usage, Some(Usage { input: 10, ..Usage::default() }));
     }
 
     #[test]

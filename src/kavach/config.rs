@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::kavach::gate::{Gate, GateSettings};
+use crate::kavach::permits::config::PermitsConfig;
 use crate::kavach::policy::{PolicySet, Problem};
 
 /// What the gate does with what the policies say.
@@ -62,6 +63,8 @@ pub struct KavachConfig {
     pub session: SessionConfig,
     /// Drift detection.
     pub drift: DriftConfig,
+    /// Permits on paper.
+    pub permits: PermitsConfig,
 }
 
 impl Default for KavachConfig {
@@ -74,6 +77,7 @@ impl Default for KavachConfig {
             cache_entries: 8_192,
             session: SessionConfig::default(),
             drift: DriftConfig::default(),
+            permits: PermitsConfig::default(),
         }
     }
 }

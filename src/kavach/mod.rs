@@ -2,7 +2,7 @@
 //!
 //! `policy` loads a set of Cedar policies, checked against `schema`; `slice` finds the few that can concern a call; `gate`
 //! judges a `call` and gives a `Verdict`, from which alone a `Permit` comes. `session` and `drift` make figures that
-//! policies may use. `replay` and `report` tell what a set would do; `table` and `import` serve the command line.
+//! policies may use. `permits` puts permits on paper. `replay` and `report` tell what a set would do; `table` and `import` serve the command line.
 //! Nothing here does I/O except reading policy files and an address database, and nothing reads a clock.
 
 pub mod call;
@@ -10,7 +10,7 @@ pub mod config;
 pub mod drift;
 pub mod gate;
 pub mod import;
-pub mod permit_token;
+pub mod permits;
 pub mod policy;
 pub mod replay;
 pub mod report;

@@ -63,6 +63,9 @@ pub struct Attempt {
     /// The position of the credential in the provider's list, from 0; `None` if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<u32>,
+    /// The id of the permit that it had on paper, where permits are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<String>,
     /// How it ended.
     pub end: AttemptEnd,
     /// The status that the provider answered with, if it did.

@@ -5,6 +5,10 @@ use bytes::Bytes;
 use crate::dialect;
 use crate::error::{Error, Kind};
 
+/// The longest `retry-after` that the official SDKs wait for; they try again at once after a longer one.
+/// Source: `_calculate_retry_timeout` in <https://github.com/openai/openai-python/blob/main/src/openai/_base_client.py>.
+const LONGEST_WAIT_SECONDS: u64 = 60;
+
 /// A whole answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -30,6 +34,11 @@ impl Answer {
         answer.headers.push(("x-marg-reason", error.kind().code().to_owned()));
         if let Some(seconds) = error.retry_after_seconds() {
             answer.headers.push(("retry-after", seconds.to_string()));
+        }
+        let soon = error.retry_after_seconds().is_some_and(|seconds| seconds <= LONGEST_WAIT_SECONDS);
+        if error.kind() == Kind::LimitExceeded && !soon {
+            // The official SDKs obey it; without it they try again twice within seconds, and are refused twice more.
+            answer.headers.push(("x-should-retry", "false".to_owned()));
         }
         if error.kind() == Kind::InvalidApiKey {
             // RFC 9110 section 11.6.1: a 401 names the scheme that is wanted.

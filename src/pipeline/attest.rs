@@ -106,6 +106,7 @@ fn attempt(attempt: &crate::ledger::Attempt) -> Attempt {
     Attempt {
         provider: attempt.provider.clone(),
         model: attempt.model.clone(),
+        permit: attempt.permit.clone(),
         end: word(&attempt.end),
         status: attempt.status,
         duration_us: attempt.duration_us,

@@ -145,13 +145,25 @@ fn usage(job: &Uncounted) -> Usage {
     } else {
         tokens::count(&job.model, &dialect::request_text(job.operation, &job.request))
     };
-    let output = if matches!(job.operation, Operation::Embeddings) {
+    if job.operation == Operation::Audio {
+        return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };
+    }
+    let output = if matches!(job.operation, Operation::Embeddings | Operation::Moderations | Operation::Rerank) {
         0
     } else {
         let kept = tokens::count(&job.model, &dialect::delivered_text(job.operation, job.event_stream, &job.delivered));
         scale(kept, job.delivered.len() as u64, job.delivered_bytes)
     };
     Usage { input, output, ..Usage::default() }
+}
+
+/// The tokens of the speech that a text becomes: 20 a second, and people read some 15 characters a second.
+fn spoken(request: &[u8], request_bytes: u64) -> u64 {
+    let characters = match request {
+        [] => request_bytes,
+        body => dialect::request_text(Operation::Audio, body).chars().count() as u64,
+    };
+    characters.saturating_mul(4).div_ceil(3)
 }
 
 /// A count of a beginning, scaled to the whole.
@@ -166,6 +178,12 @@ fn scale(count: u64, kept: u64, whole: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn speech_is_as_long_as_its_text() {
+        assert_eq!(spoken(br#"{"model":"tts","voice":"x","input":"Fifteen letters"}"#, 50), 20);
+        assert_eq!(spoken(b"", 150), 200);
+    }
 
     #[test]
     fn a_cut_beginning_is_scaled_to_the_whole() {

@@ -26,6 +26,8 @@ const IMAGE_TOKENS_4O_MINI: u64 = 48_169;
 const DRAWN_IMAGE_TOKENS: u64 = 6_500;
 /// Tokens of speech for a byte of text, at most: 20 a second, and nobody needs a second for fewer than three characters.
 const SPEECH_TOKENS_A_BYTE: u64 = 8;
+/// What moderates where a call names no model.
+const DEFAULT_MODERATION_MODEL: &str = "omni-moderation-latest";
 /// Words that vendors add to every request.
 pub(super) const OVERHEAD_TOKENS: u64 = 64;
 /// Longer texts are counted on a thread that may block.
@@ -123,11 +125,23 @@ impl Exchange {
         let query = PriceQuery {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
-            model: &step.model,
+            model: self.priced_as(step),
             at: self.record.started_at,
             tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
         };
         self.live.catalog.most(&query, input, output, media)
+    }
+
+    /// The model by whose price a target is billed. A call that names none leaves the choice to the provider; for moderations
+    /// that choice is known.
+    ///
+    /// *Source*: <https://platform.openai.com/docs/api-reference/moderations/create>.
+    pub(super) fn priced_as<'a>(&self, step: &'a Step) -> &'a str {
+        let operation = self.facts.as_ref().map(|facts| facts.operation);
+        if step.model.is_empty() && operation == Some(Operation::Moderations) {
+            return DEFAULT_MODERATION_MODEL;
+        }
+        &step.model
     }
 
     /// How dear the output of a target is.

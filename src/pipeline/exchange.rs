@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::budget::{Amounts, Downgrade, Rates, Reservation};
 use crate::dialect::{AnswerReader, Facts, Operation, Place};
 use crate::error::{Error, Kind};
+use crate::kavach::permits::Papers;
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
@@ -59,6 +60,10 @@ pub struct Exchange {
     pub at: usize,
     /// The attempt being made or about to be made.
     pub current: Option<Current>,
+    /// The permits of the current attempt, where the operator wants any.
+    pub papers: Option<Papers>,
+    /// How many attempts have got permits.
+    pub(crate) papers_made: u32,
     /// How many credentials of the present step have been tried.
     pub tries_on_step: u32,
     /// What is done with the answer's body.
@@ -118,6 +123,8 @@ impl Exchange {
             plan: Vec::new(),
             at: 0,
             current: None,
+            papers: None,
+            papers_made: 0,
             tries_on_step: 0,
             relaying: Relaying::Nothing,
             last_failure: None,

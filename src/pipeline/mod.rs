@@ -17,6 +17,7 @@ mod invoices;
 pub mod judge;
 pub mod label;
 pub mod local;
+pub mod papers;
 pub mod relay;
 mod reserve;
 pub mod settle;
@@ -37,6 +38,7 @@ use crate::catalog::prices::Catalog;
 use crate::kavach::config::{DriftConfig, SessionConfig};
 use crate::kavach::drift::Drift;
 use crate::kavach::drift::geo::Places;
+use crate::kavach::permits::Permits;
 use crate::kavach::session::Sessions;
 use crate::kavach::{Gate, Suspension};
 use crate::key::party::RequestCaps;
@@ -89,6 +91,8 @@ pub struct Live {
     pub gate: Arc<Gate>,
     /// Where addresses are, if the operator gives a database.
     pub places: Option<Arc<Places>>,
+    /// What puts permits on paper.
+    pub permits: Arc<Permits>,
 }
 
 /// Bounds and switches of the data plane, as the configuration's `server` section has them.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::dialect::{self, AnswerReader, Changes, Operation};
 use crate::error::{Error, Kind};
-use crate::ledger::{AttemptEnd, Outcome};
+use crate::ledger::Outcome;
 use crate::pipeline::attempt::micros;
 use crate::pipeline::exchange::{Exchange, Relaying};
 
@@ -138,13 +138,10 @@ impl Exchange {
             self.settle(Outcome::ClientGone);
             return None;
         }
-        if let Some(current) = self.current.take() {
-            current
-                .step
-                .provider
-                .health
-                .failed(crate::unit::clock::Timestamp::now(), "broke off in the middle of an answer");
-            self.end_attempt(&current, AttemptEnd::Cut, Some(self.record.status), None);
+        // The target stays: settlement ends its attempt, and needs it to count and price what was delivered.
+        if let Some(current) = &self.current {
+            let health = &current.step.provider.health;
+            health.failed(crate::unit::clock::Timestamp::now(), "broke off in the middle of an answer");
         }
         self.record.reason = Some(error.kind().code().to_owned());
         self.record.error = Some(error.text().to_owned());

@@ -148,7 +148,9 @@ impl Exchange {
 
     fn refused(&self, refusal: &Refusal) -> Error {
         let model = self.facts.as_ref().and_then(|facts| facts.model.as_deref());
-        refusal.to_error(model)
+        // Where a cheaper model was put in its place, it is that one whose price is missing.
+        let asked = self.downgrade.as_ref().map(|downgrade| downgrade.to.as_str()).or(model);
+        refusal.to_error(asked)
     }
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
@@ -187,14 +189,19 @@ impl Exchange {
     }
 }
 
-/// A span as OpenAI writes it: `6m0s`, `1.5s`, `12ms`.
+/// A span as OpenAI writes it: `6m0s`, `1.5s`, `12ms`; rounded up to a millisecond, so that nobody comes back too early.
 fn seconds(span: Duration) -> String {
-    let whole = span.as_secs();
-    match (whole / 3_600, whole / 60 % 60, whole % 60) {
-        (0, 0, 0) => format!("{}ms", span.as_millis()),
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
-        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    let millis = span.as_nanos().div_ceil(1_000_000);
+    let (whole, rest) = (millis / 1_000, millis % 1_000);
+    let seconds = match rest {
+        0 => (whole % 60).to_string(),
+        _ => format!("{}.{rest:03}", whole % 60).trim_end_matches('0').to_owned(),
+    };
+    match (whole / 3_600, whole / 60 % 60) {
+        _ if whole == 0 => format!("{rest}ms"),
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
@@ -229,8 +236,20 @@ mod tests {
 
     #[test]
     fn a_span_reads_as_openai_writes_it() {
-        for (millis, text) in [(0, "0ms"), (12, "12ms"), (1_500, "1s"), (360_000, "6m0s"), (7_265_000, "2h1m5s")] {
+        let spans = [
+            (0, "0ms"),
+            (12, "12ms"),
+            (1_000, "1s"),
+            (1_500, "1.5s"),
+            (59_999, "59.999s"),
+            (360_000, "6m0s"),
+            (90_250, "1m30.25s"),
+            (7_265_000, "2h1m5s"),
+        ];
+        for (millis, text) in spans {
             assert_eq!(seconds(Duration::from_millis(millis)), text);
         }
+        assert_eq!(seconds(Duration::from_micros(999_001)), "1s");
+        assert_eq!(seconds(Duration::from_micros(1)), "1ms");
     }
 }

@@ -79,7 +79,7 @@ impl Exchange {
                 input_tokens: signed(usage.input_total()),
                 output_tokens: signed(usage.output_total()),
             },
-            None if served => Amounts { usd: None, ..self.reserved },
+            None if served => Amounts { usd: self.record.cost.map(NanoUsd::nanos), ..self.reserved },
             None => Amounts { usd: Some(0), ..Amounts::default() },
         }
     }
@@ -109,10 +109,13 @@ impl Exchange {
             return None;
         }
         let operation = self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation);
-        let counts = matches!(
-            operation,
-            Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses
-        );
+        let counts = match operation {
+            Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses => true,
+            Operation::Moderations | Operation::Rerank => true,
+            // Speech is told by its text.
+            Operation::Audio => self.record.path.ends_with("/speech"),
+            _ => false,
+        };
         let current = self.current.as_ref().filter(|_| counts)?;
         let (delivered, delivered_bytes) = reader.delivered();
         Some(Uncounted {
@@ -124,7 +127,7 @@ impl Exchange {
             delivered,
             delivered_bytes,
             provider: current.step.provider.clone(),
-            model: current.step.model.clone(),
+            model: self.priced_as(&current.step).to_owned(),
             at: self.record.started_at,
             tier: self.record.service_tier.unwrap_or_default(),
             catalog: self.live.catalog.clone(),
@@ -147,7 +150,11 @@ impl Exchange {
     }
 
     fn price(&mut self) {
-        let (Some(usage), Some(current)) = (&self.record.usage, &self.current) else { return };
+        let Some(current) = &self.current else { return };
+        let usage = self.record.usage.as_ref();
+        if usage.is_none() && !matches!(self.record.status, 200..=299) {
+            return;
+        }
         let settings = &current.step.provider.settings;
         let cost = |model: &str| {
             let query = PriceQuery {
@@ -157,16 +164,20 @@ impl Exchange {
                 at: self.record.started_at,
                 tier: self.record.service_tier.unwrap_or_default(),
             };
-            self.live.catalog.cost(&query, usage)
+            match usage {
+                Some(usage) => self.live.catalog.cost(&query, usage),
+                None => self.live.catalog.fixed_cost(&query),
+            }
         };
         // The model that the provider names is what it bills; if that has no price, the one that was asked for may.
         let served = self.record.model_served.as_deref();
-        match served.and_then(cost).or_else(|| cost(&current.step.model)) {
+        match served.and_then(cost).or_else(|| cost(self.priced_as(&current.step))) {
             Some(cost) => {
                 self.record.cost = Some(cost.amount);
                 self.record.price = Some(cost.price);
             }
-            None => METRICS.unpriced.with_label_values(&[&*current.step.provider.name]).inc(),
+            None if usage.is_some() => METRICS.unpriced.with_label_values(&[&*current.step.provider.name]).inc(),
+            None => {}
         }
     }
 

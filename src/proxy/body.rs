@@ -40,12 +40,17 @@ pub fn tune(session: &mut Session, exchange: &Exchange) {
     session.set_pipelining_enabled(true);
 }
 
-/// Refuses requests whose length two readers could see differently (RFC 9112 section 6.3).
+/// Refuses requests whose length two readers could see differently (RFC 9112 section 6.3), and those without a host (RFC 9112
+/// section 3.2).
 ///
 /// # Errors
 /// `InvalidRequest`.
 pub fn refuse_smuggling(session: &Session) -> Result<()> {
-    let headers = &session.req_header().headers;
+    let request = session.req_header();
+    let headers = &request.headers;
+    if request.version == http::Version::HTTP_11 && !headers.contains_key(header::HOST) {
+        return Err(Error::new(Kind::InvalidRequest, "The request does not name its host."));
+    }
     if !headers.contains_key(header::TRANSFER_ENCODING) {
         return Ok(());
     }
@@ -125,6 +130,8 @@ async fn next_chunk(session: &mut Session, started: Tick, deadline: Duration) ->
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) if matches!(error.etype(), pingora_error::ErrorType::ReadTimedout) => Err(late().because(error)),
         Ok(Err(error)) => {
+            // Where the next request begins is not known any more.
+            session.set_keepalive(None);
             Err(Error::new(Kind::InvalidRequest, "The request's body is broken or incomplete.").because(error))
         }
     }

@@ -50,7 +50,8 @@ fn is_kept_from_providers(name: &HeaderName) -> bool {
     ) || name.as_str().starts_with("x-marg-")
 }
 
-/// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, and redirects.
+/// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, and
+/// what only Marg may say.
 fn is_kept_from_callers(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -74,6 +75,7 @@ fn is_kept_from_callers(name: &HeaderName) -> bool {
             | "access-control-expose-headers"
             | "access-control-allow-credentials"
             | "x-request-id"
+            | "x-marg-permit"
             | "keep-alive"
             | "proxy-connection"
     )
@@ -110,6 +112,12 @@ pub fn address(
     for (name, value) in &provider.settings.headers {
         request.insert_header(name.clone(), value.clone())?;
     }
+    if let Some(name) = exchange.live.permits.header() {
+        request.remove_header(name);
+        if let Some(permit) = exchange.papers.as_ref().and_then(|papers| papers.upstream.clone()) {
+            request.insert_header(name.clone(), permit)?;
+        }
+    }
     Ok(())
 }
 
@@ -145,14 +153,18 @@ pub fn sign(
 ) -> pingora_error::Result<()> {
     let theirs = response.headers.get("x-request-id").cloned();
     let limited = exchange.rates.is_some();
+    let permits = exchange.live.permits.header();
     let kept = |name: &HeaderName| {
         is_kept_from_callers(name)
+            || permits == Some(name)
             || (limited && LIMITS_OF_PROVIDERS.iter().any(|begin| name.as_str().starts_with(begin)))
     };
     for name in listed(&response.headers, kept) {
         response.remove_header(&name);
     }
     response.set_status(framing.status)?;
+    // The provider's words for its status need not fit the one that is sent on.
+    response.set_reason_phrase(None)?;
     if framing.length_changes {
         response.remove_header(&header::CONTENT_LENGTH);
         response.remove_header(&header::CONTENT_ENCODING);
@@ -183,6 +195,11 @@ pub fn sign(
     }
     for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
         response.insert_header(name, value)?;
+    }
+    if let (Some(name), Some(papers)) = (permits, &exchange.papers)
+        && let Some(permit) = &papers.caller
+    {
+        response.insert_header(name.clone(), permit.clone())?;
     }
     Ok(())
 }

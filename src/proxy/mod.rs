@@ -82,6 +82,15 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
+    fn refuse(&mut self, error: &Error) -> Box<PingoraError> {
+        self.exchange.refuse(error);
+        self.own_words = Some(Answer::error(error));
+        PingoraError::new_in(ErrorType::HTTPStatus(error.kind().status()))
+    }
+}
+
 impl Front {
     /// The data plane of a gateway.
     pub fn new(gateway: Arc<Gateway>, state: Arc<dyn StatePages>) -> Self {
@@ -236,6 +245,7 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let body = context.exchange.encode();
+        context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
         context.exchange.outgoing = body;
         Ok(())
@@ -278,12 +288,14 @@ impl ProxyHttp for Front {
             return Err(error);
         }
         let text = |name: &str| response.headers.get(name).and_then(|value| value.to_str().ok());
-        let bodyless = session.req_header().method == http::Method::HEAD || matches!(status, 204 | 304);
+        let is_head = session.req_header().method == http::Method::HEAD;
+        let bodyless = is_head || matches!(status, 204 | 304);
         let length = text("content-length").and_then(|length| length.parse().ok());
         let head =
             AnswerHead { status, content_type: text("content-type"), length: if bodyless { Some(0) } else { length } };
         let framing = context.exchange.begin_relay(&head);
-        if status >= 300 && !bodyless && length == Some(0) {
+        // An error needs words of its own where the provider's has none.
+        if status >= 300 && !is_head && (length == Some(0) || bodyless) {
             return Err(context.speak_for_provider(framing, delay));
         }
         headers::sign(response, &context.exchange, framing, bodyless)

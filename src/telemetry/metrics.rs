@@ -41,6 +41,8 @@ pub struct Metrics {
     pub cost: IntCounterVec,
     /// Answers whose model has no price, by provider.
     pub unpriced: IntCounterVec,
+    /// Permits on paper: those of an attempt that were made, and those that could not be.
+    pub permits: IntCounterVec,
     /// Answers whose provider reported no usage, so that Marg counted, by provider.
     pub estimated: IntCounterVec,
     /// Credentials now resting, by provider.
@@ -150,6 +152,11 @@ impl Metrics {
                 "Cost in nano-dollars.",
                 &["gen_ai_provider_name", "gen_ai_request_model"],
             ),
+            permits: counters(
+                "marg_permits_total",
+                "Attempts whose permits were signed, or could not be.",
+                &["result"],
+            ),
             unpriced: counters("marg_unpriced_total", "Answers whose model has no price.", &["gen_ai_provider_name"]),
             estimated: counters(
                 "marg_usage_estimated_total",
@@ -239,6 +246,7 @@ impl Metrics {
             Box::new(self.first_token.clone()),
             Box::new(self.tokens.clone()),
             Box::new(self.cost.clone()),
+            Box::new(self.permits.clone()),
             Box::new(self.unpriced.clone()),
             Box::new(self.estimated.clone()),
             Box::new(self.resting.clone()),

@@ -443,3 +443,32 @@ async fn pipelined_requests_are_answered_in_order() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_connection_whose_framing_is_lost_ends_with_the_answer() {
+    let (_upstream, marg) = gateway().await;
+    for chunk in ["zz\r\n", "5\r\nabcdeXX", "ffffffffffffffff1\r\nabc", "-1\r\n"] {
+        let mut raw = Raw::connect(marg.address).await;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+            marg.key
+        );
+        raw.write(format!("{head}{chunk}GET /health HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        let answer = raw.answer(Duration::from_secs(15)).await.unwrap();
+        answer.assert_error(400, "invalid_request");
+        assert_eq!(answer.header("connection"), "close", "{chunk:?}");
+        assert!(raw.rest(Duration::from_secs(15)).await.is_empty(), "{chunk:?}: what followed was taken for a request");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_host_is_refused() {
+    let (_upstream, marg) = gateway().await;
+    let key = format!("authorization: Bearer {}\r\n", marg.key);
+    let ask = |version: &str| format!("GET /v1/models HTTP/{version}\r\n{key}\r\n");
+    assert_eq!(assert_refused(marg.address, "no host", ask("1.1")).await, 400);
+    // HTTP/1.0 knew no hosts.
+    let mut raw = Raw::connect(marg.address).await;
+    raw.write(ask("1.0")).await;
+    assert_eq!(raw.interim(Duration::from_secs(15)).await, 200);
+}

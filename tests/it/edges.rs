@@ -309,3 +309,14 @@ async fn when_many_pooled_connections_die_together_a_fresh_one_serves() {
     assert!(upstream.seen("dead").len() <= 2, "more than one dead connection, then a fresh one");
     assert_eq!(marg.record(&answer.id()).await["attempts"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn an_answer_that_may_have_no_body_is_no_answer_to_a_call_but_an_error_in_words() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    let raw = What::Raw("HTTP/1.1 304 Nothing New\r\ncontent-length: 20\r\netag: x\r\n\r\n".into());
+    upstream.answer("unchanged", Reply::afterwards(raw));
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello"}]});
+    let answer = marg.chat("unchanged", &body).await;
+    answer.assert_error(502, "upstream_error");
+}

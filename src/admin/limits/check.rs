@@ -41,7 +41,8 @@ async fn subject(state: &State, limit: &Limit) -> Result<(), Refusal> {
         Scope::Org => party(state, PartyKind::Org, subject).await,
         Scope::Team => party(state, PartyKind::Team, subject).await,
         Scope::User => party(state, PartyKind::User, subject).await,
-        Scope::Gateway | Scope::Model | Scope::Tag | Scope::Session => Ok(()),
+        Scope::Session => session(state, subject).await,
+        Scope::Gateway | Scope::Model | Scope::Tag => Ok(()),
     }
 }
 
@@ -59,6 +60,21 @@ async fn key(state: &State, limit: &Limit, id: &str) -> Result<(), Refusal> {
     let literal = !limit.models.is_empty() && limit.models.iter().all(|pattern| pattern.is_literal());
     if literal && !limit.models.iter().any(|model| key.allows_model(model.as_str())) {
         return Err(conflict("models", "The key may ask for none of these models, so the limit could match nothing."));
+    }
+    Ok(())
+}
+
+/// The key of a session must be there; the session itself comes with the calls.
+async fn session(state: &State, subject: &str) -> Result<(), Refusal> {
+    let id = subject.split_once('/').map_or(subject, |(key, _)| key);
+    let found = match respond::is_id("key", id) {
+        true => state.keys.get(id).await.map_err(Error::from)?,
+        false => None,
+    };
+    if found.is_none_or(|key| key.revoked_at.is_some()) {
+        let text = "The subject of a session begins with the id of its key, and there is no such key that works, so the limit \
+                    could match nothing.";
+        return Err(conflict("subject", text));
     }
     Ok(())
 }

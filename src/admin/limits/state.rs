@@ -18,6 +18,9 @@ use crate::unit::charge::WindowId;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
 
+/// The most counters that are looked through for those of limits that are there.
+const MOST_ASKED: usize = 65_536;
+
 /// An amount in the unit of its limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Figure {
@@ -44,10 +47,10 @@ impl Figure {
 pub struct CounterView {
     /// The limit that it belongs to.
     pub limit_id: String,
-    /// That limit's name; null if the limit is gone.
-    pub limit_name: Option<String>,
+    /// That limit's name.
+    pub limit_name: String,
     /// What it counts.
-    pub unit: Option<String>,
+    pub unit: String,
     /// Whose it is; null where all share one counter.
     pub subject: Option<String>,
     /// When its window began; null for windows without a beginning.
@@ -164,35 +167,44 @@ pub(in crate::admin) async fn counters(
     limits: &[Limit],
 ) -> Result<Vec<CounterView>, Refusal> {
     let by_id: HashMap<&str, &Limit> = limits.iter().map(|limit| (&*limit.id, limit)).collect();
-    let states = state.control.limit_states(limit, most).await?;
-    Ok(states.into_iter().map(|one| view(one, &by_id)).collect())
+    let mut asked = most;
+    loop {
+        let mut states = state.control.limit_states(limit, asked).await?;
+        let is_all = states.len() < asked;
+        // Counters of limits that are gone may stand among the rest until their window is over.
+        states.retain(|one| by_id.contains_key(&*one.standing.counter.limit));
+        if states.len() >= most || is_all || asked >= MOST_ASKED {
+            states.truncate(most);
+            return Ok(states.into_iter().filter_map(|one| view(one, &by_id)).collect());
+        }
+        asked = asked.saturating_mul(8).min(MOST_ASKED);
+    }
 }
 
-fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> CounterView {
+fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> Option<CounterView> {
     let LimitState { standing, reserved_here } = state;
-    let limit = limits.get(&*standing.counter.limit);
-    // The counters of a limit that is gone live on for a while; their unit is not known any more.
-    let unit = limit.map_or(Unit::Requests, |limit| limit.unit);
-    let figure = |amount: i64| Figure::of(unit, amount);
+    let limit = limits.get(&*standing.counter.limit)?;
+    let figure = |amount: i64| Figure::of(limit.unit, amount);
     let leased = standing.leases.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
-    let remaining = standing.cap.saturating_sub(standing.spent).saturating_sub(leased).max(0);
+    // The counter knows the amount that was last asked with; the limit may have changed since.
+    let remaining = limit.amount.saturating_sub(standing.spent).saturating_sub(leased).max(0);
     let second = |second: i64| Time(Timestamp(second.saturating_mul(1_000_000)));
     let (from, resets_at) = match standing.counter.window {
         WindowId::Calendar { from, until } => (Some(second(from)), Some(second(until))),
         WindowId::Sliding { .. } | WindowId::Total | WindowId::Now => (None, None),
     };
-    CounterView {
+    Some(CounterView {
         limit_id: standing.counter.limit.to_string(),
-        limit_name: limit.map(|limit| limit.name.clone()),
-        unit: limit.map(|limit| word_of(UNITS, limit.unit).to_owned()),
+        limit_name: limit.name.clone(),
+        unit: word_of(UNITS, limit.unit).to_owned(),
         subject: Some(standing.counter.subject.to_string()).filter(|subject| !subject.is_empty()),
         from,
         resets_at,
-        cap: figure(standing.cap),
+        cap: figure(limit.amount),
         spent: figure(standing.spent),
         leased: figure(leased),
         reserved_here: figure(reserved_here),
         remaining: figure(remaining),
         leases: standing.leases.into_iter().map(|(owner, held)| LeaseView { owner, held: figure(held) }).collect(),
-    }
+    })
 }

@@ -71,8 +71,8 @@ async fn a_limit_that_makes_no_sense_is_refused_with_the_field_and_the_reason() 
         ("amount_usd", 400, changed("amount_usd", json!("0.0000000001"))),
         ("amount_usd", 400, changed("amount_usd", json!("99999999999999999999"))),
         ("amount_usd", 400, changed("amount_usd", json!("1000000000.01"))),
-        ("", 400, changed("amount_usd", json!(12.5))),
-        ("", 400, changed("amount_nano_usd", json!(1e30))),
+        ("amount_usd", 400, changed("amount_usd", json!(12.5))),
+        ("amount_nano_usd", 400, changed("amount_nano_usd", json!(1e30))),
         ("amount", 400, changed("amount", json!(5))),
         ("amount", 400, json!({"scope": "gateway", "unit": "usd", "window": "day"})),
         ("amount", 400, json!({"scope": "gateway", "unit": "usd", "window": "day", "amount": 5})),
@@ -88,6 +88,11 @@ async fn a_limit_that_makes_no_sense_is_refused_with_the_field_and_the_reason() 
         ("subject", 409, of("team", "nobody")),
         ("subject", 409, of("org", "nobody")),
         ("subject", 409, of("user", "nobody")),
+        ("subject", 400, of("session", "chat-17")),
+        ("subject", 409, of("session", &format!("{nobody}/chat-17"))),
+        ("subject", 409, of("session", &format!("{revoked}/chat-17"))),
+        ("subject", 409, of("session", "my-key/chat-17")),
+        ("subject", 400, of("tag", "no tag")),
         ("models", 400, changed("models", json!([""]))),
         ("models", 409, {
             let mut body = of("key", &narrow);
@@ -103,7 +108,7 @@ async fn a_limit_that_makes_no_sense_is_refused_with_the_field_and_the_reason() 
         }),
         ("warn_at_percent", 400, changed("action", json!("warn"))),
         ("warn_at_percent", 400, changed("warn_at_percent", json!([101]))),
-        ("", 400, changed("amuont", json!(1))),
+        ("amuont", 400, changed("amuont", json!(1))),
     ];
     for (field, status, body) in bad {
         let answer = house.post("/admin/limits", body.clone()).await;
@@ -244,8 +249,13 @@ async fn the_state_of_a_limit_tells_what_is_spent_leased_reserved_and_left() {
         (&one["subject"], &one["resets_at"], &one["leases"][1]["owner"]),
         (&json!(null), &json!("2026-12-01T00:00:00.000000Z"), &json!("b"))
     );
-    let all = house.get("/admin/limits/state?limit=5").await.json();
-    assert_eq!(all["counters"][1]["limit_name"], json!(null), "a limit that is gone");
+    // Counters of a limit that is gone neither show nor crowd out those of others.
+    let mut standings: Vec<Standing> = (0..20).map(|n| standing(counter("lim_gone", &n.to_string()))).collect();
+    standings.push(standing(counter(id, "")));
+    *house.control.standings.lock().unwrap() = Some(standings);
+    let all = house.get("/admin/limits/state?limit=1").await.json();
+    assert_eq!(all["counters"].as_array().unwrap().len(), 1, "{all}");
+    assert_eq!(all["counters"][0]["limit_id"], id);
     *house.control.standings.lock().unwrap() = None;
     assert_eq!(house.get("/admin/limits/state").await.status, 503);
     assert_eq!(house.get("/admin/limits/state?limit=0").await.status, 400);

@@ -28,9 +28,9 @@ async fn a_party_with_a_bad_field_is_refused_by_name() {
         ("/admin/users", "description", json!({"name": "a", "description": "x".repeat(1025)})),
         ("/admin/users", "models", json!({"name": "a", "models": [""]})),
         ("/admin/users", "max_input_tokens", json!({"name": "a", "max_input_tokens": 0})),
-        ("/admin/users", "", json!({"name": "a", "max_input_tokens": -1})),
-        ("/admin/users", "", json!({"name": "a", "kind": "org"})),
-        ("/admin/users", "", json!({})),
+        ("/admin/users", "max_input_tokens", json!({"name": "a", "max_input_tokens": -1})),
+        ("/admin/users", "kind", json!({"name": "a", "kind": "org"})),
+        ("/admin/users", "name", json!({})),
     ] {
         let answer = house.post(path, body.clone()).await;
         assert_eq!(answer.status, 400, "{body}: {}", answer.text);

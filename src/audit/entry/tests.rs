@@ -35,6 +35,7 @@ pub fn exchange(number: u128) -> Exchange {
         attempts: vec![Attempt {
             provider: "openai".into(),
             model: "gpt-5-mini".to_owned(),
+            permit: None,
             end: "served".to_owned(),
             status: Some(200),
             duration_us: 812_345,
@@ -65,10 +66,13 @@ pub fn event(noun: Noun, subject: &str) -> Event {
 
 /// One entry of each shape with the schema that it keeps to.
 fn samples() -> Vec<(&'static str, Entry)> {
+    let mut permitted = exchange(2);
+    permitted.attempts[0].permit = Some(format!("{}-0", permitted.id));
     let refusal = Exchange { refused: true, verdict: None, usage: None, attempts: Vec::new(), ..exchange(1) };
     let gap = Gap { at: Timestamp(5), reason: "state_lost".to_owned(), detail: "…".to_owned() };
     vec![
         ("exchange", Entry::Exchange(Box::new(exchange(0)))),
+        ("exchange", Entry::Exchange(Box::new(permitted))),
         ("exchange", Entry::Exchange(Box::new(refusal))),
         ("event", Entry::Event(event(Noun::AdminToken, "tok_2"))),
         ("rotation", Entry::Rotation(Rotation { at: Timestamp(5), note: "text\n\n— a b\n".to_owned() })),

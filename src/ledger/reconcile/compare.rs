@@ -132,6 +132,7 @@ pub async fn reconcile(
         other_rows: export.other_count,
         bad_rows: export.bad_count,
         bad: export.bad,
+        total: Gap { gap_cents: cents(0), ..Gap::default() },
         ..Reconciliation::default()
     };
     let inside = |row: &ExportRow| {

@@ -61,6 +61,15 @@ pub fn parse(vendor: Vendor, bytes: &[u8]) -> Result<Export, String> {
         return Err(format!("The export is larger than {EXPORT_LIMIT_BYTES} bytes; cut it by time."));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let otherwise = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("The file is in UTF-16; save it as UTF-8."),
+        [0x1f, 0x8b, ..] | [b'P', b'K', 3, 4, ..] => Some("The file is compressed; unpack it first."),
+        _ if bytes.trim_ascii().is_empty() => Some("The file is empty."),
+        _ => None,
+    };
+    if let Some(text) = otherwise {
+        return Err(text.to_owned());
+    }
     let is_json = matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'['));
     match (vendor, is_json) {
         (Vendor::Openai, true) => openai::json(bytes),

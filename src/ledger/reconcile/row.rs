@@ -84,23 +84,37 @@ impl Export {
     }
 }
 
+/// A number without its thousands separators; `None` where a comma stands elsewhere, since it may be a decimal one.
+fn without_separators(text: &str) -> Option<String> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let mut groups = whole.split(',');
+    let first = groups.next().unwrap_or_default();
+    let rest_fits = groups.all(|group| group.len() == 3 && group.bytes().all(|byte| byte.is_ascii_digit()));
+    let separated = whole.contains(',');
+    let first_fits = !separated || (1..=3).contains(&first.trim_start_matches('-').len());
+    (rest_fits && first_fits && !decimals.contains(',')).then(|| text.replace(',', ""))
+}
+
 /// A decimal number as text, perhaps with a currency sign and thousands separators, in nano-dollars after division by `per_usd`
 /// (100 for cents).
 pub(super) fn money(text: &str, per_usd: f64) -> Result<NanoUsd, String> {
-    let plain: String = text.chars().filter(|symbol| !matches!(symbol, ',' | '$' | ' ')).collect();
-    let usd = plain.parse::<f64>().ok().map(|amount| amount / per_usd).filter(|usd| usd.abs() <= AMOUNT_LIMIT_USD);
+    let bare: String = text.chars().filter(|symbol| !matches!(symbol, '$' | ' ')).collect();
+    let usd = without_separators(&bare)
+        .and_then(|plain| plain.parse::<f64>().ok())
+        .map(|amount| amount / per_usd)
+        .filter(|usd| usd.abs() <= AMOUNT_LIMIT_USD);
     usd.map(|usd| NanoUsd((usd * 1e9).round() as i64)).ok_or_else(|| format!("{:?} is not an amount", short(text)))
 }
 
 /// A count of tokens or requests as text; an empty one is none. Thousands separators are allowed; `scale` is what one stands
 /// for.
 pub(super) fn count(text: &str, scale: f64) -> Result<u64, String> {
-    let plain: String = text.chars().filter(|symbol| *symbol != ',').collect();
-    let plain = plain.trim();
-    if plain.is_empty() {
+    let text = text.trim();
+    if text.is_empty() {
         return Ok(0);
     }
-    let number = plain.parse::<f64>().ok().map(|number| (number * scale).round());
+    let plain = without_separators(text);
+    let number = plain.and_then(|plain| plain.parse::<f64>().ok()).map(|number| (number * scale).round());
     let found = number.filter(|number| (0.0..=1e15).contains(number)).map(|number| number as u64);
     found.ok_or_else(|| format!("{:?} is not a count", short(text)))
 }
@@ -138,19 +152,13 @@ pub(super) struct Page<B> {
 
 /// Reads pages of an API: one, several one after another (as a shell loop writes them), or a list of them.
 pub(super) fn pages<B: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<Vec<B>, String> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Piece<B> {
-        One(Page<B>),
-        Several(Vec<Page<B>>),
-    }
-    let mut buckets = Vec::new();
-    for piece in serde_json::Deserializer::from_slice(bytes).into_iter::<Piece<B>>() {
-        let pages = match piece.map_err(|error| format!("The export is not what the API answers: {error}."))? {
-            Piece::One(page) => vec![page],
-            Piece::Several(pages) => pages,
-        };
-        buckets.extend(pages.into_iter().flat_map(|page| page.data));
-    }
-    Ok(buckets)
+    let wrong = |error: serde_json::Error| format!("The export is not what the API answers: {error}.");
+    let reader = serde_json::Deserializer::from_slice(bytes);
+    let pages: Vec<Page<B>> = if bytes.trim_ascii_start().starts_with(b"[") {
+        let lists: Vec<Vec<Page<B>>> = reader.into_iter().collect::<Result<_, _>>().map_err(wrong)?;
+        lists.into_iter().flatten().collect()
+    } else {
+        reader.into_iter().collect::<Result<_, _>>().map_err(wrong)?
+    };
+    Ok(pages.into_iter().flat_map(|page| page.data).collect())
 }

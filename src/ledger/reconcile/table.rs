@@ -66,14 +66,38 @@ pub(super) fn read(
             continue;
         };
         let line = record.position().map_or(0, csv::Position::line);
-        let result = row(&Cells { heading, record: &record });
+        let result = match fits(heading.len(), &record) {
+            Ok(()) => row(&Cells { heading, record: &record }),
+            Err(text) => Err(text),
+        };
         export.take(|| format!("line {line}"), result)?;
     }
     match heading {
         Some(_) => Ok(export),
         None => {
             let wanted: Vec<String> = headings.iter().map(|columns| columns.join(", ")).collect();
-            Err(format!("The file has no heading with the columns {}.", wanted.join("; or ")))
+            let hint = if is_separated_otherwise(bytes) {
+                " Columns are separated by commas; take the file as it was downloaded."
+            } else {
+                ""
+            };
+            Err(format!("The file has no heading with the columns {}.{hint}", wanted.join("; or ")))
         }
     }
+}
+
+/// Whether a row has as many cells as the heading; further ones are empty.
+fn fits(columns: usize, record: &ByteRecord) -> Result<(), String> {
+    let cells = record.len();
+    if cells < columns || record.iter().skip(columns).any(|cell| !cell.trim_ascii().is_empty()) {
+        return Err(format!("it has {cells} cells where the heading has {columns}"));
+    }
+    Ok(())
+}
+
+/// Whether the first line has more semicolons or tabs than commas, as spreadsheets write it in some countries.
+fn is_separated_otherwise(bytes: &[u8]) -> bool {
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let count = |wanted: u8| first.iter().filter(|byte| **byte == wanted).count();
+    count(b';').max(count(b'\t')) > count(b',')
 }

@@ -27,7 +27,39 @@ fn what_is_no_export_is_refused_in_words() {
     ] {
         assert!(parse(vendor, text.as_bytes()).unwrap_err().len() > 20, "{vendor:?} {text}");
     }
+    let heading = "start_time;end_time;input_tokens;output_tokens\n";
+    for (bytes, word) in [
+        (&b"\xff\xfe{\0"[..], "UTF-16"),
+        (b"PK\x03\x04", "unpack"),
+        (b"\x1f\x8b\x08", "unpack"),
+        (b" \r\n", "empty"),
+        (heading.as_bytes(), "commas"),
+        (br#"{"data": [{"start_time": 1, "end_time": 2, "results": [{"input_tokens": -5}]}]}"#, "-5"),
+        (b"{}", "`data`"),
+    ] {
+        let text = parse(Vendor::Openai, bytes).unwrap_err();
+        assert!(text.contains(word) && !text.contains("untagged"), "{text}");
+    }
     assert!(parse(Vendor::Aws, &vec![b' '; EXPORT_LIMIT_BYTES + 1]).is_err());
+}
+
+#[test]
+fn a_row_with_cells_too_few_or_too_many_or_a_decimal_comma_is_told_and_not_guessed() {
+    let export = read(
+        Vendor::Openai,
+        "start_time,end_time,model,num_model_requests,input_tokens,output_tokens\n\
+         1795219200,1795305600,gpt-4o,5\n\
+         1795219200,1795305600,gpt-4o,5,1,000,500\n\
+         1795219200,1795305600,gpt-4o,5,\"1,5\",500\n\
+         1795219200,1795305600,gpt-4o,5,\"1,500\",500,\n\
+         1795219200,1795305600,gpt-4o,5,1500,500\n",
+    );
+    let places: Vec<&str> = export.bad.iter().map(|bad| bad.place.as_str()).collect();
+    assert_eq!(places, ["line 2", "line 3", "line 4"], "{:?}", export.bad);
+    assert_eq!(export.rows.len(), 2);
+    assert!(export.rows.iter().all(|row| row.usage.unwrap().input == 1_500), "{:?}", export.rows);
+    assert!(super::row::money("0,5", 1.0).is_err() && super::row::money("$1,234,567.50", 1.0).is_ok());
+    assert!(super::row::money("-1,234.5", 1.0).is_ok() && super::row::money("12,34.5", 1.0).is_err());
 }
 
 #[test]

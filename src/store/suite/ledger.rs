@@ -80,10 +80,11 @@ prop_compose! {
         credential in of(any::<u32>()),
         status in of(any::<u16>()),
         error in of(text()),
+        permit in of(text()),
         started_us in any::<u64>(),
     ) -> Attempt {
         let (end, duration_us) = (AttemptEnd::RateLimited, 5);
-        Attempt { provider: provider.into(), model, credential, end, status, error, started_us, duration_us }
+        Attempt { provider: provider.into(), model, credential, permit, end, status, error, started_us, duration_us }
     }
 }
 

@@ -1,0 +1,199 @@
+//! What a call is charged, whatever becomes of it, and what a refusal tells programs.
+
+use serde_json::{Value, json};
+
+use crate::support::answers;
+use crate::support::client::Call;
+use crate::support::marg::{Marg, Setup};
+use crate::support::money::{self, COST_NANO_USD, asking, fixed, priced, spent_is};
+use crate::support::reply::{Answer, Reply};
+use crate::support::upstream::Upstream;
+
+/// A provider whose models have prices of the operator's own, or of OpenAI's list, under these limits.
+async fn gateway(upstream: &Upstream, rows: &str, limits: Value) -> Marg {
+    let setup = Setup::with_default(upstream);
+    let path = setup.path("prices.yaml");
+    std::fs::write(&path, format!("prices:\n{rows}")).unwrap();
+    setup.set("prices", json!({"overlay": path})).set("limits", limits).start().await
+}
+
+/// A limit in dollars for each key.
+fn dollars(amount: &str) -> Value {
+    json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": amount}])
+}
+
+#[tokio::test]
+async fn a_stream_that_broke_off_is_charged_for_what_came_and_not_for_what_was_reserved() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).set("limits", dollars("10")).start().await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("cut", reply);
+    let mut body = asking("fixed");
+    body["stream"] = json!(true);
+    body["max_tokens"] = json!(4_000);
+    let mut client = marg.http1().await;
+    let open = client.open(Call::chat("cut", &body)).await;
+    feed.send(answers::text("fixed", "one")).await;
+    feed.cut().await;
+    let answer = open.finish().await;
+    let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+    assert_eq!(
+        (record["outcome"].as_str(), record["usage_source"].as_str()),
+        (Some("upstream_cut"), Some("estimated"))
+    );
+    assert_eq!(record["usage"]["output"], 1, "{record}");
+    assert_eq!(record["cost_nano_usd"], 10_000, "{record}");
+    assert_eq!(record["attempts"].as_array().unwrap().len(), 1, "{record}");
+    spent_is(&marg, "dollars", None, 10_000).await;
+}
+
+#[tokio::test]
+async fn a_model_billed_by_the_request_has_a_cost_even_if_nobody_counts_tokens() {
+    let upstream = Upstream::http1().await;
+    let rows = "  - {model: painter, per_request_usd: 0.04}\n";
+    let marg = gateway(&upstream, rows, dollars("10")).await;
+    upstream.answer("drawn", Answer::json(200, &json!({"created": 1, "data": [{"b64_json": "AA=="}]})).into());
+    let call =
+        Call::post("/v1/images/generations", "drawn", json!({"model": "painter", "prompt": "a cat"}).to_string());
+    let answer = marg.http1().await.send(call).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(marg.record(&answer.id()).await["cost_nano_usd"], 40_000_000);
+    spent_is(&marg, "dollars", None, 40_000_000).await;
+}
+
+#[tokio::test]
+async fn speech_without_a_count_is_estimated_by_its_text() {
+    let upstream = Upstream::http1().await;
+    let rows = "  - {model: voice, usd_per_million_tokens: {input: 0, output: 0, output_audio: 12}}\n";
+    let marg = gateway(&upstream, rows, dollars("10")).await;
+    upstream.answer("spoken", Answer::json(200, &json!({})).into());
+    let body = json!({"model": "voice", "voice": "alloy", "input": "x".repeat(150)});
+    let answer = marg.http1().await.send(Call::post("/v1/audio/speech", "spoken", body.to_string())).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+    assert_eq!(record["usage"]["output_audio"], 200, "{record}");
+    spent_is(&marg, "dollars", None, 200 * 12_000).await;
+}
+
+#[tokio::test]
+async fn moderation_is_free_under_a_limit_in_dollars_even_without_a_model() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::new()
+        .provider("main", &upstream, json!({"price_provider": "openai"}))
+        .set("default_provider", json!("main"))
+        .set("limits", dollars("0.000001"))
+        .start()
+        .await;
+    upstream.answer("moderated", Answer::json(200, &json!({"model": "omni-moderation-latest", "results": []})).into());
+    let call = Call::post("/v1/moderations", "moderated", json!({"input": "word ".repeat(100)}).to_string());
+    let answer = marg.http1().await.send(call).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+    assert_eq!(record["cost_nano_usd"], 0, "{record}");
+}
+
+#[tokio::test]
+async fn a_refusal_tells_programs_what_it_tells_people_and_sdks_when_not_to_come_back() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).set("limits", dollars("0.00005")).start().await;
+    assert_eq!(marg.chat("first", &fixed()).await.status, 200);
+    let refused = marg.chat("second", &fixed()).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(refused.headers["x-should-retry"], "false", "what is spent for good does not come back");
+    let limit = &refused.json()["error"]["limit"];
+    for (field, value) in [
+        ("name", json!("dollars")),
+        ("scope", json!("key")),
+        ("unit", json!("usd")),
+        ("window", json!("total")),
+        ("amount_usd", json!("0.000050000")),
+        ("spent", json!(COST_NANO_USD)),
+        ("reserved", json!(0)),
+        ("remaining_usd", json!("0.000020000")),
+        ("needed", json!(COST_NANO_USD)),
+        ("resets_at", json!(null)),
+    ] {
+        assert_eq!(limit[field], value, "{field} of {limit}");
+    }
+    assert!(limit["id"].as_str().unwrap().starts_with("config-"), "{limit}");
+}
+
+#[tokio::test]
+async fn sdks_are_told_to_come_back_where_a_wait_is_short() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"scope": "key", "unit": "requests", "window": "minute", "amount": 60, "burst": 1}]);
+    let marg = priced(Setup::with_default(&upstream)).set("limits", limits).start().await;
+    let mut client = marg.http1().await;
+    let refused = loop {
+        let answer = client.send(Call::chat("paced", &fixed())).await;
+        if answer.status == 429 {
+            break answer;
+        }
+        let reset = answer.headers["x-ratelimit-reset-requests"].to_str().unwrap();
+        assert_eq!(reset, "1s", "one of sixty a minute is back in a second");
+    };
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert!(!refused.headers.contains_key("x-should-retry"));
+}
+
+#[tokio::test]
+async fn a_cheaper_model_without_a_price_is_the_one_that_the_refusal_names() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{
+        "name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.00007",
+        "action": "downgrade", "downgrade_to": "of-my-own", "downgrade_below_percent": 90,
+    }]);
+    let marg = priced(Setup::with_default(&upstream)).set("limits", limits).start().await;
+    assert_eq!(marg.chat("first", &fixed()).await.status, 200);
+    let refused = marg.chat("second", &fixed()).await;
+    refused.assert_error(403, "permission_denied");
+    assert!(refused.text().contains("of-my-own"), "{}", refused.text());
+    assert_eq!(money::counters(&marg, "dollars").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_mistyped_price_blocks_nobody_for_good() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "  - {model: fixed, per_request_usd: 0.00003}\n", dollars("1")).await;
+    let price = |usd: f64| json!({"prices": [{"model": "fixed", "per_request_usd": usd}]});
+    assert_eq!(marg.ask_admin("PUT", "/admin/prices", Some(&price(0.6))).await.status, 200);
+    assert_eq!(marg.chat("dear", &fixed()).await.status, 200);
+    assert_eq!(marg.chat("blocked", &fixed()).await.status, 429);
+    assert_eq!(marg.ask_admin("PUT", "/admin/prices", Some(&price(0.000_03))).await.status, 200);
+    // At once: what still waits in the journal is priced again, too.
+    let order = json!({"since": "2020-01-01T00:00:00Z", "dry_run": false});
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await;
+    assert_eq!(report.json()["changed"], 1, "{}", report.text());
+    assert_eq!(marg.chat("free again", &fixed()).await.status, 200);
+    spent_is(&marg, "dollars", None, 2 * COST_NANO_USD).await;
+}
+
+#[tokio::test]
+async fn the_state_of_a_limit_shows_its_amount_as_it_is_now_and_a_passed_threshold_is_in_the_log() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).start().await;
+    let body = json!({"name": "few", "scope": "key", "unit": "requests", "window": "day", "amount": 2, "warn_at_percent": [50]});
+    let made = marg.ask_admin("POST", "/admin/limits", Some(&body)).await.json();
+    assert_eq!(marg.chat("one", &fixed()).await.status, 200);
+    crate::support::until("the log tells it", || async {
+        marg.logged().contains("a limit passed a threshold").then_some(())
+    })
+    .await;
+    let path = format!("/admin/limits/{}", made["id"].as_str().unwrap());
+    assert_eq!(marg.ask_admin("PATCH", &path, Some(&json!({"amount": 50}))).await.status, 200);
+    let counters = money::counters(&marg, "few").await;
+    assert_eq!((&counters[0]["cap"]["amount"], &counters[0]["unit"]), (&json!(50), &json!("requests")), "{counters:?}");
+}
+
+#[tokio::test]
+async fn a_record_says_under_which_tags_and_in_which_session_a_call_was_made() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).start().await;
+    let call = Call::chat("tagged", &fixed()).header("x-marg-tags", "b, a").header("x-marg-session", "s-1");
+    let answer = marg.http1().await.send(call).await;
+    let record = marg.record(&answer.id()).await;
+    assert_eq!((&record["tags"], &record["session"]), (&json!(["a", "b"]), &json!("s-1")), "{record}");
+    let csv = marg.ask_admin("GET", "/admin/requests/export?format=csv", None).await.text();
+    assert!(csv.lines().next().unwrap().ends_with("attempts,tags,session"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().ends_with("1,a b,s-1"), "{csv}");
+}
