@@ -213,6 +213,7 @@ impl Control for Core {
             };
             parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
         }
+        parts.extend(self.standby.part());
         if self.gateway.budget.has_limits() {
             parts.push(counting(self.gateway.budget.is_away()));
         }

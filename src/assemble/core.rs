@@ -11,18 +11,20 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
-use crate::assemble::house::{self, House};
+use crate::assemble::house::{self, House, Opened};
 use crate::assemble::peers::Peers;
+use crate::assemble::standby::{self, Standby, Tokens};
 use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
-use crate::budget::store::LimitStore;
 use crate::catalog::stored::StoredPrice;
 use crate::config::Config;
 use crate::config::load::Loaded;
 use crate::error::StoreError;
 use crate::kavach::memory::Memory;
+use crate::key::Key;
+use crate::key::party::Party;
 use crate::key::ring::Ring;
 use crate::ledger::Consumer;
 use crate::ledger::feeder::{Feeder, FeederHandle, FeederSettings, Takers};
@@ -36,11 +38,6 @@ use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
 
-/// How often the store is asked whether another process has written to it: it costs one look-up, and a revocation elsewhere has
-/// a second to arrive even when nobody tells of it.
-const WATCH_EVERY: Duration = Duration::from_millis(250);
-/// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
-const ASK_FOR: Duration = Duration::from_secs(1);
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
 const LAST_FEED: Duration = Duration::from_secs(20);
 
@@ -72,6 +69,10 @@ pub struct Core {
     /// What the gate remembers.
     pub(super) memory: Arc<Memory>,
     pub(super) house: House,
+    /// The snapshot for a start without the database.
+    pub(super) standby: Standby,
+    /// Who may administer.
+    pub(super) tokens: Arc<Tokens>,
     pub(super) ring: Arc<Ring>,
     pub(super) feeder: FeederHandle,
     pub(super) started_at: Timestamp,
@@ -97,10 +98,11 @@ impl Core {
     ) -> anyhow::Result<Arc<Self>> {
         let runtime = runtime()?;
         let (stop, stopped) = watch::channel(false);
-        let house = runtime.block_on(house::open(&loaded))?;
-        let stored_limits =
-            runtime.block_on(LimitStore::list(&*house.store)).context("cannot read the stored limits")?;
-        let (ring, stored, prices) = runtime.block_on(read_store(&house))?;
+        let Opened { house, known, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
+        let standby = Standby::new(house.snapshot.clone(), living_on);
+        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, living_on.is_some()));
+        let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
+        let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         warm(&live, &loaded);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
@@ -127,7 +129,10 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
-        let memory = runtime.block_on(recall(&gateway, &house)).context("cannot read sessions and habits of keys")?;
+        let memory = memory_of(&gateway, &house);
+        if living_on.is_none() {
+            runtime.block_on(recall(&memory, &house)).context("cannot read sessions and habits of keys")?;
+        }
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
@@ -149,6 +154,8 @@ impl Core {
             peers,
             memory,
             house,
+            standby,
+            tokens,
             ring,
             feeder: handle,
             started_at: Timestamp::now(),
@@ -175,7 +182,8 @@ impl Core {
             }
             runtime.spawn_named("audit", audit::hold(self.clone(), keeper, stopped.clone()));
         }
-        runtime.spawn_named("store watch", watch_store(self.clone(), stopped.clone()));
+        runtime.spawn_named("snapshot", standby::keep(self.clone(), stopped.clone()));
+        runtime.spawn_named("store watch", super::watch::watch_store(self.clone(), stopped.clone()));
         runtime.spawn_named("model discovery", discovery::keep_asking(self.clone(), stopped));
     }
 
@@ -191,7 +199,7 @@ impl Core {
             keys: store.clone(),
             ring: self.ring.clone(),
             hash_key: self.house.hash_key.clone(),
-            tokens: store.clone(),
+            tokens: self.tokens.clone(),
             routes: store.clone(),
             limits: store.clone(),
             parties: store.clone(),
@@ -295,14 +303,14 @@ fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
     }
 }
 
-async fn read_store(house: &House) -> anyhow::Result<(Arc<Ring>, Vec<StoredRoute>, Vec<StoredPrice>)> {
-    let ring = Arc::new(Ring::new((*house.hash_key).clone()));
-    ring.refresh(&*house.store).await.context("cannot read the keys")?;
-    ring.parties().refresh(&*house.store).await.context("cannot read the organisations, teams and users")?;
+/// The ring of keys; `stale` while the database cannot say whether a key that is not in it exists.
+fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, stale: bool) -> Ring {
+    let ring = Ring::new((*house.hash_key).clone());
+    ring.replace_all(keys);
+    ring.parties().replace_all(parties);
+    ring.set_stale(stale);
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
-    let stored = RouteStore::list(&*house.store).await.context("cannot read the stored routes")?;
-    let prices = house.store.prices().await.context("cannot read the stored prices")?;
-    Ok((ring, stored, prices))
+    ring
 }
 
 /// The threads of what is not Pingora's.
@@ -316,14 +324,17 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the core runtime")
 }
 
-/// What the gate remembers, with what processes before this one left of sessions and keys.
-async fn recall(gateway: &Gateway, house: &House) -> Result<Arc<Memory>, StoreError> {
+/// What the gate remembers; nothing yet.
+fn memory_of(gateway: &Gateway, house: &House) -> Arc<Memory> {
     let habits = (gateway.sessions.clone(), gateway.drift.clone());
-    let memory = Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into());
+    Arc::new(Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into()))
+}
+
+/// Reads what processes before this one left of sessions and keys.
+async fn recall(memory: &Memory, house: &House) -> Result<(), StoreError> {
     // The generation first: a word that comes between is then taken twice, never missed.
     let generation = house.store.generation().await?;
-    memory.load(generation, Timestamp::now()).await?;
-    Ok(Arc::new(memory))
+    memory.load(generation, Timestamp::now()).await
 }
 
 /// Opens the journal in the data folder.
@@ -349,83 +360,6 @@ pub(super) fn feeder_settings(config: &Config) -> FeederSettings {
         sync_interval: Duration::from_millis(config.ledger.sync_interval_ms),
         retention: (days > 0).then(|| Duration::from_secs(u64::from(days) * 86_400)),
     }
-}
-
-/// Returns with the next news from other processes; never, where nobody brings any.
-async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
-    let ended = match heard {
-        Some(news) => news.changed().await.is_err(),
-        None => true,
-    };
-    if ended {
-        std::future::pending().await
-    }
-}
-
-/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
-async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let store = core.house.store.clone();
-    let mut known = None;
-    let mut heard = core.news.as_ref().and_then(|news| news.subscribe().ok());
-    let mut own = core.ring.news().listen();
-    loop {
-        own.mark_unchanged();
-        let told = tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = store.changed() => false,
-            () = next_news(&mut heard) => true,
-            // This process has written itself: the sooner it looks, the sooner it tells the others.
-            Ok(()) = own.changed(), if core.news.is_some() => false,
-            () = tokio::time::sleep(WATCH_EVERY) => false,
-        };
-        // While the database is away everything that is known stays in force; the feeder says so in /ready.
-        let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
-            core.ring.set_stale(true);
-            continue;
-        };
-        if known != Some(generation) {
-            match take_changes(&core).await {
-                Ok(true) => {
-                    // Whoever noticed by itself tells the others; who was told does not, or it would never end.
-                    if let Some(news) = core.news.as_ref().filter(|_| known.is_some() && !told) {
-                        drop(news.publish().await);
-                    }
-                    known = Some(generation);
-                }
-                Ok(false) => {}
-                Err(_) => {
-                    core.ring.set_stale(true);
-                    continue;
-                }
-            }
-        }
-        core.ring.set_stale(false);
-    }
-}
-
-/// Reads everything that is kept in memory again; false if a part of it must be tried again.
-///
-/// # Errors
-/// When the keys cannot be read.
-async fn take_changes(core: &Core) -> Result<bool, StoreError> {
-    core.ring.refresh(&*core.house.store).await?;
-    METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
-    if core.ring.parties().refresh(&*core.house.store).await.is_err() {
-        return Ok(false);
-    }
-    if core.memory.take_marks(Timestamp::now()).await.is_err() {
-        return Ok(false);
-    }
-    if let Err(error) = core.take_routes().await {
-        tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
-    }
-    if core.take_limits().await.is_err() {
-        return Ok(false);
-    }
-    if let Err(error) = core.take_prices().await {
-        tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
-    }
-    Ok(true)
 }
 
 trait SpawnNamed {

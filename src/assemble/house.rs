@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::DatabaseConfig;
 use crate::config::load::Loaded;
+use crate::config::{AwayAtStart, DatabaseConfig};
+use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
+use crate::store::standby::{self, Known};
 use crate::store::{self, Address, Applied, Backend};
+use crate::unit::clock::Timestamp;
 use crate::unit::id::mint;
 use crate::unit::secret::Secret;
 
@@ -28,27 +31,110 @@ pub struct House {
     pub applied: Vec<Applied>,
     /// What token hashes are keyed with.
     pub hash_key: Arc<HashKey>,
+    /// Where the snapshot is, if the database may be away.
+    pub snapshot: Option<PathBuf>,
 }
+
+/// How often a start that waits for the database looks for it.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// Opens the data folder, and makes what is missing: the folder (0700), the hash key (0600), the database.
 ///
 /// # Errors
 /// What cannot be made, read or reached, with its path or its setting.
 pub async fn open(loaded: &Loaded) -> anyhow::Result<House> {
-    let folder = loaded.config.data_dir.clone();
-    make_folder(&folder)?;
+    make_folder(&loaded.config.data_dir)?;
     let address = address(loaded)?;
-    let (store, applied) = store::open(&address).await.with_context(|| match &loaded.database_url {
-        None => format!("cannot open the database in {}", folder.display()),
+    let (store, applied) = store::open(&address).await.with_context(|| unopened(loaded))?;
+    furnish(loaded, &address, store, applied).await
+}
+
+/// A data folder that a gateway starts from.
+pub struct Opened {
+    /// It.
+    pub house: House,
+    /// What the database holds, or held when the snapshot was taken.
+    pub known: Known,
+    /// When that snapshot was taken; `None` if the database is there.
+    pub living_on: Option<Timestamp>,
+}
+
+/// Opens the data folder as [`open`] does, and reads what a gateway holds in memory. While a database that is no file cannot be
+/// reached, that comes from the snapshot in the folder; `database.away_at_start` says what happens without one.
+///
+/// # Errors
+/// As for [`open`].
+pub async fn open_or_stand_by(loaded: &Loaded) -> anyhow::Result<Opened> {
+    make_folder(&loaded.config.data_dir)?;
+    let address = address(loaded)?;
+    loop {
+        let cause = match store::open(&address).await {
+            Ok((store, applied)) => {
+                let house = furnish(loaded, &address, store, applied).await?;
+                let known = Known::read(&*house.store).await.context("cannot read what the database holds")?;
+                return Ok(Opened { house, known, living_on: None });
+            }
+            Err(cause @ StoreError::Away(_)) => cause,
+            Err(cause) => return Err(cause).with_context(|| unopened(loaded)),
+        };
+        let setting = loaded.config.database.away_at_start;
+        let later = store::open_later(&address).with_context(|| unopened(loaded))?;
+        let Some(store) = later.filter(|_| setting != AwayAtStart::Refuse) else {
+            return Err(cause).with_context(|| unopened(loaded));
+        };
+        if let Some((known, taken_at)) = remembered(&standby::file(&loaded.config.data_dir, &address)).await {
+            tracing::error!(
+                %cause, snapshot = taken_at.rfc3339(), keys = known.keys.len(),
+                "the database cannot be reached; this process starts from its snapshot: what was changed since is not known \
+                 here, unknown keys get 503, and nothing can be changed until the database is there"
+            );
+            let house = furnish(loaded, &address, store, Vec::new()).await?;
+            return Ok(Opened { house, known, living_on: Some(taken_at) });
+        }
+        if setting == AwayAtStart::Snapshot {
+            let text = format!(
+                "there is no snapshot in {} to start from: one is written while a gateway runs. Start it once while the \
+                 database is there, or let it wait with database.away_at_start: wait",
+                loaded.config.data_dir.display()
+            );
+            return Err(anyhow::Error::new(cause).context(text).context(unopened(loaded)));
+        }
+        tracing::error!(%cause, "the database cannot be reached, and there is no snapshot; waiting (database.away_at_start)");
+        tokio::time::sleep(WAIT).await;
+    }
+}
+
+/// The snapshot, if there is one that can be read.
+async fn remembered(path: &Path) -> Option<(Known, Timestamp)> {
+    standby::read(path).await.unwrap_or_else(|error| {
+        tracing::error!(%error, path = %path.display(), "the snapshot cannot be read");
+        None
+    })
+}
+
+fn unopened(loaded: &Loaded) -> String {
+    match &loaded.database_url {
+        None => format!("cannot open the database in {}", loaded.config.data_dir.display()),
         Some(_) => "cannot open the database of database.url".to_owned(),
-    })?;
+    }
+}
+
+/// What else is in the folder.
+async fn furnish(
+    loaded: &Loaded,
+    address: &Address,
+    store: Arc<dyn Backend>,
+    applied: Vec<Applied>,
+) -> anyhow::Result<House> {
+    let folder = loaded.config.data_dir.clone();
     let hash_key = match &loaded.hash_key {
         Some(secret) => {
             HashKey::from_hex(secret).map_err(|error| anyhow::anyhow!("keys.hash_key: {}", error.text()))?
         }
         None => kept_hash_key(&folder.join("hash.key"), &*store).await?,
     };
-    Ok(House { folder, store, applied, hash_key: Arc::new(hash_key) })
+    let snapshot = (!address.is_file()).then(|| standby::file(&folder, address));
+    Ok(House { folder, store, applied, hash_key: Arc::new(hash_key), snapshot })
 }
 
 /// Where the store is.
@@ -57,8 +143,15 @@ pub async fn open(loaded: &Loaded) -> anyhow::Result<House> {
 /// When the name of this node cannot be read or written.
 pub fn address(loaded: &Loaded) -> anyhow::Result<Address> {
     let folder = &loaded.config.data_dir;
-    let DatabaseConfig { url: _, listen_url: _, pooler, connections, connect_timeout_ms, call_timeout_ms } =
-        loaded.config.database;
+    let DatabaseConfig {
+        url: _,
+        listen_url: _,
+        pooler,
+        connections,
+        connect_timeout_ms,
+        call_timeout_ms,
+        away_at_start: _,
+    } = loaded.config.database;
     let node = node(&folder.join("node.id"))?;
     let usual = Address::sqlite(folder.join("marg.db"));
     Ok(Address {

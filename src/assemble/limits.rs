@@ -1,9 +1,11 @@
 //! The limits in force – those of the configuration file and those in the store – and how their counters stand.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -131,7 +133,10 @@ fn redis(config: &RedisConfig, secrets: &RedisSecrets) -> anyhow::Result<Redis> 
         },
         RedisModeConfig::Cluster => RedisMode::Cluster,
     };
+    let read =
+        |path: &PathBuf| std::fs::read(path).with_context(|| format!("redis.ca_file: cannot read {}", path.display()));
     let settings = RedisSettings {
+        authorities: config.ca_file.as_ref().map(read).transpose()?,
         urls: secrets.urls.clone(),
         mode,
         prefix: config.key_prefix.clone(),

@@ -19,6 +19,8 @@ pub mod permits;
 mod protection;
 mod servers;
 mod signals;
+mod standby;
+mod watch;
 pub mod webhook;
 mod witnesses;
 

@@ -4,8 +4,8 @@
 //! there is enough; settling gives back what was not used and lowers the lease by what was charged. When a calendar window
 //! ends, the account starts another one; reservations keep the window that they were made in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::authority::Grant;
 use super::lease::{self, Settlement};
 use super::line::Line;
+use super::shelf::Shelf;
 use crate::unit::charge::{CounterId, WindowId};
 use crate::unit::clock::Timestamp;
 
@@ -52,6 +53,8 @@ pub(super) struct Period {
     /// What was charged without a lease since it was last told.
     loose: AtomicI64,
     paced: bool,
+    /// What is held of a paced window goes with time.
+    shelf: Mutex<Shelf>,
     /// What other processes hold, as last told.
     elsewhere: AtomicI64,
     /// The authority has told at least once.
@@ -107,6 +110,61 @@ impl Account {
         CounterId { limit: self.line.id.clone(), window: period.window, subject: self.subject.clone() }
     }
 
+    /// Takes an amount from what is free, or nothing.
+    pub(super) fn take(&self, period: &Period, need: i64, micros: i64) -> bool {
+        let Some(pace) = self.line.pace() else { return period.take(need) };
+        self.expire(period, micros);
+        let taken = period.take(need);
+        if taken {
+            period.shelf().used(need, pace);
+        }
+        taken
+    }
+
+    /// Gives back what a reservation took and did not use. Of a paced window only what has not flowed off meanwhile.
+    pub(super) fn put_back(&self, period: &Period, amount: i64, micros: i64) {
+        period.put_back(self.kept(period, amount, micros));
+    }
+
+    /// Settles a part of a reservation. Says whether something became free.
+    pub(super) fn settle(&self, period: &Period, settlement: Settlement, micros: i64) -> bool {
+        let freed = self.kept(period, settlement.freed, micros);
+        period.settle(Settlement { freed, ..settlement }, micros)
+    }
+
+    /// How much of what was not used may be held again: of a paced window only what has not flowed off meanwhile.
+    fn kept(&self, period: &Period, amount: i64, micros: i64) -> i64 {
+        let Some(pace) = self.line.pace() else { return amount };
+        self.expire(period, micros);
+        if amount <= 0 {
+            period.shelf().used(-amount, pace);
+            return amount;
+        }
+        let back = period.shelf().unused(amount, pace);
+        period.lapse(amount - back);
+        back
+    }
+
+    /// Forgets what has flowed off of a paced window.
+    pub(super) fn expire(&self, period: &Period, micros: i64) {
+        if let Some(pace) = self.line.pace() {
+            let mut shelf = period.shelf();
+            let expired = shelf.expire(period.free(), (self.line.amount(), pace), micros);
+            if expired > 0 {
+                period.forget(expired);
+            }
+        }
+    }
+
+    /// Takes what the authority granted on a question that was asked at `asked`; `now` is the time there.
+    pub(super) fn granted(&self, period: &Period, grant: &Grant, (asked, micros): (i64, i64), now: Timestamp) {
+        if self.line.paced && grant.granted > 0 {
+            self.expire(period, micros);
+            period.shelf().granted((self.line.amount(), asked));
+        }
+        period.granted(grant, (self.line.amount(), self.average()), now);
+    }
+
     pub(super) fn average(&self) -> i64 {
         self.average.load(RELAXED)
     }
@@ -142,6 +200,7 @@ impl Period {
             total: AtomicI64::new(0),
             loose: AtomicI64::new(0),
             paced,
+            shelf: Mutex::default(),
             elsewhere: AtomicI64::new(0),
             told: AtomicBool::new(false),
             refused_until: AtomicI64::new(0),
@@ -154,8 +213,12 @@ impl Period {
         }
     }
 
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes an amount from what is free, or nothing. An amount of nothing always fits.
-    pub(super) fn take(&self, need: i64) -> bool {
+    fn take(&self, need: i64) -> bool {
         need <= 0
             || self.free.fetch_update(STRICT, RELAXED, |free| (free >= need).then(|| free.saturating_sub(need))).is_ok()
     }
@@ -171,12 +234,12 @@ impl Period {
     }
 
     /// Gives back what a reservation took.
-    pub(super) fn put_back(&self, amount: i64) {
+    fn put_back(&self, amount: i64) {
         self.free.fetch_add(amount, STRICT);
     }
 
     /// Settles a part of a reservation. Says whether something became free.
-    pub(super) fn settle(&self, settlement: Settlement, micros: i64) -> bool {
+    fn settle(&self, settlement: Settlement, micros: i64) -> bool {
         let lease = self.lease.fetch_sub(settlement.consumed, STRICT).saturating_sub(settlement.consumed);
         self.free.fetch_add(settlement.freed, STRICT);
         self.charged.fetch_max(micros, RELAXED);
@@ -205,7 +268,7 @@ impl Period {
     }
 
     /// Takes what the authority granted; `now` is the time there.
-    pub(super) fn granted(&self, grant: &Grant, (cap, average): (i64, i64), now: Timestamp) {
+    fn granted(&self, grant: &Grant, (cap, average): (i64, i64), now: Timestamp) {
         self.lease.fetch_add(grant.granted, STRICT);
         let free = self.free.fetch_add(grant.granted, STRICT).saturating_add(grant.granted);
         self.hear(grant, cap);
@@ -249,6 +312,11 @@ impl Period {
     /// Forgets a part of the lease that the authority does not know of.
     pub(super) fn forget(&self, amount: i64) {
         self.free.fetch_sub(amount, STRICT);
+        self.lease.fetch_sub(amount, STRICT);
+    }
+
+    /// Forgets a part of the lease that a reservation held and that flowed off meanwhile.
+    fn lapse(&self, amount: i64) {
         self.lease.fetch_sub(amount, STRICT);
     }
 

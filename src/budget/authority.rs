@@ -27,6 +27,9 @@ pub struct Want {
     pub need: i64,
     /// What would be welcome; at least `need`. The authority gives less the nearer the cap is, down to `need`.
     pub wish: i64,
+    /// For a paced window, what would be welcome beyond `wish`, to be used soon. It is given out of the upper half of the burst
+    /// alone, so that what one process holds ahead is not what another needs. 0 for other windows.
+    pub ahead: i64,
 }
 
 /// A paced window: `cap` flows in evenly over `period`, and at most `burst` is there at once.
@@ -41,7 +44,7 @@ pub struct Pace {
 /// What one counter answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// The lease given: 0, or at least `need` and at most `wish`.
+    /// The lease given: 0, or at least `need` and at most `wish` and `ahead`.
     pub granted: i64,
     /// What is spent in this window.
     pub spent: i64,

@@ -49,7 +49,7 @@ fn counter(window: WindowId) -> CounterId {
 }
 
 fn want(counter: &CounterId, cap: i64, need: i64, wish: i64) -> Want {
-    Want { counter: counter.clone(), cap, pace: None, need, wish }
+    Want { counter: counter.clone(), cap, pace: None, need, wish, ahead: 0 }
 }
 
 fn owner() -> String {
@@ -246,6 +246,9 @@ impl<F: AsyncFn(String, Vec<Charge>)> Bench<'_, F> {
         assert_eq!(ask(&b, 1).await.granted, 1, "the charge is ignored, the release flows back");
         assert_eq!(ask(&b, 1).await.granted, 0);
         self.release(&b, &paced, 1_000_000).await;
+        let ahead = self.ask(&b, Want { pace, ahead: 3, ..want(&paced, 10, 1, 1) }).await;
+        assert_eq!(ahead.granted, 2, "one that is needed, and one ahead as half of the burst must stay");
+        self.release(&b, &paced, 2).await;
         assert_eq!(ask(&a, 4).await.granted, 0, "never more than the burst");
         assert_eq!(ask(&a, 3).await.granted, 3);
     }

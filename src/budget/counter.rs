@@ -26,6 +26,16 @@ pub fn lease_size(free: i64, need: i64, wish: i64) -> i64 {
     if free < need || free <= 0 { 0 } else { wish.min(free / SHARE).max(need).max(0) }
 }
 
+/// How much of the room of a paced window is given: 0, or at least what is needed, and more for later as long as half of the
+/// burst stays there for whoever comes.
+fn flow_size(room: i64, want: &Want, pace: Pace) -> i64 {
+    if room < want.need || room <= 0 {
+        return 0;
+    }
+    let granted = want.wish.min(room).max(want.need).max(0);
+    granted + want.ahead.min(room - granted - pace.burst / 2).max(0)
+}
+
 /// A counter of one limit, one subject and one window. Authorities in databases keep it as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,6 +74,7 @@ impl Counter {
         if let Some(pace) = want.pace {
             return self.flow(want, pace, now);
         }
+        self.flow = None;
         let granted = lease_size(self.free(want.counter.window, now), want.need, want.wish);
         if granted > 0 {
             *self.leases.entry(owner.into()).or_default() += granted;
@@ -211,7 +222,7 @@ impl Counter {
         let before = self.flow.unwrap_or(Flow { pace, debt: 0, at: now });
         let mut flow = Flow { pace, debt: before.debt_at(want.cap, now), at: now.max(before.at) };
         let room = i64::try_from((i128::from(pace.burst) * period - flow.debt) / period).unwrap_or(0);
-        let granted = if room < want.need || room <= 0 { 0 } else { want.wish.min(room).max(want.need).max(0) };
+        let granted = flow_size(room, want, pace);
         flow.debt += i128::from(granted) * period;
         self.flow = Some(flow);
         let over = flow.debt + i128::from(want.need) * period - i128::from(pace.burst) * period;

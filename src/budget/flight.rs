@@ -336,9 +336,10 @@ impl Budget {
         let mut answered = true;
         for asks in asks.chunks(BATCH) {
             let wants: Vec<Want> = asks.iter().map(|ask| self.want(ask)).collect();
+            let asked = self.clock.micros();
             match self.acquire(&wants).await {
                 Some(answer) => asks.iter().zip(&answer.grants).for_each(|(ask, grant)| {
-                    self.take_grant(ask, grant, answer.now);
+                    self.take_grant(ask, grant, (asked, answer.now));
                 }),
                 None => {
                     answered = false;
@@ -357,21 +358,23 @@ impl Budget {
         let (account, period) = (&ask.account, &ask.period);
         let contended = period.is_contended(self.clock.micros());
         let (pace, need) = (account.line.pace(), ask.least.unwrap_or(1));
-        let wish = match pace {
-            // What is paced is spent when it is granted.
-            Some(pace) => ask.all.min(pace.burst).max(need),
-            None => lease::wish(ask.all.max(need), account.average(), period.free(), contended),
+        let (wish, ahead) = match pace {
+            Some(pace) => {
+                account.expire(period, self.clock.micros());
+                (ask.all.min(pace.burst).max(need), lease::ahead(pace.burst, account.average(), period.free()))
+            }
+            None => (lease::wish(ask.all.max(need), account.average(), period.free(), contended), 0),
         };
-        Want { counter: account.counter(period), cap: account.line.amount(), pace, need, wish }
+        Want { counter: account.counter(period), cap: account.line.amount(), pace, need, wish, ahead }
     }
 
-    fn take_grant(&self, ask: &Ask, grant: &super::authority::Grant, now: Timestamp) {
+    fn take_grant(&self, ask: &Ask, grant: &super::authority::Grant, (asked, now): (i64, Timestamp)) {
         let (account, period) = (&ask.account, &ask.period);
         period.answered();
         if grant.wrong_window {
             return;
         }
-        period.granted(grant, (account.line.amount(), account.average()), now);
+        account.granted(period, grant, (asked, self.clock.micros()), now);
         if grant.granted > 0 {
             self.holding.store(true, Ordering::Relaxed);
         } else {

@@ -44,6 +44,14 @@ pub fn wish(missing: i64, average: i64, free: i64, contended: bool) -> i64 {
     average.max(1).saturating_mul(ADMISSIONS).saturating_sub(free.max(0)).max(missing)
 }
 
+/// What to ask for ahead of a paced window: a quarter of its burst, so that a process which works steadily need not ask for each
+/// call; nothing where that would be a few calls only. It lasts for as long as it takes to flow in, whether it is used or not,
+/// and costs nobody anything: what goes unused here has come back there.
+pub fn ahead(burst: i64, average: i64, free: i64) -> i64 {
+    let most = burst / 4;
+    if most < average.max(1).saturating_mul(8) { 0 } else { (most - free.max(0)).max(0) }
+}
+
 /// The free amount below which a refill is asked for ahead; none near the cap, where a lease covers a few calls only.
 pub fn low_water(free: i64, granted: i64, average: i64) -> i64 {
     if granted >= average.max(1).saturating_mul(8) { free / 2 } else { i64::MIN }

@@ -37,6 +37,7 @@ mod races;
 mod refusal;
 mod reservation;
 mod settings;
+mod shelf;
 pub mod store;
 mod table;
 mod tend;
@@ -271,9 +272,9 @@ impl Budget {
         if let Some(refusal) = self.never(&parts, need) {
             return Err(Short::because(refusal));
         }
-        let rows = take(&mut parts);
+        let rows = take(&mut parts, micros);
         if !rows.is_empty() {
-            parts.iter_mut().for_each(Part::put_back);
+            parts.iter_mut().for_each(|part| part.put_back(micros));
             return Err(Short(Box::new(Shortage { final_refusal: None, rows })));
         }
         for part in &parts {
@@ -290,7 +291,7 @@ impl Budget {
     fn admit(self: &Arc<Self>, payer: &Payer<'_>, need: &Amounts) -> Result<Reservation, Refusal> {
         let (house, micros) = (self.house.load(), self.clock.micros());
         let mut parts = self.parts(&house, payer, Some(need), micros).map_err(|Full| Refusal::Crowded)?;
-        take(&mut parts);
+        take(&mut parts, micros);
         Ok(Reservation::new(self.clone(), parts, micros))
     }
 
@@ -438,10 +439,10 @@ impl Short {
 }
 
 /// Takes what each part needs where there is enough; gives the rows where there is not.
-fn take(parts: &mut [Part]) -> Vec<ShortRow> {
+fn take(parts: &mut [Part], micros: i64) -> Vec<ShortRow> {
     let mut rows = Vec::new();
     for part in parts.iter_mut().filter(|part| part.leased) {
-        if part.period.take(part.need) {
+        if part.account.take(&part.period, part.need, micros) {
             part.reserved = part.need;
         } else {
             rows.push(ShortRow { account: part.account.clone(), period: part.period.clone(), need: part.need });

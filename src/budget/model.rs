@@ -108,7 +108,7 @@ fn owner(node: usize, reborn: bool) -> &'static str {
 
 fn want(window: usize, need: i64, wish: i64) -> Want {
     let counter = CounterId { limit: "l".into(), window: WINDOWS[window], subject: "s".into() };
-    Want { counter, cap: CAP, pace: None, need, wish }
+    Want { counter, cap: CAP, pace: None, need, wish, ahead: 0 }
 }
 
 impl State {

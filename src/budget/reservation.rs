@@ -103,7 +103,7 @@ impl Part {
             if outcome.freed < 0 && self.reserved > 0 {
                 METRICS.limit_overruns.with_label_values(&[unit_word(self.account.line.unit)]).inc();
             }
-            if self.period.settle(outcome, micros) {
+            if self.account.settle(&self.period, outcome, micros) {
                 self.account.wake();
             }
         }
@@ -111,9 +111,9 @@ impl Part {
     }
 
     /// Gives all back.
-    pub(super) fn put_back(&mut self) {
+    pub(super) fn put_back(&mut self, micros: i64) {
         if self.reserved > 0 && !self.aged {
-            self.period.put_back(self.reserved);
+            self.account.put_back(&self.period, self.reserved, micros);
             self.account.wake();
         }
         self.reserved = 0;
@@ -165,10 +165,11 @@ impl Reservation {
             if state.phase != Phase::Open {
                 return;
             }
+            let micros = hold.budget.clock.micros();
             let (over, left): (Vec<Part>, Vec<Part>) =
                 state.parts.drain(..).partition(|part| part.account.line.unit == Unit::Concurrent);
             state.parts = left;
-            over.into_iter().for_each(|mut part| part.put_back());
+            over.into_iter().for_each(|mut part| part.put_back(micros));
         }
     }
 
@@ -240,7 +241,7 @@ impl Held {
     fn end(&self, micros: i64) {
         let state = &mut *self.state();
         match state.phase {
-            Phase::Open => state.parts.iter_mut().for_each(Part::put_back),
+            Phase::Open => state.parts.iter_mut().for_each(|part| part.put_back(micros)),
             Phase::Charged => settle_all(&mut state.parts, micros),
             Phase::Expired | Phase::Ended => {}
         }
@@ -262,7 +263,7 @@ impl Held {
 
     /// Gives back requests of a sliding window that were admitted longer ago than it remembers: the lease was held for as
     /// long as the window counts them, so they need no charge any more.
-    fn age(&self) {
+    fn age(&self, micros: i64) {
         let state = &mut *self.state();
         if state.phase != Phase::Open {
             return;
@@ -270,7 +271,7 @@ impl Held {
         for part in &mut state.parts {
             let sliding = matches!(part.period.window, WindowId::Sliding { .. }) && !part.account.line.paced;
             if sliding && part.account.line.unit == Unit::Requests && part.leased && !part.aged {
-                part.put_back();
+                part.put_back(micros);
                 part.aged = true;
             }
         }
@@ -335,7 +336,7 @@ impl Registry {
                 if age >= ttl {
                     expired.push((*id, held.expire((micros, now))));
                 } else if age >= remembered {
-                    held.age();
+                    held.age(micros);
                 }
                 age < ttl
             });

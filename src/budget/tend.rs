@@ -79,7 +79,10 @@ impl Budget {
             return;
         }
         recalled.iter().for_each(|(_, period)| self.contend(period));
-        self.release(|| recalled.iter().filter_map(|(account, period)| free_part(account, period)).collect()).await;
+        self.release(|| {
+            recalled.iter().filter_map(|(account, period)| free_part(account, period, self.clock.micros())).collect()
+        })
+        .await;
     }
 
     fn known(&self, id: &CounterId) -> Option<(Arc<Account>, Arc<Period>)> {
@@ -107,7 +110,13 @@ impl Budget {
     pub(super) async fn return_lowered(&self) {
         let counters = self.flights.to_give_back();
         if !counters.is_empty() {
-            self.release(|| counters.iter().filter_map(|(period, account)| free_part(account, period)).collect()).await;
+            self.release(|| {
+                counters
+                    .iter()
+                    .filter_map(|(period, account)| free_part(account, period, self.clock.micros()))
+                    .collect()
+            })
+            .await;
         }
     }
 
@@ -118,7 +127,7 @@ impl Budget {
             for account in line.all() {
                 let period = account.last_period();
                 if picked(&account, &period) {
-                    parts.extend(free_part(&account, &period));
+                    parts.extend(free_part(&account, &period, self.clock.micros()));
                 }
             }
         }
@@ -172,7 +181,7 @@ impl Budget {
             });
             {
                 let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-                parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period)));
+                parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period, micros)));
                 past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0);
                 leased += i64::try_from(past.len()).unwrap_or(0);
             }
@@ -291,12 +300,20 @@ impl Budget {
 }
 
 /// What is free of a counter, taken off its account.
-fn free_part(account: &Arc<Account>, period: &Arc<Period>) -> Option<Part> {
+fn free_part(account: &Arc<Account>, period: &Arc<Period>, micros: i64) -> Option<Part> {
+    account.expire(period, micros);
     let free = period.strip();
     (free > 0).then(|| (period.clone(), account.clone(), free))
 }
 
 /// A want of nothing, which tells how a counter stands.
 fn nothing(account: &Account, period: &Period) -> Want {
-    Want { counter: account.counter(period), cap: account.line.amount(), pace: account.line.pace(), need: 0, wish: 0 }
+    Want {
+        counter: account.counter(period),
+        cap: account.line.amount(),
+        pace: account.line.pace(),
+        need: 0,
+        wish: 0,
+        ahead: 0,
+    }
 }

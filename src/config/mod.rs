@@ -120,6 +120,20 @@ pub struct DatabaseConfig {
     pub connect_timeout_ms: u64,
     /// How long a call may take in all.
     pub call_timeout_ms: u64,
+    /// What a start does while the database cannot be reached.
+    pub away_at_start: AwayAtStart,
+}
+
+/// What a start does while the database cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AwayAtStart {
+    /// It lives on what this data folder knew last; without that it is refused.
+    #[default]
+    Snapshot,
+    /// It lives on what this data folder knew last; without that it waits.
+    Wait,
+    /// It is refused.
+    Refuse,
 }
 
 impl Default for DatabaseConfig {
@@ -131,6 +145,7 @@ impl Default for DatabaseConfig {
             connections: 8,
             connect_timeout_ms: 2_000,
             call_timeout_ms: 10_000,
+            away_at_start: AwayAtStart::default(),
         }
     }
 }

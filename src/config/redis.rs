@@ -1,9 +1,11 @@
 //! The section `redis`: how to reach Redis, and what it must keep to.
 
+use std::path::PathBuf;
+
 use crate::config::budget::AuthorityConfig;
 use crate::config::decode::Table;
 use crate::config::problem::Report;
-use crate::config::shape::word;
+use crate::config::shape::{path, word};
 use crate::config::{Config, suggest};
 use crate::unit::secret::{Secret, SecretRef};
 
@@ -20,6 +22,8 @@ pub struct RedisConfig {
     pub username: Option<String>,
     /// The password for the servers behind sentinels.
     pub password: Option<SecretRef>,
+    /// The certificate authorities to believe instead of the system's, for `rediss://`.
+    pub ca_file: Option<PathBuf>,
     /// What every key begins with.
     pub key_prefix: String,
     /// The longest that a call waits for Redis.
@@ -36,6 +40,7 @@ impl Default for RedisConfig {
             sentinel_master: None,
             username: None,
             password: None,
+            ca_file: None,
             key_prefix: "marg".to_owned(),
             request_timeout_ms: 5,
             background_timeout_ms: 1_000,
@@ -78,6 +83,7 @@ pub(super) fn redis(table: &mut Table<'_, '_>) -> RedisConfig {
         sentinel_master: table.text("sentinel_master", |text| Ok(text.to_owned())),
         username: table.text("username", |text| Ok(text.to_owned())),
         password: table.text("password", SecretRef::parse),
+        ca_file: table.text("ca_file", path),
         key_prefix: table.text_or("key_prefix", default.key_prefix, prefix),
         request_timeout_ms: table.number("request_timeout_ms", default.request_timeout_ms),
         background_timeout_ms: table.number("background_timeout_ms", default.background_timeout_ms),

@@ -53,6 +53,7 @@ fn in_redis(changed: &mut Vec<&'static str>, old: &RedisConfig, new: &RedisConfi
         sentinel_master,
         username,
         password,
+        ca_file,
         key_prefix,
         request_timeout_ms,
         background_timeout_ms,
@@ -62,6 +63,7 @@ fn in_redis(changed: &mut Vec<&'static str>, old: &RedisConfig, new: &RedisConfi
     note(changed, "redis.sentinel_master", *sentinel_master != old.sentinel_master);
     note(changed, "redis.username", *username != old.username);
     note(changed, "redis.password", *password != old.password);
+    note(changed, "redis.ca_file", *ca_file != old.ca_file);
     note(changed, "redis.key_prefix", *key_prefix != old.key_prefix);
     note(changed, "redis.request_timeout_ms", *request_timeout_ms != old.request_timeout_ms);
     note(changed, "redis.background_timeout_ms", *background_timeout_ms != old.background_timeout_ms);
@@ -141,13 +143,15 @@ pub fn changed(old: &Config, new: &Config) -> Vec<String> {
 }
 
 fn in_database(changed: &mut Vec<&'static str>, old: &DatabaseConfig, new: &DatabaseConfig) {
-    let DatabaseConfig { url, listen_url, pooler, connections, connect_timeout_ms, call_timeout_ms } = new;
+    let DatabaseConfig { url, listen_url, pooler, connections, connect_timeout_ms, call_timeout_ms, away_at_start } =
+        new;
     note(changed, "database.url", *url != old.url);
     note(changed, "database.listen_url", *listen_url != old.listen_url);
     note(changed, "database.pooler", *pooler != old.pooler);
     note(changed, "database.connections", *connections != old.connections);
     note(changed, "database.connect_timeout_ms", *connect_timeout_ms != old.connect_timeout_ms);
     note(changed, "database.call_timeout_ms", *call_timeout_ms != old.call_timeout_ms);
+    note(changed, "database.away_at_start", *away_at_start != old.away_at_start);
 }
 
 fn in_server(changed: &mut Vec<&'static str>, old: &ServerConfig, new: &ServerConfig) {

@@ -108,6 +108,9 @@ fn files(config: &Config, report: &mut Report) {
         report.error("prices.overlay", text);
     }
     crate::config::kavach::files(config, report);
+    if let Some(path) = &config.redis.ca_file {
+        check_pem("redis.ca_file", path, pem::certificates, report);
+    }
     for (name, provider) in &config.providers {
         if let Some(path) = &provider.ca_file {
             check_pem(&join(&join("providers", name), "ca_file"), path, pem::certificates, report);

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use crate::budget::limit::Limit;
 use crate::config::decode::Table;
 use crate::config::{
-    AdminConfig, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat, LogLevel,
-    PrefixStyle, PricesConfig, RunningCalls, ServerConfig, TlsConfig,
+    AdminConfig, AwayAtStart, Config, DatabaseConfig, DefaultPrice, KeysConfig, LedgerConfig, LogConfig, LogFormat,
+    LogLevel, PrefixStyle, PricesConfig, RunningCalls, ServerConfig, TlsConfig,
 };
 use crate::config::{audit, budget, kavach, redis, suggest, url};
 use crate::dialect::CeilingField;
@@ -52,6 +52,8 @@ fn limits(table: &mut Table<'_, '_>) -> Vec<Limit> {
 }
 
 fn database(table: &mut Table<'_, '_>) -> DatabaseConfig {
+    const AWAY: &[(&str, AwayAtStart)] =
+        &[("snapshot", AwayAtStart::Snapshot), ("wait", AwayAtStart::Wait), ("refuse", AwayAtStart::Refuse)];
     let default = DatabaseConfig::default();
     DatabaseConfig {
         url: table.text("url", url::database),
@@ -60,6 +62,7 @@ fn database(table: &mut Table<'_, '_>) -> DatabaseConfig {
         connections: table.number("connections", default.connections),
         connect_timeout_ms: table.number("connect_timeout_ms", default.connect_timeout_ms),
         call_timeout_ms: table.number("call_timeout_ms", default.call_timeout_ms),
+        away_at_start: table.text_or("away_at_start", default.away_at_start, |text| word(text, AWAY)),
     }
 }
 
@@ -222,7 +225,7 @@ fn preset(text: &str) -> Result<Preset, String> {
     })
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("expected the path of a file or folder".to_owned());
     }

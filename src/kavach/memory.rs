@@ -122,6 +122,8 @@ struct Turn {
     number: u64,
     /// A batch that the store has not confirmed.
     pending: Vec<Part>,
+    /// Whether what others remembered was read.
+    loaded: bool,
     /// The generation up to which operators' words are known.
     mark: u64,
     pruned_at: Timestamp,
@@ -138,6 +140,13 @@ impl Memory {
     /// # Errors
     /// Those of the store.
     pub async fn load(&self, generation: u64, now: Timestamp) -> Result<(), StoreError> {
+        self.read_all(now).await?;
+        let mut turn = self.turn.lock().await;
+        (turn.loaded, turn.mark) = (true, generation);
+        Ok(())
+    }
+
+    async fn read_all(&self, now: Timestamp) -> Result<(), StoreError> {
         let config = self.sessions.config();
         let since = now.minus(Duration::from_millis(config.idle_ms));
         let rows = self.store.remembered(Kind::Session, None, (since, now), config.max_sessions).await?;
@@ -150,7 +159,6 @@ impl Memory {
                 self.drift.adopt(&row.place.key, row.seen_at, read(row));
             }
         }
-        self.turn.lock().await.mark = generation;
         Ok(())
     }
 
@@ -244,12 +252,17 @@ impl Memory {
         }
     }
 
-    /// Takes what operators said anywhere since the last time. Call it when the generation has moved.
+    /// Takes what operators said anywhere since the last time, and before that what was remembered, if [`load`](Self::load) could
+    /// not be done yet. Call it when the generation has moved.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn take_marks(&self, now: Timestamp) -> Result<(), StoreError> {
         let mut turn = self.turn.lock().await;
+        if !turn.loaded {
+            self.read_all(now).await?;
+            turn.loaded = true;
+        }
         let rows = self.store.marked(turn.mark).await?;
         for row in &rows {
             match row.place.kind {

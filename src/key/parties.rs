@@ -107,6 +107,12 @@ impl Parties {
         Err(StoreError::Conflict("the parties change too fast to be read".into()))
     }
 
+    /// Replaces all parties.
+    pub fn replace_all(&self, parties: Vec<Party>) {
+        let _alone = self.writer();
+        self.install(parties);
+    }
+
     /// Adds a party, or replaces the one of its name, at once. Call it after the store has taken it.
     pub fn put(&self, party: Party) {
         self.change(|maps| drop(maps.of_mut(party.kind).insert(party.name.clone(), Arc::new(party))));

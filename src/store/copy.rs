@@ -12,7 +12,7 @@ use super::value::{Type, Value};
 use crate::error::StoreError;
 
 /// How many rows are copied in one transaction.
-const BATCH: usize = 500;
+pub(super) const BATCH: usize = 500;
 
 /// A table to copy.
 pub struct Table {

@@ -13,6 +13,7 @@ mod record;
 pub mod redis;
 pub mod shadow;
 pub mod sqlite;
+pub mod standby;
 mod value;
 
 use std::path::PathBuf;
@@ -71,6 +72,15 @@ pub trait Backend:
     /// generation is what counts.
     async fn changed(&self);
 
+    /// Brings the schema of a database up to date that was opened with [`open_later`], and lets calls through from then on.
+    /// Returns the steps that this took; none, and at no cost, where that has happened.
+    ///
+    /// # Errors
+    /// As for [`open`].
+    async fn arrive(&self) -> Result<Vec<Applied>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Waits for running calls and closes every connection; later calls fail with [`StoreError::Away`].
     async fn close(&self);
 }
@@ -98,6 +108,11 @@ impl Address {
     /// A store in a file.
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
         Self::of(Secret::new(format!("sqlite:{}", path.into().display())), String::new())
+    }
+
+    /// Whether it is a file of this machine, which is there or is not.
+    pub fn is_file(&self) -> bool {
+        backend(self).is_ok_and(|(_, _, later)| later.is_none())
     }
 
     /// A store at a URL, with everything else as usual.
@@ -128,11 +143,13 @@ pub type Opened = (Arc<dyn Backend>, Vec<Applied>);
 
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Opened, StoreError>> + Send + 'a>>;
 
-/// The backends: the schemes of their addresses, and how they open one.
-type Row = (&'static [&'static str], for<'a> fn(&'a Address) -> Opening<'a>);
+type OpeningLater = fn(&Address) -> Result<Arc<dyn Backend>, StoreError>;
+
+/// The backends: the schemes of their addresses, how they open one, and one that may be away.
+type Row = (&'static [&'static str], for<'a> fn(&'a Address) -> Opening<'a>, Option<OpeningLater>);
 const BACKENDS: &[Row] = &[
-    (&["sqlite"], |address| Box::pin(sqlite::open(address))),
-    (&["postgres", "postgresql"], |address| Box::pin(postgres::open(address))),
+    (&["sqlite"], |address| Box::pin(sqlite::open(address)), None),
+    (&["postgres", "postgresql"], |address| Box::pin(postgres::open(address)), Some(postgres::open_later)),
 ];
 
 /// Opens a store, makes it if that is possible, brings its schema up to date and says which steps that took.
@@ -142,11 +159,22 @@ const BACKENDS: &[Row] = &[
 /// version of the program has written to it; [`StoreError::Away`] when it cannot be reached; [`StoreError::Corrupt`] when it
 /// is not what the address says.
 pub async fn open(address: &Address) -> Result<Opened, StoreError> {
+    backend(address)?.1(address).await
+}
+
+/// Opens a store that cannot be reached at present: every call fails with [`StoreError::Away`] until [`Backend::arrive`] has
+/// succeeded. `None` for a file, which is there or is not. Needs a runtime; costs no I/O.
+///
+/// # Errors
+/// [`StoreError::Conflict`] as for [`open`].
+pub fn open_later(address: &Address) -> Result<Option<Arc<dyn Backend>>, StoreError> {
+    backend(address)?.2.map(|open| open(address)).transpose()
+}
+
+fn backend(address: &Address) -> Result<&'static Row, StoreError> {
     let scheme = address.url.expose().split_once(':').map_or("", |(scheme, _)| scheme);
-    match BACKENDS.iter().find(|(schemes, _)| schemes.contains(&scheme)) {
-        Some((_, open)) => open(address).await,
-        None => Err(StoreError::Conflict("a database is named as sqlite:PATH or postgres://USER@HOST/NAME".into())),
-    }
+    let unknown = || StoreError::Conflict("a database is named as sqlite:PATH or postgres://USER@HOST/NAME".into());
+    BACKENDS.iter().find(|(schemes, ..)| schemes.contains(&scheme)).ok_or_else(unknown)
 }
 
 /// Copies everything from one store to another and compares both; again where it was interrupted. Nothing may write to either

@@ -23,12 +23,15 @@ mod tokens;
 use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row as _, Transaction};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Postgres, QueryBuilder, Row as _, Transaction,
+};
 
 use super::value::{Row, Value};
 use super::{Address, Applied, Backend, CounterStore, Opened};
@@ -45,6 +48,8 @@ pub struct Store {
     call_timeout: Duration,
     node: Arc<str>,
     changed: Arc<tokio::sync::Notify>,
+    /// The schema is up to date; until then no call goes through.
+    arrived: Arc<AtomicBool>,
     _listener: Option<Arc<listen::Listener>>,
 }
 
@@ -58,10 +63,18 @@ const PARAMETERS: &[&str] =
 /// would hold its locks on counters against all others for as long as TCP believes in it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// After which rest a connection is tried before it is used: its other end may be gone.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Opens the database of an address, and brings its schema up to date.
 pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
     let (store, applied) = Store::open(address).await?;
     Ok((Arc::new(store), applied))
+}
+
+/// Opens the database of an address without reaching for it; see [`super::open_later`].
+pub(super) fn open_later(address: &Address) -> Result<Arc<dyn Backend>, StoreError> {
+    Ok(Arc::new(Store::lazy(address)?))
 }
 
 impl Store {
@@ -70,9 +83,25 @@ impl Store {
     /// # Errors
     /// As for [`super::open`].
     pub async fn open(address: &Address) -> Result<(Self, Vec<Applied>), StoreError> {
+        let store = Self::lazy(address)?;
+        let applied = store.arrive().await?;
+        Ok((store, applied))
+    }
+
+    fn lazy(address: &Address) -> Result<Self, StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(address.connections.max(1))
             .acquire_timeout(address.connect_timeout)
+            // A look before each use would double the round trips; one that was in use a moment ago is good.
+            .test_before_acquire(false)
+            .before_acquire(|connection, used| {
+                Box::pin(async move {
+                    if used.idle_for >= IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options(address.url.expose(), address.pooler)?);
         let mut store = Self {
             pool,
@@ -86,22 +115,30 @@ impl Store {
             call_timeout: address.call_timeout,
             node: address.node.as_str().into(),
             changed: Arc::default(),
+            arrived: Arc::default(),
             _listener: None,
         };
-        let applied = migrate::run(&store).await?;
         // A pooler cannot pass notifications on: without a way around it, the generation alone tells of changes.
         let listen_at = address.listen_url.as_ref().or(Some(&address.url).filter(|_| !address.pooler));
         if let Some(url) = listen_at {
             let options = options(url.expose(), false)?;
             store._listener = Some(Arc::new(listen::Listener::start(options, store.changed.clone())));
         }
-        Ok((store, applied))
+        Ok(store)
+    }
+
+    /// The pool, once the schema is known to be the program's.
+    fn pool(&self) -> Result<&PgPool, StoreError> {
+        if self.arrived.load(Ordering::Acquire) {
+            return Ok(&self.pool);
+        }
+        Err(away("it was away when this process started and has not been reached since"))
     }
 
     /// A transaction. Dropped without a commit, it is undone.
     async fn begin(&self) -> Result<Work, StoreError> {
         let statement = AssertSqlSafe(self.begin.clone());
-        let transaction = self.pool.begin_with(statement).await.map_err(failed)?;
+        let transaction = self.pool()?.begin_with(statement).await.map_err(failed)?;
         Ok(Work { transaction, named: self.named })
     }
 
@@ -128,6 +165,16 @@ impl Backend for Store {
 
     async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    async fn arrive(&self) -> Result<Vec<Applied>, StoreError> {
+        if self.arrived.load(Ordering::Acquire) {
+            return Ok(Vec::new());
+        }
+        let through = Self { arrived: Arc::new(AtomicBool::new(true)), ..self.clone() };
+        let applied = migrate::run(&through).await?;
+        self.arrived.store(true, Ordering::Release);
+        Ok(applied)
     }
 
     async fn close(&self) {
@@ -233,6 +280,8 @@ fn options(url: &str, pooler: bool) -> Result<PgConnectOptions, StoreError> {
         true => options,
         false => options.application_name("marg"),
     };
+    // Calls on counters hold names in their text.
+    let options = options.disable_statement_logging();
     // PgBouncer refuses a connection that names a setting which it does not know.
     Ok(if pooler { options.extra_float_digits(None).statement_cache_capacity(0) } else { options })
 }

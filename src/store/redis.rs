@@ -21,7 +21,7 @@ use deadpool_redis::redis::cluster_async::ClusterConnection;
 use deadpool_redis::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use deadpool_redis::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
-    RedisFuture, RedisResult, Script, ServerErrorKind, TlsMode, Value,
+    RedisFuture, RedisResult, Script, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -41,6 +41,8 @@ pub struct RedisSettings {
     pub urls: Vec<Secret>,
     /// What is there.
     pub mode: RedisMode,
+    /// Certificate authorities in PEM to believe instead of the system's.
+    pub authorities: Option<Vec<u8>>,
     /// What all keys begin with, in braces.
     pub prefix: String,
     /// The longest that a call on the request path takes.
@@ -263,15 +265,19 @@ impl Connector {
         let urls: Vec<&str> = settings.urls.iter().map(Secret::expose).collect();
         let first = *urls.first().ok_or_else(|| StoreError::Conflict("there is no address of Redis".into()))?;
         Ok(match &settings.mode {
-            RedisMode::Standalone => Self::One(Box::new(Client::open(first).map_err(wrong)?)),
+            RedisMode::Standalone => Self::One(Box::new(client(first, settings).map_err(wrong)?)),
             RedisMode::Cluster => {
                 let builder =
                     ClusterClientBuilder::new(urls).retries(1).connection_timeout(settings.background_timeout);
+                let builder = match believed(settings) {
+                    Some(believed) => builder.certs(believed),
+                    None => builder,
+                };
                 Self::Cluster(Box::new(builder.build().map_err(wrong)?))
             }
             RedisMode::Sentinel { master, username, password } => {
                 let account = (username.as_deref(), password.as_ref());
-                Self::Sentinel(Box::new(sentinel(&urls, master, account).map_err(wrong)?))
+                Self::Sentinel(Box::new(sentinel(&urls, master, account, settings).map_err(wrong)?))
             }
         })
     }
@@ -287,8 +293,28 @@ impl Connector {
     }
 }
 
+/// Whom to believe, if not those whom the system believes.
+fn believed(settings: &RedisSettings) -> Option<TlsCertificates> {
+    let root_cert = settings.authorities.clone()?;
+    Some(TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
+}
+
+/// A client of one server.
+fn client(url: &str, settings: &RedisSettings) -> RedisResult<Client> {
+    match believed(settings) {
+        // Certificates for a connection without TLS are refused; they are for those with it.
+        Some(believed) if url.starts_with("rediss:") => Client::build_with_tls(url, believed),
+        _ => Client::open(url),
+    }
+}
+
 /// The sentinels speak as their addresses say; the master takes TLS from them, and the account.
-fn sentinel(urls: &[&str], master: &str, account: (Option<&str>, Option<&Secret>)) -> RedisResult<SentinelClient> {
+fn sentinel(
+    urls: &[&str],
+    master: &str,
+    account: (Option<&str>, Option<&Secret>),
+    settings: &RedisSettings,
+) -> RedisResult<SentinelClient> {
     let mut addresses = Vec::with_capacity(urls.len());
     let mut first = None;
     for url in urls {
@@ -301,6 +327,10 @@ fn sentinel(urls: &[&str], master: &str, account: (Option<&str>, Option<&Secret>
         if matches!(first.addr(), ConnectionAddr::TcpTls { .. }) {
             builder =
                 builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            if let Some(believed) = believed(settings) {
+                builder = builder.set_client_to_redis_certificates(believed.clone());
+                builder = builder.set_client_to_sentinel_certificates(believed);
+            }
         }
         if let Some(username) = first.redis_settings().username() {
             builder = builder.set_client_to_sentinel_username(username);

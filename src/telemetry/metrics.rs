@@ -85,6 +85,10 @@ pub struct Metrics {
     pub authority_calls: IntCounterVec,
     /// 1 while the authority over limits does not answer.
     pub authority_away: IntGauge,
+    /// 1 while the process lives on its snapshot, because the database was away at its start.
+    pub on_snapshot: IntGauge,
+    /// Snapshots for a start without the database, by result (written, failed).
+    pub snapshots: IntCounterVec,
     /// Entries of the audit log.
     pub audit_entries: IntGauge,
     /// Entries that are under no checkpoint yet.
@@ -201,6 +205,8 @@ impl Metrics {
                 &["call", "result"],
             ),
             authority_away: gauge("marg_authority_away", "1 while the authority over limits does not answer."),
+            on_snapshot: gauge("marg_on_snapshot", "1 while the process lives on its snapshot of the database."),
+            snapshots: counters("marg_snapshots_total", "Snapshots for a start without the database.", &["result"]),
             audit_entries: gauge("marg_audit_entries", "Entries of the audit log."),
             audit_unsigned: gauge("marg_audit_unsigned_entries", "Entries that are under no checkpoint yet."),
             audit_checkpoint_age: gauge("marg_audit_checkpoint_age_seconds", "Since the last checkpoint was signed."),
@@ -263,6 +269,8 @@ impl Metrics {
             Box::new(self.reservations_expired.clone()),
             Box::new(self.authority_calls.clone()),
             Box::new(self.authority_away.clone()),
+            Box::new(self.on_snapshot.clone()),
+            Box::new(self.snapshots.clone()),
             Box::new(self.audit_entries.clone()),
             Box::new(self.audit_unsigned.clone()),
             Box::new(self.audit_checkpoint_age.clone()),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::postgres_server::{Pooler, PostgresServer};
+use crate::redis_server::RedisServer;
 use crate::support::answers;
 use crate::support::client::{Call, Client};
 use crate::support::cluster::{Cluster, NODES, Owner, ask, nodes, shared};
@@ -213,4 +214,33 @@ async fn behind_a_pooler_a_cap_holds_and_news_arrive_without_notifications() {
     let call = Call::chat("race", &asking("fixed"));
     assert_eq!(storm(&addresses, &nodes[0].key, 400, &call).await, [(200, 100), (429, 300)]);
     spent_is(&nodes[0], "dollars", Some(&nodes[0].key_id), 100 * COST_NANO_USD).await;
+}
+
+/// Two processes spend a cap by way of that Redis.
+async fn spend_by(redis: Value) {
+    let upstream = Upstream::http1().await;
+    let postgres = PostgresServer::start();
+    let mut settings = shared(&json!({"url": format!("plain:{}", postgres.database()), "connect_timeout_ms": 20_000}));
+    merge(&mut settings, json!({"limits": limits(), "budget": {"authority": "redis"}, "redis": redis}));
+    merge(&mut settings, json!({"redis": {"request_timeout_ms": 30_000, "background_timeout_ms": 30_000}}));
+    let nodes = nodes(&upstream, &settings, 2).await;
+    let call = Call::chat("race", &asking("fixed"));
+    let counts = storm(&[nodes[0].address, nodes[1].address], &nodes[0].key, 400, &call).await;
+    assert_eq!(counts, [(200, 100), (429, 300)]);
+    spent_is(&nodes[0], "dollars", Some(&nodes[0].key_id), 100 * COST_NANO_USD).await;
+    tell(&nodes[0], &nodes[1], "by Redis").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cap_holds_by_way_of_a_redis_that_speaks_tls() {
+    let (_server, url, authority) = RedisServer::with_tls();
+    spend_by(json!({"urls": [format!("plain:{url}")], "ca_file": authority})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cap_holds_by_way_of_a_redis_cluster_of_three_masters() {
+    let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::start_with(&["--cluster-enabled", "yes"])).collect();
+    RedisServer::join(&servers);
+    let urls: Vec<String> = servers.iter().map(|server| format!("plain:{}", server.url())).collect();
+    spend_by(json!({"urls": urls, "mode": "cluster"})).await;
 }

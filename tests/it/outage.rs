@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use crate::postgres_server::PostgresServer;
+use crate::redis_server::RedisServer;
 use crate::support::client::{Call, Client};
-use crate::support::cluster::{Cluster, Load, Owner, Told, ask};
-use crate::support::marg::Marg;
-use crate::support::money::{COST_NANO_USD, counters, figure, fixed, spent, spent_is};
+use crate::support::cluster::{Cluster, Load, Owner, Told, ask, nodes, shared};
+use crate::support::marg::{Marg, Setup, merge};
+use crate::support::money::{COST_NANO_USD, asking, counters, figure, fixed, priced, spent, spent_is};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
@@ -205,6 +207,168 @@ async fn while_postgres_is_away_every_call_is_served_if_the_operator_says_so() {
     assert_eq!(told.broken, 0);
     spent_is(cluster.first(), "dollars", None, told.count() * COST_NANO_USD).await;
     recorded_once(cluster.first(), &told.served).await;
+}
+
+/// The master dies under load, the sentinel promotes its replica, and the processes find it by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_sentinels_promote_a_replica_leases_carry_on_and_the_cap_is_spent_exactly() {
+    const CALLS: i64 = 3_000;
+    let upstream = Upstream::http1().await;
+    let postgres = PostgresServer::start();
+    let mut master = RedisServer::start();
+    let (_replica, sentinel) = (RedisServer::replica(&master), RedisServer::sentinel("money", &master));
+    sentinel.knows_a_replica("money");
+    let database = json!({"url": format!("plain:{}", postgres.database()), "connect_timeout_ms": 20_000});
+    let redis = json!({
+        "urls": [format!("plain:{}", sentinel.url())], "mode": "sentinel", "sentinel_master": "money",
+        "request_timeout_ms": 250, "background_timeout_ms": 1_000,
+    });
+    let mut settings = shared(&database);
+    let more = json!({"limits": dollars(CALLS), "budget": {"authority": "redis", "wait_ms": 1_000}, "redis": redis});
+    merge(&mut settings, more);
+    let nodes = nodes(&upstream, &settings, 2).await;
+    let key = nodes[0].key.clone();
+    let load = Load::start(&[nodes[0].address, nodes[1].address], &key, 4);
+    load.more(200, 50).await;
+    load.hurry(false);
+    master.kill();
+    load.more(200, 20).await;
+    until("a process is without Redis", || async {
+        (part(&ready(&nodes[0]).await, "authority") == Some(false)).then_some(())
+    })
+    .await;
+    until("both are ready again", || async {
+        let both = [ready(&nodes[0]).await, ready(&nodes[1]).await];
+        both.iter().all(|node| node["status"] == "ready").then_some(())
+    })
+    .await;
+    load.more(200, 50).await;
+    load.hurry(true);
+    load.more(429, 10).await;
+    let told = load.stop().await;
+    only(&told, &[200, 429, 503]);
+    println!("{:?} while a replica was promoted", told.statuses);
+    let rest = spend_the_rest(&nodes[0], &key, CALLS * COST_NANO_USD).await;
+    spent_is(&nodes[0], "dollars", None, CALLS * COST_NANO_USD).await;
+    assert_eq!((told.broken, told.count() + rest), (0, CALLS));
+}
+
+/// A gateway on PostgreSQL that has served, with what is needed to start it again.
+async fn on_postgres(upstream: &Upstream, postgres: &PostgresServer) -> Marg {
+    let database = json!({"url": format!("plain:{}", postgres.database()), "connect_timeout_ms": 1_000});
+    priced(Setup::with_default(upstream)).set("database", database).start().await
+}
+
+async fn told(marg: &Marg, method: &str, path: &str, body: Option<Value>) -> Value {
+    let answer = marg.ask_admin(method, path, body.as_ref()).await;
+    assert!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.text());
+    if answer.text().is_empty() { Value::Null } else { answer.json() }
+}
+
+/// The snapshots in a data folder.
+fn snapshots(marg: &Marg) -> Vec<std::path::PathBuf> {
+    let found = std::fs::read_dir(marg.path("data")).unwrap().map(|entry| entry.unwrap().path());
+    found.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot-"))).collect()
+}
+
+/// Waits until the snapshot holds that text.
+async fn snapshot_holds(marg: &Marg, text: &str) {
+    until("the snapshot is written", || async {
+        let whole = snapshots(marg).into_iter().filter(|path| path.extension().is_some_and(|end| end == "db"));
+        let held = |path| std::fs::read(path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text));
+        whole.into_iter().any(held).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_starts_from_its_snapshot_while_postgres_is_away_and_catches_up() {
+    let upstream = Upstream::http1().await;
+    let mut postgres = PostgresServer::start();
+    let mut marg = on_postgres(&upstream, &postgres).await;
+    let (gone, gone_id) = marg.make_key(&[]).await;
+    told(&marg, "DELETE", &format!("/admin/keys/{gone_id}"), None).await;
+    let (revoked, revoked_id) = marg.make_key(&[]).await;
+    told(&marg, "POST", &format!("/admin/keys/{revoked_id}/revoke"), None).await;
+    let limit = json!({"scope": "gateway", "models": ["unpriced"], "unit": "usd", "window": "day", "amount_usd": "1"});
+    told(&marg, "POST", "/admin/limits", Some(limit)).await;
+    let route = json!({"route": {"name": "told-route", "match": {"model": "told"}, "to": "main:fixed"}});
+    told(&marg, "POST", "/admin/routes", Some(route)).await;
+    snapshot_holds(&marg, "told-route").await;
+    marg.kill9();
+    postgres.stop();
+
+    marg.restart().await;
+    let degraded = ready(&marg).await;
+    assert_eq!(
+        (degraded["status"].as_str(), part(&degraded, "snapshot")),
+        (Some("degraded"), Some(false)),
+        "{degraded}"
+    );
+    assert!(marg.logged().contains("this process starts from its snapshot"));
+    let served = marg.chat("told", &asking("told")).await;
+    assert_eq!(served.status, 200, "{}", served.text());
+    assert_eq!(marg.chat("refused", &asking("unpriced")).await.status, 403, "the stored limit is in force");
+    assert_eq!(ask(&marg, &revoked).await, 401, "it is known to be revoked");
+    assert_eq!(ask(&marg, &gone).await, 503, "nobody can say whether there is such a key");
+    let refused = marg.ask_admin("POST", "/admin/keys", Some(&json!({"name": "new"}))).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let metrics = marg.ask_admin("GET", "/metrics", None).await;
+    assert!(metrics.text().contains("marg_on_snapshot 1"), "an administrator is known: {}", metrics.status);
+
+    postgres.resume();
+    until("it has caught up", || async { (ready(&marg).await["status"] == "ready").then_some(()) }).await;
+    assert_eq!(part(&ready(&marg).await, "snapshot"), None);
+    assert_eq!(ask(&marg, &gone).await, 401);
+    let made = told(&marg, "POST", "/admin/keys", Some(json!({"name": "new"}))).await;
+    let token = made["token"].as_str().unwrap();
+    assert_eq!(ask(&marg, token).await, 200);
+    assert!(marg.ask_admin("GET", "/metrics", None).await.text().contains("marg_on_snapshot 0"));
+    recorded_once(&marg, &[served.id()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_holds_no_token_and_is_for_its_owner_alone() {
+    let upstream = Upstream::http1().await;
+    let postgres = PostgresServer::start();
+    let marg = on_postgres(&upstream, &postgres).await;
+    snapshot_holds(&marg, &marg.key_id).await;
+    for path in snapshots(&marg) {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in [marg.key.as_str(), &marg.admin_token, "never-shown"] {
+            assert!(!String::from_utf8_lossy(&bytes).contains(secret));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_snapshot_a_start_is_refused_in_words_or_waits_as_the_operator_says() {
+    let upstream = Upstream::http1().await;
+    let mut postgres = PostgresServer::start();
+    let mut marg = on_postgres(&upstream, &postgres).await;
+    snapshot_holds(&marg, &marg.key_id).await;
+    marg.kill9();
+    postgres.stop();
+    let mut config = marg.config.clone();
+    merge(&mut config, json!({"database": {"away_at_start": "refuse"}}));
+    marg.rewrite(&config);
+    let (code, _, errors) = marg.try_command(&["start"]).await;
+    assert!(code != 0 && errors.contains("database.url"), "{code}: {errors}");
+    snapshots(&marg).iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    merge(&mut config, json!({"database": {"away_at_start": "snapshot"}}));
+    marg.rewrite(&config);
+    let (code, _, errors) = marg.try_command(&["start"]).await;
+    assert!(code != 0 && errors.contains("no snapshot") && errors.contains("away_at_start"), "{code}: {errors}");
+    assert!(!errors.contains("never-shown"), "{errors}");
+    merge(&mut config, json!({"database": {"away_at_start": "wait"}}));
+    marg.rewrite(&config);
+    marg.relaunch();
+    marg.logs("there is no snapshot; waiting").await;
+    postgres.resume();
+    marg.ready().await;
+    assert_eq!(ask(&marg, &marg.key).await, 200);
 }
 
 async fn ready(marg: &Marg) -> Value {

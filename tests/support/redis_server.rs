@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub struct RedisServer {
     folder: TempDir,
     arguments: Vec<String>,
     process: Option<Child>,
+    /// Where its certificates are.
+    _certificates: Option<TempDir>,
 }
 
 impl RedisServer {
@@ -31,6 +34,7 @@ impl RedisServer {
                 folder: tempfile::tempdir().expect("a temporary folder"),
                 arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
                 process: None,
+                _certificates: None,
             };
             if server.run() {
                 return server;
@@ -39,10 +43,63 @@ impl RedisServer {
         panic!("redis-server does not start; `tools/need redis` installs it");
     }
 
-    /// Starts a sentinel for that master.
+    /// Starts a sentinel for that master; it holds a server that is silent for half a second for dead.
     pub fn sentinel(master: &str, of: &RedisServer) -> Self {
-        let watched = format!("sentinel monitor {master} 127.0.0.1 {} 1\n", of.port);
+        let watched = format!(
+            "sentinel monitor {master} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {master} 500\n\
+             sentinel failover-timeout {master} 2000\n",
+            of.port
+        );
         Self::start_with(&["--sentinel", &watched])
+    }
+
+    /// Starts a replica of that master, and waits until it has what the master has.
+    pub fn replica(of: &RedisServer) -> Self {
+        let port = of.port.to_string();
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+        for _ in 0..3_000 {
+            if replica.ask(&["INFO", "replication"]).contains("master_link_status:up") {
+                return replica;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the replica does not follow its master");
+    }
+
+    /// Waits until a sentinel knows a replica of its master, so that it can be promoted.
+    pub fn knows_a_replica(&self, master: &str) {
+        for _ in 0..3_000 {
+            if self.ask(&["SENTINEL", "MASTER", master]).contains("num-slaves\r\n$1\r\n1") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the sentinel does not find the replica");
+    }
+
+    /// Starts a server that speaks TLS at a second port, with a certificate of a new authority; the URL there and the file of
+    /// the authority. `openssl` makes both.
+    pub fn with_tls() -> (Self, String, PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let [key, certificate, authority] =
+            ["server.key", "server.pem", "authority.pem"].map(|name| folder.path().join(name));
+        make_certificates(folder.path());
+        let port = free_port().to_string();
+        let path = |path: &PathBuf| path.display().to_string();
+        let mut server = Self::start_with(&[
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &path(&certificate),
+            "--tls-key-file",
+            &path(&key),
+            "--tls-ca-cert-file",
+            &path(&authority),
+            "--tls-auth-clients",
+            "no",
+        ]);
+        server._certificates = Some(folder);
+        (server, format!("rediss://127.0.0.1:{port}"), authority)
     }
 
     /// Joins servers that were started with `--cluster-enabled yes` to one cluster, and waits until it stands.
@@ -159,6 +216,22 @@ impl Drop for RedisServer {
             drop(process.wait());
         }
     }
+}
+
+/// An authority, and a certificate of it for this machine.
+fn make_certificates(folder: &Path) {
+    let openssl = |arguments: &str| {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+        let made = made.expect("openssl is there");
+        assert!(made.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    };
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("names");
+    openssl(&format!("req -x509 {new_key} -keyout authority.key -out authority.pem -days 2 -subj /CN=authority"));
+    openssl(&format!("req {new_key} -keyout server.key -out server.csr -subj /CN=redis"));
+    openssl(
+        "x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -out server.pem -days 2 -extfile names",
+    );
 }
 
 fn free_port() -> u16 {

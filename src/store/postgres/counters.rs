@@ -1,9 +1,12 @@
 //! The authority over counters in PostgreSQL, and the consumer that carries charges to it.
 //!
-//! A counter is a row that holds the whole [`Counter`] as JSON, so the arithmetic is that of `budget::counter`. A call locks the
-//! counters that it names – by an advisory lock each, since one that is not there yet has no row to lock – in one order for
-//! all, so that calls on the same counters follow each other and none can block another for ever. The clock is the server's,
-//! read after the locks, so that time goes forward from call to call on a counter.
+//! A counter is a row that holds the whole [`Counter`] as JSON. What callers wait for are functions in the database, one round
+//! trip each (`calls`); what operators and the background need goes through the arithmetic of `budget::counter` here. Both
+//! lock the rows of the counters that they name in one order for all, so that calls on the same counters follow each other and
+//! none can block another for ever. The clock is the server's, read after the locks, so that time goes forward from call to
+//! call on a counter.
+
+mod calls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,26 +14,41 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::value::{Row, json};
-use super::{Store, Work, found};
+use super::{Store, Work};
 use crate::budget::authority::{Answer, Authority, Beat, Standing, Want};
-use crate::budget::counter::{Counter, holds};
+use crate::budget::counter::Counter;
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, LedgerStore, Line, owner_of};
 use crate::store::shadow::{Shadow, Snapshot, sums};
-use crate::unit::charge::{CounterId, WindowId};
+use crate::unit::charge::CounterId;
 use crate::unit::clock::Timestamp;
 
 /// For how long a counter is kept after its window.
 const KEPT: Duration = Duration::from_secs(86_400);
 
-/// The locks of counters, in the order of their numbers.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(number) FROM (SELECT DISTINCT hashtextextended(id, 1835102823) AS number \
-                    FROM unnest($1::text[]) AS wanted (id) ORDER BY number) AS ordered";
-/// The time, and the counters that are there.
-const LOAD: &str = "SELECT clock.now, counter.id, counter.state \
-                    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock \
-                    LEFT JOIN counter ON counter.id = ANY($1::text[])";
+/// The counters that are there, locked in the order of their ids.
+const LOCK: &str = "SELECT id, state FROM counter WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE";
+const NOW: &str = "SELECT marg_now() AS now";
+
+macro_rules! write {
+    ($conflict:literal) => {
+        concat!(
+            "INSERT INTO counter (id, limit_id, kind, until, spent, wanted_until, changed_at, state) ",
+            "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], ",
+            "$7::bigint[], $8::text[]) ON CONFLICT (id) DO ",
+            $conflict
+        )
+    };
+}
+
+/// Writes counters over those that are there.
+const OVER: &str = write!(
+    "UPDATE SET spent = excluded.spent, wanted_until = excluded.wanted_until, changed_at = excluded.changed_at, \
+     state = excluded.state"
+);
+/// Makes counters, and leaves those that are there.
+const BESIDE: &str = write!("NOTHING");
 
 /// The counters of a database. Cheap to clone.
 #[derive(Clone)]
@@ -50,21 +68,14 @@ impl Book {
         let mut work = store.begin().await?;
         let ids: BTreeSet<String> = ids.map(ToString::to_string).collect();
         let ids: Vec<String> = ids.into_iter().collect();
-        work.all(work.sql(LOCK).bind(ids.clone())).await?;
-        let rows = work.all(work.sql(LOAD).bind(ids)).await?;
-        let now = rows.first().map(|row| row.number("now")).transpose()?.unwrap_or_default();
         let mut before = BTreeMap::new();
-        for row in &rows {
-            if let Some(id) = row.text("id")? {
-                before.insert(identify(&id)?, read(row)?);
+        if !ids.is_empty() {
+            for row in &work.all(work.sql(LOCK).bind(ids)).await? {
+                before.insert(identify(&row.word("id")?)?, read(row)?);
             }
         }
-        Ok(Self { work, now: Timestamp(now), after: before.clone(), before })
-    }
-
-    /// A counter, made if it is not there.
-    fn counter(&mut self, id: &CounterId) -> &mut Counter {
-        self.after.entry(id.clone()).or_default()
+        let now = Timestamp(work.one(work.sql(NOW)).await?.number("now")?);
+        Ok(Self { work, now, after: before.clone(), before })
     }
 
     /// Writes what has changed, and ends.
@@ -85,7 +96,7 @@ impl Book {
                 }
             }
         }
-        rows.write(&mut self.work).await?;
+        rows.write(&mut self.work, OVER).await?;
         if !taken.0.is_empty() {
             let statement = "INSERT INTO counter_lease (owner, counter) \
                              SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING";
@@ -115,12 +126,7 @@ struct Columns {
 
 impl Columns {
     fn push(&mut self, id: &CounterId, counter: &Counter, now: Timestamp) -> Result<(), StoreError> {
-        let (kind, until) = match id.window {
-            WindowId::Calendar { until, .. } => ("c", Some(until)),
-            WindowId::Sliding { .. } => ("s", None),
-            WindowId::Total => ("t", None),
-            WindowId::Now => ("n", None),
-        };
+        let (kind, until) = calls::kind(id.window);
         self.ids.push(id.to_string());
         self.limits.push(id.limit.to_string());
         self.kinds.push(kind);
@@ -132,17 +138,13 @@ impl Columns {
         Ok(())
     }
 
-    async fn write(self, work: &mut Work) -> Result<(), StoreError> {
+    /// Writes them, by one of [`OVER`] and [`BESIDE`].
+    async fn write(self, work: &mut Work, statement: &'static str) -> Result<(), StoreError> {
         if self.ids.is_empty() {
             return Ok(());
         }
         let statement = work
-            .sql(
-                "INSERT INTO counter (id, limit_id, kind, until, spent, wanted_until, changed_at, state) \
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], \
-                 $7::bigint[], $8::text[]) ON CONFLICT (id) DO UPDATE SET spent = excluded.spent, \
-                 wanted_until = excluded.wanted_until, changed_at = excluded.changed_at, state = excluded.state",
-            )
+            .sql(statement)
             .bind(self.ids)
             .bind(self.limits)
             .bind(self.kinds)
@@ -155,70 +157,19 @@ impl Columns {
     }
 }
 
-/// Records that an owner lives.
-async fn hear(work: &mut Work, owner: &str, now: Timestamp) -> Result<(), StoreError> {
-    let statement = "INSERT INTO counter_owner (owner, heard_at) VALUES ($1, $2) \
-                     ON CONFLICT (owner) DO UPDATE SET heard_at = excluded.heard_at";
-    work.execute(work.sql(statement).bind(owner.to_owned()).bind(now.micros())).await.map(drop)
-}
-
 #[async_trait]
 impl Authority for Counters {
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError> {
-        self.0
-            .bounded(async {
-                let mut book = Book::open(&self.0, wants.iter().map(|want| &want.counter)).await?;
-                let now = book.now;
-                let mut grants = Vec::with_capacity(wants.len());
-                for want in wants {
-                    let is_known = book.after.contains_key(&want.counter);
-                    grants.push(book.counter(&want.counter).acquire(owner, want, now));
-                    // A counter whose window is wrong is not made.
-                    if !is_known && !holds(want.counter.window, now) {
-                        book.after.remove(&want.counter);
-                    }
-                }
-                // Last, so that the row of an owner is locked for a moment only.
-                hear(&mut book.work, owner, now).await?;
-                book.commit().await?;
-                Ok(Answer { now, grants })
-            })
-            .await
+        calls::acquire(&self.0, owner, wants).await
     }
 
     async fn release(&self, owner: &str, parts: &[(CounterId, i64)]) -> Result<(), StoreError> {
-        self.0
-            .bounded(async {
-                let mut book = Book::open(&self.0, parts.iter().map(|(id, _)| id)).await?;
-                for (id, amount) in parts {
-                    if let Some(counter) = book.after.get_mut(id) {
-                        counter.release(owner, *amount);
-                    }
-                }
-                book.commit().await
-            })
-            .await
+        calls::release(&self.0, owner, parts).await
     }
 
     async fn beat(&self, owner: &str) -> Result<Beat, StoreError> {
-        self.0
-            .bounded(async {
-                let mut book = Book::open(&self.0, std::iter::empty()).await?;
-                let now = book.now;
-                hear(&mut book.work, owner, now).await?;
-                let statement = "SELECT id, state FROM counter WHERE wanted_until > 0 AND wanted_until > $1 AND id IN \
-                                 (SELECT counter FROM counter_lease WHERE owner = $2)";
-                let statement = book.work.sql(statement).bind(now.micros()).bind(owner.to_owned());
-                let mut recalled = Vec::new();
-                for row in book.work.all(statement).await? {
-                    if read(&row)?.recalled(owner, now) {
-                        recalled.push(identify(&row.word("id")?)?);
-                    }
-                }
-                book.work.commit().await?;
-                Ok(Beat { now, recalled })
-            })
-            .await
+        let calls::Heard { now, recalled } = calls::beat(&self.0, owner).await?;
+        Ok(Beat { now, recalled })
     }
 
     async fn close(&self, owner: &str) -> Result<(), StoreError> {
@@ -274,9 +225,12 @@ impl Authority for Counters {
     async fn adjust(&self, id: &CounterId, delta: i64) -> Result<(), StoreError> {
         self.0
             .bounded(async {
+                self.make(id).await?;
                 let mut book = Book::open(&self.0, std::iter::once(id)).await?;
                 let now = book.now;
-                book.counter(id).adjust(id.window, delta, now);
+                if let Some(counter) = book.after.get_mut(id) {
+                    counter.adjust(id.window, delta, now);
+                }
                 book.commit().await
             })
             .await
@@ -301,6 +255,15 @@ impl Authority for Counters {
 }
 
 impl Counters {
+    /// Makes a counter that is not there.
+    async fn make(&self, id: &CounterId) -> Result<(), StoreError> {
+        let mut work = self.0.begin().await?;
+        let mut row = Columns::default();
+        row.push(id, &Counter::default(), Timestamp(0))?;
+        row.write(&mut work, BESIDE).await?;
+        work.commit().await
+    }
+
     /// The counters on which that owner holds a lease.
     async fn leased_by(&self, owner: &str) -> Result<Vec<CounterId>, StoreError> {
         let mut work = self.0.begin().await?;
@@ -366,22 +329,10 @@ impl Consumer for Counters {
 
     async fn take(&self, lines: &[Line], position: &Position) -> Result<(), StoreError> {
         let owner = owner_of(&position.segment).unwrap_or_default();
-        let charges = sums(lines);
-        self.0
-            .bounded(async {
-                let mut book = Book::open(&self.0, charges.keys().copied()).await?;
-                move_position(&mut book.work, position, &self.0.node).await?;
-                let now = book.now;
-                for (id, amounts) in charges {
-                    for (second, amount) in amounts {
-                        // Nobody spends in the future, whatever the clock of the process that charged says.
-                        let at = Timestamp(second.saturating_mul(1_000_000)).min(now);
-                        book.counter(id).charge(owner, id.window, amount, at);
-                    }
-                }
-                book.commit().await
-            })
-            .await
+        if calls::take(&self.0, owner, &sums(lines), position).await? {
+            return Ok(());
+        }
+        Err(StoreError::Conflict("the journal position is not where the batch begins".into()))
     }
 
     async fn sync(&self) -> Result<(), StoreError> {
@@ -431,26 +382,6 @@ impl Shadow for Counters {
             })
             .await
     }
-}
-
-/// Moves the position from where the caller believes it to be, or refuses.
-async fn move_position(work: &mut Work, position: &Position, node: &str) -> Result<(), StoreError> {
-    let stale = || StoreError::Conflict("the journal position is not where the batch begins".into());
-    let (Ok(from), Ok(to)) = (i64::try_from(position.from), i64::try_from(position.to)) else {
-        return Err(stale());
-    };
-    let statement = work
-        .sql(
-            "INSERT INTO counter_position (segment, byte, node) SELECT $1::text, $2::bigint, $4::text \
-             WHERE $3::bigint = 0 OR EXISTS (SELECT FROM counter_position WHERE segment = $1::text) \
-             ON CONFLICT (segment) DO UPDATE SET byte = excluded.byte, node = excluded.node \
-             WHERE counter_position.byte = $3::bigint",
-        )
-        .bind(position.segment.to_string())
-        .bind(to)
-        .bind(from)
-        .bind(node.to_owned());
-    found(work.execute(statement).await?.rows_affected()).map_err(|_| stale())
 }
 
 fn read(row: &impl Row) -> Result<Counter, StoreError> {

@@ -148,7 +148,7 @@ impl RedisCounters {
 #[async_trait]
 impl Authority for RedisCounters {
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError> {
-        let mut arguments = Vec::with_capacity(wants.len() * 6);
+        let mut arguments = Vec::with_capacity(wants.len() * 7);
         for want in wants {
             let (burst, period) = want.pace.map_or_else(Default::default, |pace| {
                 (pace.burst.to_string(), pace.period.as_micros().max(1).to_string())
@@ -156,7 +156,7 @@ impl Authority for RedisCounters {
             let numbers = [want.cap, want.need, want.wish].map(|number| number.to_string());
             arguments.push(want.counter.to_string());
             arguments.extend(numbers);
-            arguments.extend([burst, period]);
+            arguments.extend([burst, period, want.ahead.to_string()]);
         }
         let answer = self.call(&ACQUIRE, owner, &arguments, self.redis.request_limit()).await?;
         let (now, numbers) = answer.split_first().ok_or_else(short)?;

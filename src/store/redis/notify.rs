@@ -13,7 +13,7 @@ use futures_core::Stream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Connector, FIRST_PAUSE, LAST_PAUSE, Redis};
+use super::{Connector, FIRST_PAUSE, LAST_PAUSE, Redis, client};
 use crate::error::StoreError;
 use crate::telemetry::task;
 
@@ -52,7 +52,7 @@ impl Changes {
         let (news, receiver) = watch::channel(0);
         let connector = Connector::new(&self.redis.inner.settings)?;
         let urls = self.redis.inner.settings.urls.clone();
-        let first = urls.first().map(|url| Client::open(url.expose()));
+        let first = urls.first().map(|url| client(url.expose(), &self.redis.inner.settings));
         // A cluster tells every node, so any will do.
         let any = match (&connector, first) {
             (Connector::Cluster(_), Some(Ok(client))) => Some(client),

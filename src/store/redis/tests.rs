@@ -26,6 +26,7 @@ impl Bench {
         let settings = RedisSettings {
             urls: urls.into_iter().map(Secret::new).collect(),
             mode,
+            authorities: None,
             prefix: "marg".to_owned(),
             request_timeout: Duration::from_secs(2),
             background_timeout: Duration::from_secs(5),
@@ -70,7 +71,7 @@ fn total() -> CounterId {
 }
 
 fn want(cap: i64, need: i64) -> [Want; 1] {
-    [Want { counter: total(), cap, pace: None, need, wish: need }]
+    [Want { counter: total(), cap, pace: None, need, wish: need, ahead: 0 }]
 }
 
 #[tokio::test]
@@ -256,4 +257,55 @@ async fn a_cluster_keeps_all_counters_together() {
     assert_eq!(counters.standings(Some("lim_1"), 9).await.unwrap()[0].spent, 2);
     let mut news = Changes::new(Redis::open(bench.settings.clone()).unwrap()).subscribe().unwrap();
     timeout(SOON, news.changed()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else() {
+    let (server, url, authority) = RedisServer::with_tls();
+    let mut bench = Bench::new(vec![url], RedisMode::Standalone).await;
+    let doubted = Redis::open(bench.settings.clone()).unwrap();
+    assert!(timeout(Duration::from_millis(500), doubted.connected()).await.is_err(), "the system does not know it");
+    bench.settings.authorities = Some(std::fs::read(authority).unwrap());
+    let counters = bench.process().await;
+    assert_eq!(counters.acquire("1-1", &want(10, 3)).await.unwrap().grants[0].granted, 3);
+    assert!(server.ask(&["EXISTS", "{marg}:epoch"]).starts_with(":1"));
+    let mut news = Changes::new(Redis::open(bench.settings.clone()).unwrap()).subscribe().unwrap();
+    timeout(SOON, news.changed()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn when_sentinels_promote_a_replica_nothing_is_forgotten_and_nothing_is_leased_twice() {
+    let mut master = RedisServer::start();
+    let (_replica, sentinel) = (RedisServer::replica(&master), RedisServer::sentinel("money", &master));
+    sentinel.knows_a_replica("money");
+    let mode = RedisMode::Sentinel { master: "money".to_owned(), username: None, password: None };
+    let bench = Bench::new(vec![sentinel.url()], mode).await;
+    let (one, two) = (bench.process().await, bench.process().await);
+    assert_eq!(one.acquire("1-1", &want(100, 50)).await.unwrap().grants[0].granted, 50);
+    bench.charge(&one, "1-1-0.journal", (0, 10), 20).await;
+    master.kill();
+    let refused = soon(async || {
+        drop(one.beat("1-1").await);
+        two.acquire("2-2", &want(100, 51)).await.ok()
+    });
+    let refused = refused.await.grants[0];
+    assert_eq!((refused.granted, refused.spent, refused.leased), (0, 20, 30));
+    let last = two.acquire("2-2", &want(100, 50)).await.unwrap().grants[0];
+    assert_eq!((last.granted, last.spent, last.leased), (50, 20, 80));
+    bench.charge(&one, "1-1-0.journal", (10, 20), 30).await;
+    let seen = two.acquire("2-2", &want(100, 1)).await.unwrap().grants[0];
+    assert_eq!((seen.granted, seen.spent, seen.leased), (0, 50, 50));
+}
+
+#[tokio::test]
+async fn a_call_without_a_connection_waits_for_nothing_at_all() {
+    let mut server = RedisServer::start();
+    let bench = Bench::new(vec![server.url()], RedisMode::Standalone).await;
+    server.kill();
+    let counters = RedisCounters::new(Redis::open(bench.settings.clone()).unwrap(), Arc::new(bench.store.counters()));
+    let wants = want(10, 1);
+    let mut call = std::pin::pin!(counters.acquire("1-1", &wants));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let answer = call.as_mut().poll(&mut context);
+    assert!(matches!(answer, std::task::Poll::Ready(Err(StoreError::Away(_)))), "it is answered where it is asked");
 }

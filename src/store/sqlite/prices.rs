@@ -48,34 +48,3 @@ impl PriceStore for Store {
         transaction.commit().await.map_err(failed)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::stored::PriceRow;
-    use crate::unit::clock::Timestamp;
-
-    fn price(model: &str, input: f64, now: i64) -> StoredPrice {
-        let rates = [("input".to_owned(), input), ("output".to_owned(), 1.0)].into();
-        let row = PriceRow { model: model.to_owned(), usd_per_million_tokens: Some(rates), ..PriceRow::default() };
-        StoredPrice::new(row, "tok_1", Timestamp(now))
-    }
-
-    #[tokio::test]
-    async fn a_price_for_the_same_model_and_day_replaces_the_one_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("marg.db")).await.unwrap();
-        let generation = crate::key::store::KeyStore::generation(&store).await.unwrap();
-        let first = store.put_prices(&[price("m", 1.0, 1), price("n", 1.0, 1)]).await.unwrap();
-        let second = store.put_prices(&[price("m", 2.0, 2)]).await.unwrap();
-        assert_eq!(
-            (&second[0].id, second[0].created_at, second[0].updated_at),
-            (&first[0].id, Timestamp(1), Timestamp(2))
-        );
-        assert_eq!(store.prices().await.unwrap().len(), 2);
-        assert!(crate::key::store::KeyStore::generation(&store).await.unwrap() > generation);
-        assert!(matches!(store.delete_price("prc_x").await, Err(StoreError::NotFound)));
-        store.delete_price(&first[0].id).await.unwrap();
-        assert_eq!(store.prices().await.unwrap(), first[1..]);
-    }
-}

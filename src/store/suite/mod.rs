@@ -8,6 +8,8 @@
 pub mod keys;
 pub mod ledger;
 pub mod memory;
+pub mod reprice;
+pub mod spend;
 
 use std::sync::Arc;
 
@@ -81,6 +83,17 @@ macro_rules! run_everywhere {
             memory::what_is_remembered_is_found_again_and_what_is_over_is_forgotten,
             memory::an_operators_word_moves_the_generation_and_a_count_does_not,
             memory::changes_of_the_same_rows_do_not_cross,
+            spend::limits_of_every_kind_come_back_as_they_were_and_each_write_is_noticed,
+            spend::a_limit_that_is_there_or_is_not_is_refused_and_nothing_moves,
+            spend::parties_of_each_kind_are_kept_apart_and_each_write_is_noticed,
+            spend::a_party_that_is_there_or_is_not_is_refused_and_nothing_moves,
+            spend::a_price_for_the_same_model_and_day_replaces_the_one_before,
+            spend::prices_are_stored_all_or_none,
+            reprice::a_corrected_price_gives_a_user_the_money_back,
+            reprice::windows_that_are_over_are_not_moved,
+            reprice::counters_move_once_although_the_authority_was_away,
+            reprice::a_row_that_changed_in_the_meantime_is_left_alone,
+            reprice::what_has_no_price_now_keeps_its_cost,
         }
     };
     ($place:expr; $($module:ident::$name:ident,)*) => {

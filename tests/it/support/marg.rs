@@ -270,10 +270,15 @@ impl Marg {
 
     /// Starts it again after its end, on the same folder and ports.
     pub async fn restart(&mut self) {
+        self.relaunch();
+        self.ready().await;
+    }
+
+    /// The same, without waiting for it.
+    pub fn relaunch(&mut self) {
         let old = self.child.try_wait().unwrap();
         assert!(old.is_some(), "the process that is to be started again is still running");
         self.child = launch(self.folder.path(), &self.variables, &self.log);
-        self.ready().await;
     }
 
     /// Starts it again where it may refuse calls, and waits until it listens.

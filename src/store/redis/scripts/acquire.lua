@@ -1,4 +1,4 @@
--- ARGV from 3 on: for each want its counter, cap, need, wish, burst and period (both empty unless paced).
+-- ARGV from 3 on: for each want its counter, cap, need, wish, burst and period (both empty unless paced), ahead.
 if now < hold then return {'HOLD'} end
 redis.call('ZADD', space .. 'owners', text(now), owner)
 local answer = {'OK', text(now)}
@@ -19,10 +19,13 @@ local function pace(counter, burst, period)
   redis.call('HSET', key(counter.id), 'burst', text(burst), 'period', text(period))
 end
 
-local function flow(counter, need, wish)
+local function flow(counter, need, wish, ahead)
   local room = math.floor(counter.room)
   local granted = 0
-  if room >= need and room > 0 then granted = math.max(math.min(wish, room), need, 0) end
+  if room >= need and room > 0 then
+    granted = math.max(math.min(wish, room), need, 0)
+    granted = granted + math.max(math.min(ahead, room - granted - math.floor(counter.burst / 2)), 0)
+  end
   counter.room = counter.room - granted
   counter.spent = math.ceil(counter.burst - counter.room)
   set_room(counter)
@@ -63,7 +66,7 @@ local function want(counter, need, wish)
   return granted, later(counter, need)
 end
 
-for i = 3, #ARGV, 6 do
+for i = 3, #ARGV, 7 do
   local counter = load(ARGV[i])
   local need, wish = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local granted, retry, wrong = 0, -1, 0
@@ -77,7 +80,7 @@ for i = 3, #ARGV, 6 do
     end
     if ARGV[i + 4] ~= '' then
       pace(counter, tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]))
-      granted, retry = flow(counter, need, wish)
+      granted, retry = flow(counter, need, wish, tonumber(ARGV[i + 6]))
       index(counter)
       counter.leased, counter.own = 0, 0
     else

@@ -21,7 +21,7 @@ fn total() -> CounterId {
 }
 
 fn want(counter: &CounterId, cap: i64, need: i64) -> Want {
-    Want { counter: counter.clone(), cap, pace: None, need, wish: need }
+    Want { counter: counter.clone(), cap, pace: None, need, wish: need, ahead: 0 }
 }
 
 fn at(segment: &str, from: u64, to: u64) -> Position {

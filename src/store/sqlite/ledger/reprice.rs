@@ -109,6 +109,3 @@ impl RepriceStore for Store {
         transaction.commit().await.map_err(failed)
     }
 }
-
-#[cfg(test)]
-mod tests;

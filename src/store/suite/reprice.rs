@@ -1,14 +1,19 @@
+//! Pricing rows of the ledger again, and what that moves.
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use serde_json::json;
 
-use super::*;
+use super::Place;
 use crate::catalog::stored::{PriceRow, StoredPrice};
 use crate::catalog::{Catalog, Pricing};
+use crate::error::StoreError;
 use crate::ledger::journal::Line;
 use crate::ledger::query::{Filter, LedgerStore, Position};
-use crate::ledger::reprice::{Adjust, Job, Report, deliver, run};
+use crate::ledger::reprice::{Adjust, Job, Report, Repriced, deliver, run};
+use crate::store::Backend;
 use crate::unit::charge::CounterId;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::{NanoUsd, PriceRef};
@@ -64,34 +69,32 @@ fn pricing(input_usd: f64) -> Pricing {
     Pricing { catalog: Arc::new(catalog), providers: BTreeMap::from([("p".to_owned(), None)]) }
 }
 
-async fn store(lines: &[Line]) -> (tempfile::TempDir, Store) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path().join("marg.db")).await.unwrap();
+async fn store(place: &Place, lines: &[Line]) -> Arc<dyn Backend> {
+    let store = place.open().await;
     store.write_batch(lines, &Position { segment: "s".into(), from: 0, to: 1 }).await.unwrap();
-    (folder, store)
+    store
 }
 
-async fn apply(store: &Store, counters: &Counters, pricing: &Pricing) -> Result<Report, StoreError> {
+async fn apply(store: &Arc<dyn Backend>, counters: &Counters, pricing: &Pricing) -> Result<Report, StoreError> {
     let job = Job { filter: Filter::default(), apply: true, by: "tok_1".to_owned(), now: Timestamp(at(30)) };
-    run(store, store, counters, pricing, job).await
+    run(&**store, &**store, counters, pricing, job).await
 }
 
 /// 100 dollars instead of 1: a decimal point was forgotten.
 const WRONG: i64 = 100_000_000_000;
 const RIGHT: i64 = 1_000_000_000;
 
-#[tokio::test]
-async fn a_corrected_price_gives_a_user_the_money_back() {
+pub async fn a_corrected_price_gives_a_user_the_money_back(place: &Place) {
     let day = "lim_usd|c1793491200-1793577600|web";
     let lines: Vec<Line> = (0..5).map(|minute| record(minute, WRONG, &[(day, WRONG), ("lim_tok|t|web", 7)])).collect();
-    let (_folder, store) = store(&lines).await;
+    let store = store(place, &lines).await;
     let counters = Counters::default();
     counters.spent.lock().unwrap().insert(day.to_owned(), 5 * WRONG);
     let report = apply(&store, &counters, &pricing(1.0)).await.unwrap();
     assert_eq!((report.changed, report.difference_nano_usd), (5, 5 * (RIGHT - WRONG)));
     assert_eq!(counters.spent.lock().unwrap()[day], 5 * RIGHT);
     assert_eq!(counters.spent.lock().unwrap().len(), 1, "a limit of tokens is not moved");
-    for record in store.find(&Filter::default()).await.unwrap().records {
+    for record in LedgerStore::find(&*store, &Filter::default()).await.unwrap().records {
         assert_eq!(record.cost, Some(NanoUsd(RIGHT)));
         assert_eq!(record.charges.iter().map(|charge| charge.amount).collect::<Vec<_>>(), [RIGHT, 7]);
     }
@@ -99,21 +102,19 @@ async fn a_corrected_price_gives_a_user_the_money_back() {
     assert_eq!((again.changed, counters.spent.lock().unwrap()[day]), (0, 5 * RIGHT));
 }
 
-#[tokio::test]
-async fn windows_that_are_over_are_not_moved() {
+pub async fn windows_that_are_over_are_not_moved(place: &Place) {
     // An hour that ended, a minute that slid away, what runs at present, and for ever.
     let counters = Counters::default();
     let charges = [("lim_usd|c1793487600-1793491200|a", WRONG), ("lim_usd|s60|a", WRONG), ("lim_usd|t|a", WRONG)];
-    let (_folder, store) = store(&[record(0, WRONG, &charges)]).await;
+    let store = store(place, &[record(0, WRONG, &charges)]).await;
     let report = apply(&store, &counters, &pricing(1.0)).await.unwrap();
     assert_eq!(report.counters.len(), 1);
     assert_eq!(*counters.spent.lock().unwrap(), HashMap::from([("lim_usd|t|a".to_owned(), RIGHT - WRONG)]));
 }
 
-#[tokio::test]
-async fn counters_move_once_although_the_authority_was_away() {
+pub async fn counters_move_once_although_the_authority_was_away(place: &Place) {
     let lines = [record(0, WRONG, &[("lim_usd|t|a", WRONG)]), record(1, WRONG, &[("lim_usd|t|b", WRONG)])];
-    let (_folder, store) = store(&lines).await;
+    let store = store(place, &lines).await;
     let counters = Counters { away_after: Mutex::new(Some(1)), ..Counters::default() };
     assert!(matches!(apply(&store, &counters, &pricing(1.0)).await, Err(StoreError::Away(_))));
     *counters.away_after.lock().unwrap() = None;
@@ -122,13 +123,12 @@ async fn counters_move_once_although_the_authority_was_away() {
     assert_eq!((report.changed, report.uncertain.len()), (0, 1));
     assert_eq!(report.uncertain[0].name, "lim_usd|t|b");
     assert_eq!(*counters.spent.lock().unwrap(), HashMap::from([("lim_usd|t|a".to_owned(), RIGHT - WRONG)]));
-    assert!(deliver(&store, &counters).await.unwrap().is_empty());
+    assert!(deliver(&*store, &counters).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_row_that_changed_in_the_meantime_is_left_alone() {
-    let (_folder, store) = store(&[record(0, WRONG, &[("lim_usd|t|a", WRONG)])]).await;
-    let id = store.find(&Filter::default()).await.unwrap().records[0].id;
+pub async fn a_row_that_changed_in_the_meantime_is_left_alone(place: &Place) {
+    let store = store(place, &[record(0, WRONG, &[("lim_usd|t|a", WRONG)])]).await;
+    let id = LedgerStore::find(&*store, &Filter::default()).await.unwrap().records[0].id;
     let price = PriceRef { source: "test".into(), name: "p/m".to_owned(), effective: None };
     let counter: CounterId = "lim_usd|t|a".parse().unwrap();
     let row = Repriced {
@@ -141,12 +141,11 @@ async fn a_row_that_changed_in_the_meantime_is_left_alone() {
     };
     assert_eq!(store.reprice("rpc_x", &[row]).await.unwrap(), []);
     assert!(store.adjustments().await.unwrap().is_empty());
-    assert_eq!(store.get(id).await.unwrap().unwrap().cost, Some(NanoUsd(WRONG)));
+    assert_eq!(LedgerStore::get(&*store, id).await.unwrap().unwrap().cost, Some(NanoUsd(WRONG)));
 }
 
-#[tokio::test]
-async fn what_has_no_price_now_keeps_its_cost() {
-    let (_folder, store) = store(&[record(0, WRONG, &[])]).await;
+pub async fn what_has_no_price_now_keeps_its_cost(place: &Place) {
+    let store = store(place, &[record(0, WRONG, &[])]).await;
     let none = Pricing { catalog: Arc::new(Catalog::load(None).unwrap()), providers: BTreeMap::new() };
     let report = apply(&store, &Counters::default(), &none).await.unwrap();
     assert_eq!((report.records, report.unpriced, report.changed), (1, 1, 0));

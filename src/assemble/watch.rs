@@ -1,0 +1,110 @@
+//! What this process knows of the store, kept up to date while others write to it.
+//!
+//! Everything that is kept in memory is read again when the store's generation has moved on: at once where a notification comes,
+//! within a quarter of a second otherwise. While the store cannot be asked, what is known stays in force.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::assemble::core::Core;
+use crate::error::StoreError;
+use crate::telemetry::metrics::METRICS;
+use crate::unit::clock::Timestamp;
+
+/// How often the store is asked whether another process has written to it: it costs one look-up, and a revocation elsewhere has
+/// a second to arrive even when nobody tells of it.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
+const ASK_FOR: Duration = Duration::from_secs(1);
+
+/// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
+pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let store = core.house.store.clone();
+    let (mut known, mut complained) = (None, false);
+    let mut heard = core.news.as_ref().and_then(|news| news.subscribe().ok());
+    let mut own = core.ring.news().listen();
+    loop {
+        own.mark_unchanged();
+        let told = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = store.changed() => false,
+            () = next_news(&mut heard) => true,
+            // This process has written itself: the sooner it looks, the sooner it tells the others.
+            Ok(()) = own.changed(), if core.news.is_some() => false,
+            () = tokio::time::sleep(WATCH_EVERY) => false,
+        };
+        if let Err(cause) = store.arrive().await {
+            complain(&cause, &mut complained);
+            core.ring.set_stale(true);
+            continue;
+        }
+        // While the database is away everything that is known stays in force; the feeder says so in /ready.
+        let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
+            core.ring.set_stale(true);
+            continue;
+        };
+        if known != Some(generation) {
+            match take_changes(&core).await {
+                Ok(true) => {
+                    // Whoever noticed by itself tells the others; who was told does not, or it would never end.
+                    if let Some(news) = core.news.as_ref().filter(|_| known.is_some() && !told) {
+                        drop(news.publish().await);
+                    }
+                    known = Some(generation);
+                    core.standby.caught_up();
+                }
+                Ok(false) => {}
+                Err(_) => {
+                    core.ring.set_stale(true);
+                    continue;
+                }
+            }
+        }
+        core.ring.set_stale(false);
+    }
+}
+
+/// Returns with the next news from other processes; never, where nobody brings any.
+async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
+    let ended = match heard {
+        Some(news) => news.changed().await.is_err(),
+        None => true,
+    };
+    if ended {
+        std::future::pending().await
+    }
+}
+
+/// Reads everything that is kept in memory again; false if a part of it must be tried again.
+///
+/// # Errors
+/// When the keys cannot be read.
+async fn take_changes(core: &Core) -> Result<bool, StoreError> {
+    core.ring.refresh(&*core.house.store).await?;
+    METRICS.keys.set(i64::try_from(core.ring.len()).unwrap_or(i64::MAX));
+    if core.ring.parties().refresh(&*core.house.store).await.is_err() || core.tokens.refresh().await.is_err() {
+        return Ok(false);
+    }
+    if core.memory.take_marks(Timestamp::now()).await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_routes().await {
+        tracing::error!(%error, "stored routes were changed but cannot be served; those in force stay");
+    }
+    if core.take_limits().await.is_err() {
+        return Ok(false);
+    }
+    if let Err(error) = core.take_prices().await {
+        tracing::error!(%error, "stored prices were changed but cannot be used; those in force stay");
+    }
+    Ok(true)
+}
+
+/// Says once what keeps a database that was away at the start from being used, if it is more than that it is away.
+fn complain(cause: &StoreError, complained: &mut bool) {
+    if !matches!(cause, StoreError::Away(_)) && !std::mem::replace(complained, true) {
+        tracing::error!(%cause, "the database is there but cannot be used; this process lives on its snapshot");
+    }
+}
