@@ -130,9 +130,7 @@ impl Core {
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
         let memory = memory_of(&gateway, &house);
-        if living_on.is_none() {
-            runtime.block_on(recall(&memory, &house)).context("cannot read sessions and habits of keys")?;
-        }
+        runtime.block_on(recall(&memory, &house, living_on)).context("cannot read sessions and habits of keys")?;
         audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
@@ -330,8 +328,11 @@ fn memory_of(gateway: &Gateway, house: &House) -> Arc<Memory> {
     Arc::new(Memory::new(house.store.clone(), habits, gateway.journal.owner().as_str().into()))
 }
 
-/// Reads what processes before this one left of sessions and keys.
-async fn recall(memory: &Memory, house: &House) -> Result<(), StoreError> {
+/// Reads what processes before this one left of sessions and keys, unless the process lives on its snapshot.
+async fn recall(memory: &Memory, house: &House, living_on: Option<Timestamp>) -> Result<(), StoreError> {
+    if living_on.is_some() {
+        return Ok(());
+    }
     // The generation first: a word that comes between is then taken twice, never missed.
     let generation = house.store.generation().await?;
     memory.load(generation, Timestamp::now()).await
