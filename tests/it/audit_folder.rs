@@ -183,6 +183,11 @@ async fn a_full_disk_stops_calls_and_they_go_on_when_there_is_room() {
         })
         .await;
         ids.push(taken.id());
+        until("the log is written again", || async {
+            let status = marg.ask_admin("GET", "/admin/audit", None).await.json();
+            (status["working"] == true).then_some(())
+        })
+        .await;
         for id in &ids {
             receipt(&marg, id).await;
         }
