@@ -192,15 +192,14 @@ impl Control for Core {
         ];
         let refuses = self.gateway.audit.refuses();
         if let Some(keeper) = &self.keeper {
-            let trouble = keeper.trouble();
-            let detail = if trouble.is_none() {
-                "entries are taken"
-            } else if refuses {
-                "it cannot be written, so no calls are taken; the log says why"
-            } else {
-                "it cannot be written; its entries wait in the journal, the log says why"
+            let wrong = keeper.alarms().words();
+            let detail = match wrong.as_slice() {
+                [] => "entries are taken".to_owned(),
+                _ if refuses => "it cannot be written, so no calls are taken; the log says why".to_owned(),
+                ["writing", ..] => "it cannot be written; its entries wait in the journal, the log says why".to_owned(),
+                other => format!("entries are taken, but something is wrong ({}); the log says what", other.join(", ")),
             };
-            parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
+            parts.push(PartStatus { name: "audit".to_owned(), ok: wrong.is_empty(), detail });
         }
         if self.gateway.budget.has_limits() {
             parts.push(counting(self.gateway.budget.is_away()));

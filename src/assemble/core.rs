@@ -212,6 +212,7 @@ impl Core {
     /// Ends everything, in order; true if every record reached the disk.
     pub fn end(&self) -> bool {
         self.gateway.counter.stop();
+        record_the_rest(&self.gateway);
         audit::note_stop(&self.gateway.journal);
         let synced = self.gateway.journal.sync();
         if let Err(error) = &synced {
@@ -341,6 +342,7 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             () = next_news(&mut heard) => true,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
+        record_the_rest(&core.gateway);
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
         let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
             core.ring.set_stale(true);
@@ -363,6 +365,13 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             }
         }
         core.ring.set_stale(false);
+    }
+}
+
+/// Offers the records that the journal did not take to it again.
+fn record_the_rest(gateway: &Gateway) {
+    if let Err(error) = gateway.unrecorded.offer(&gateway.journal) {
+        tracing::debug!(%error, "the journal still does not take what it refused");
     }
 }
 

@@ -5,6 +5,7 @@
 //! that order: no new exchange, running ones end or reach the deadline, tokens are counted, the feeder empties the journal,
 //! the process exits 0.
 
+mod alarm;
 pub mod audit;
 mod banner;
 mod control;

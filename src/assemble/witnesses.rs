@@ -14,6 +14,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::sync::watch;
 
+use crate::assemble::alarm::{Alarms, What};
 use crate::assemble::audit::Keeper;
 use crate::audit::log::{Log, Published};
 use crate::audit::note::{Note, SignatureLine};
@@ -42,7 +43,7 @@ pub async fn run(keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
             let Some(log) = keeper.log() else { return tokio::time::sleep(ROUND_EVERY).await };
             let mut sizes = log.sizes();
             let size = *sizes.borrow_and_update();
-            let complete = size == 0 || round(&log, &connector, &mut known).await;
+            let complete = size == 0 || round(&log, &connector, (&mut known, keeper.alarms())).await;
             tokio::time::sleep(ROUND_EVERY).await;
             let next = sizes.wait_for(|now| *now > size);
             // A round that was not complete is tried again; one that was waits for something new.
@@ -60,7 +61,11 @@ pub async fn run(keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
 }
 
 /// Asks every witness for the last checkpoint, and keeps what they gave; whether all cosigned.
-async fn round(log: &Arc<Log>, connector: &Connector, known: &mut HashMap<String, u64>) -> bool {
+async fn round(
+    log: &Arc<Log>,
+    connector: &Connector,
+    (known, alarms): (&mut HashMap<String, u64>, &Alarms),
+) -> bool {
     let (Some(published), _) = log.published() else { return true };
     let policy = log.policy();
     let asked: Vec<&WitnessKey> = policy.witnesses().iter().filter(|witness| witness.url.is_some()).collect();
@@ -68,7 +73,7 @@ async fn round(log: &Arc<Log>, connector: &Connector, known: &mut HashMap<String
     let mut complete = true;
     for witness in asked {
         let old = known.entry(witness.name.clone()).or_default();
-        match ask(log, connector, (witness, &published), old).await {
+        match ask(log, connector, (witness, &published), (&mut *old, alarms)).await {
             Ok(cosigned) => lines.extend(cosigned),
             Err(reason) => {
                 complete = false;
@@ -104,7 +109,7 @@ async fn ask(
     log: &Arc<Log>,
     connector: &Connector,
     (witness, published): (&WitnessKey, &Published),
-    old: &mut u64,
+    (old, alarms): (&mut u64, &Alarms),
 ) -> Result<Vec<SignatureLine>, String> {
     // The first question may find out what the witness knows, the second tells it what it wants.
     for _ in 0..2 {
@@ -124,12 +129,9 @@ async fn ask(
             }
             Asked::From(size) => *old = size,
             Asked::Ahead(size) => {
-                tracing::error!(
-                    witness = witness.name,
-                    size,
-                    ours = published.checkpoint.size,
-                    "ALARM: a witness has cosigned more of this audit log than there is: it was rolled back, or forked"
-                );
+                let ours = published.checkpoint.size;
+                let cause = format!("the witness {} has cosigned {size} entries, the log has {ours}", witness.name);
+                alarms.set(What::Rollback, Some(cause));
                 return Err(format!("it has cosigned {size} entries of this log"));
             }
             Asked::Refused(reason) => return Err(reason),

@@ -280,6 +280,11 @@ impl Policy {
         }
     }
 
+    /// Whether any witness must cosign.
+    pub fn asks_for_witnesses(&self) -> bool {
+        self.quorum.is_some()
+    }
+
     /// The witnesses.
     pub fn witnesses(&self) -> &[WitnessKey] {
         &self.witnesses

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind};
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
+use crate::pipeline::commit::Content;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::id::ExchangeId;
@@ -63,6 +64,8 @@ pub struct Exchange {
     pub tries_on_step: u32,
     /// What is done with the answer's body.
     pub relaying: Relaying,
+    /// What it has committed to.
+    pub(super) content: Content,
     /// The last failure, for the case that nothing else is left.
     pub last_failure: Option<Error>,
     pub(crate) held: Option<Held>,
@@ -120,6 +123,7 @@ impl Exchange {
             current: None,
             tries_on_step: 0,
             relaying: Relaying::Nothing,
+            content: Content::default(),
             last_failure: None,
             held: None,
             settled: false,
@@ -209,5 +213,6 @@ fn blank(id: ExchangeId) -> Record {
         session: None,
         verdict: None,
         charges: Vec::new(),
+        commitments: None,
     }
 }

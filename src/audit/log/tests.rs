@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::audit::disk::System;
 use crate::audit::disk::tests::{Fault, Faulty};
 use crate::audit::entry::tests::{event, exchange};
-use crate::audit::entry::{Noun, salt};
+use crate::audit::entry::Noun;
 use crate::audit::key::Purpose;
 use crate::audit::receipt::Receipt;
 use crate::audit::tiles;
@@ -349,7 +350,7 @@ fn a_rotation_is_done_once_whatever_crashes() {
 fn a_salt_can_be_erased_and_the_proof_stays() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
-    let salts: BTreeMap<u64, Salt> = (0..300).map(|number| (number, salt().unwrap())).collect();
+    let salts: BTreeMap<u64, Salt> = (0..300).map(|number| (number, Salt::fresh().unwrap())).collect();
     let entries: Vec<Taken> = salts
         .iter()
         .map(|(number, salt)| Taken::new(&Entry::Exchange(Box::new(exchange(u128::from(*number)))), Some(*salt)))
@@ -357,21 +358,22 @@ fn a_salt_can_be_erased_and_the_proof_stays() {
     log.take(&entries, "s", (0, 1)).unwrap();
     log.finish(now(1)).unwrap();
     let kept = |index: u64| {
-        let salts = std::fs::read(folder.path().join(crate::audit::tail::salts_path(index / 256))).unwrap();
-        salts[(index % 256) as usize * 32..][..32].to_vec()
+        salts::read(folder.path(), index).unwrap()
     };
-    for index in [7, 299] {
-        assert_eq!(kept(index), salts[&index]);
-        log.erase_salt(index).unwrap();
-        assert_eq!(kept(index), [0; 32]);
-    }
+    assert_eq!([kept(7), kept(299)], [salts.get(&7).copied(), salts.get(&299).copied()]);
+    let mode = std::fs::metadata(folder.path().join(salts::path(0))).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(log.erase_salts(&[7, 299, 9_999]).unwrap(), 2);
+    assert_eq!([kept(7), kept(299)], [None, None]);
+    assert_eq!(log.erase_salts(&[7, 299]).unwrap(), 0);
     log.take(&entries[..1], "s", (1, 2)).unwrap();
     log.finish(now(2)).unwrap();
-    assert_eq!(kept(299), [0; 32], "a later commit does not bring it back");
-    assert_eq!(kept(298), salts[&298]);
+    assert_eq!(kept(299), None, "a later commit does not bring it back");
+    assert_eq!([kept(298), kept(8)], [salts.get(&298).copied(), salts.get(&8).copied()]);
+    assert_eq!(log.prune_salts((0, 300)).unwrap(), 1);
+    assert_eq!([kept(8), kept(298)], [None, salts.get(&298).copied()]);
     drop(log);
     assert_eq!(verified(folder.path()).entries, 301);
-    assert!(matches!(open(folder.path()).erase_salt(301), Err(LogError::Missing(_))));
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub fn record(started_at: i64) -> Record {
         session: None,
         verdict: None,
         charges: Vec::new(),
+        commitments: None,
     }
 }
 
