@@ -23,6 +23,8 @@ mod postgres_server;
 mod redis_server;
 
 mod audit;
+mod audit_content;
+mod audit_upkeep;
 mod bad_input;
 mod cluster;
 mod crash;
