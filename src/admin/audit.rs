@@ -46,6 +46,8 @@ pub struct AuditStatus {
     pub working: bool,
     /// Why not.
     pub trouble: Option<String>,
+    /// What is wrong at present: `writing`, `checkpoint`, `witnesses`, `rollback`.
+    pub alarms: Vec<&'static str>,
     /// Whether calls are refused while it cannot be written.
     pub enforced: bool,
     /// The name of the log; null while it is not open.
@@ -174,7 +176,7 @@ impl EntryQuery {
     (status = 404, description = "There is no audit log (`audit.enabled`).", body = ErrorAnswer),
 ))]
 pub async fn status(state: State) -> Result<Response, Refusal> {
-    let Auditing { log, trouble, enforced, .. } = auditing(&state)?;
+    let Auditing { log, trouble, alarms, enforced, .. } = auditing(&state)?;
     let asked = log.clone();
     let told = blocking(move || Ok(asked.map(|log| (log.policy().to_text(), log.status())))).await?;
     let (policy, status) = told.unzip();
@@ -183,6 +185,7 @@ pub async fn status(state: State) -> Result<Response, Refusal> {
     Ok(respond::ok(&AuditStatus {
         working: trouble.is_none(),
         trouble,
+        alarms,
         enforced,
         origin: log.is_some().then_some(origin),
         policy,

@@ -90,7 +90,10 @@ impl EraseOrder {
         let (since, until) = (since.map(|time| time.0), until.map(|time| time.0));
         let filter = Filter { id: exchange, key, org, team, user, since, until, ..Filter::default() };
         if filter == Filter::default() {
-            return Err(Refusal::invalid("body", "Say what is to be erased: an exchange, a key, a user, a span of time."));
+            return Err(Refusal::invalid(
+                "body",
+                "Say what is to be erased: an exchange, a key, a user, a span of time.",
+            ));
         }
         Ok(filter)
     }

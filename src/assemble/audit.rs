@@ -12,19 +12,17 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admin::control::Auditing;
 use crate::assemble::alarm::{self, Alarms, What};
 use crate::assemble::core::Core;
-use crate::assemble::{Source, webhook};
+use crate::assemble::webhook;
 use crate::audit::disk::System;
 use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index;
 use crate::audit::key::{KeyError, Purpose, SigningKeys, summary};
 use crate::audit::log::{Log, LogError, Settings, Status};
-use crate::audit::merkle::sha256;
 use crate::audit::policy::{Policy, WitnessKey};
 use crate::audit::tail::Taken;
 use crate::audit::texts::Texts;
@@ -32,11 +30,10 @@ use crate::config::load::Loaded;
 use crate::config::{AuditConfig, AuditMode, Config};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
-use crate::ledger::{Consumer, Journal, Line};
-use crate::pipeline::{Gateway, attest};
+use crate::ledger::{Consumer, Line};
+use crate::pipeline::attest;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
-use crate::unit::event;
 use crate::unit::secret::Secret;
 
 /// Its name among those who take the journal's lines.
@@ -290,6 +287,11 @@ impl Keeper {
         since
     }
 
+    /// Where the log is.
+    pub fn folder(&self) -> &Path {
+        &self.settings.folder
+    }
+
     /// What is wrong with the log, told to whoever must know.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
@@ -304,9 +306,8 @@ impl Keeper {
         self.pruned_at.store(now.micros(), Ordering::Relaxed);
         let before = |days: u32| (days > 0).then(|| now.minus(Duration::from_secs(u64::from(days) * 86_400)));
         let entries = before(config.retention_days).map_or(Ok(()), |before| prune_entries(log, before, now));
-        let texts = before(config.text_retention_days).map_or(Ok(()), |before| {
-            Texts::of(log.folder()).prune(before).map(drop).map_err(LogError::Disk)
-        });
+        let texts = before(config.text_retention_days)
+            .map_or(Ok(()), |before| Texts::of(log.folder()).prune(before).map(drop).map_err(LogError::Disk));
         let salts = before(config.salt_retention_days).map_or(Ok(()), |before| prune_salts(log, before, now));
         for (what, done) in [("entries", entries), ("texts", texts), ("salts", salts)] {
             if let Err(error) = done {
@@ -328,6 +329,7 @@ impl Keeper {
         Auditing {
             log: self.log(),
             trouble: self.trouble(),
+            alarms: self.alarms.words(),
             enforced: config.mode == AuditMode::Enforce,
             open_tiles: config.open_tiles,
         }
@@ -462,55 +464,75 @@ async fn tend(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Receiver
     }
 }
 
-/// Writes something that the gateway did to the journal, from where it goes to the log.
-fn note(journal: &Journal, event: event::Event) {
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "an event of the gateway could not be written down");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::note::PublicKey;
+
+    /// A keeper that is never tended, whose policy asks for one witness.
+    fn keeper() -> Keeper {
+        let key = "witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+        let witness = WitnessKey { name: "w".to_owned(), key: PublicKey::parse(key).unwrap(), url: None };
+        Keeper {
+            settings: Settings {
+                folder: PathBuf::from("/nowhere"),
+                interval: Duration::from_millis(250),
+                policy: Policy::default().with_witnesses(vec![witness], 1),
+            },
+            keys: Keys { key: None, next: None, passphrase: None, file: PathBuf::from("/nowhere/key") },
+            log: ArcSwapOption::empty(),
+            opening: Mutex::new(()),
+            trouble: Mutex::default(),
+            status: Mutex::default(),
+            tried_at: AtomicI64::new(0),
+            pruned_at: AtomicI64::new(0),
+            tended_at: AtomicI64::new(0),
+            cosigned: Mutex::default(),
+            alarms: Alarms::default(),
+        }
     }
-}
 
-/// Notes that the process started, and with what; and lets exchanges in as the log stands.
-pub fn begin(gateway: &Gateway, source: &Source, config: &Config, keeper: Option<&Keeper>) {
-    if let Some(keeper) = keeper {
-        gateway.audit.keep_texts(Texts::of(&keeper.settings.folder));
-        gateway.audit.set(true, config.audit.mode == AuditMode::Enforce && keeper.trouble().is_some());
+    fn at(second: i64) -> Timestamp {
+        Timestamp(second * 1_000_000)
     }
-    let journal = &gateway.journal;
-    let detail = json!({
-        "version": crate::unit::version::VERSION, "config_sha256": config_hash(source), "process": journal.owner(),
-        "audit_mode": config.audit.mode.name(), "kavach_mode": config.kavach.mode.name(),
-    });
-    note(journal, event::Event::of_gateway("start", detail));
-}
 
-/// Notes that the process stops.
-pub fn note_stop(journal: &Journal) {
-    note(journal, event::Event::of_gateway("stop", json!({"process": journal.owner()})));
-}
-
-/// Notes that another configuration is in force, and each mode that it changed.
-pub fn note_reload(journal: &Journal, source: &Source, (before, after): (&Config, &Config), changed: &[String]) {
-    if changed.is_empty() {
-        return;
+    /// What is wrong at a second, if the log was tended then and stands like this.
+    fn wrong(keeper: &Keeper, second: i64, (size, published, witnessed): (u64, u64, u64)) -> Vec<&'static str> {
+        keeper.tended_at.store(at(second).micros(), Ordering::Relaxed);
+        let published_at = Some(at(100));
+        *keeper.status.lock().unwrap() = Status { size, published, published_at, witnessed, ..Status::default() };
+        keeper.watch(at(second));
+        keeper.alarms.words()
     }
-    let detail = json!({"changed": changed, "config_sha256": config_hash(source)});
-    note(journal, event::Event { noun: "config".to_owned(), ..event::Event::of_gateway("reload", detail) });
-    let modes = [
-        ("audit", before.audit.mode.name(), after.audit.mode.name()),
-        ("kavach", before.kavach.mode.name(), after.kavach.mode.name()),
-    ];
-    for (subject, from, to) in modes.into_iter().filter(|(_, from, to)| from != to) {
-        let event = event::Event::of_gateway("change", json!({"from": from, "to": to}));
-        note(journal, event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), ..event });
+
+    #[test]
+    fn entries_that_nobody_signs_raise_an_alarm_until_somebody_does() {
+        let keeper = keeper();
+        assert!(wrong(&keeper, 104, (5, 2, 2)).is_empty(), "a moment is nothing");
+        assert_eq!(wrong(&keeper, 106, (5, 2, 2)), ["checkpoint"]);
+        assert!(wrong(&keeper, 107, (5, 5, 5)).is_empty());
+        assert!(wrong(&keeper, 999, (5, 5, 5)).is_empty(), "without entries no checkpoint is needed");
     }
-}
 
-/// What `sha256sum` says of the configuration file; `None` if there is none.
-fn config_hash(source: &Source) -> Option<String> {
-    let Source::File(path) = source else { return None };
-    hash_of(path)
-}
+    #[test]
+    fn a_disk_that_does_not_answer_raises_an_alarm() {
+        let keeper = keeper();
+        assert!(wrong(&keeper, 104, (5, 5, 5)).is_empty());
+        assert!(!keeper.watch(at(110)), "calls may be refused");
+        assert_eq!(keeper.alarms.words(), ["writing"]);
+        assert!(wrong(&keeper, 111, (5, 5, 5)).is_empty());
+    }
 
-fn hash_of(path: &Path) -> Option<String> {
-    std::fs::read(path).ok().map(|bytes| sha256(&[&bytes]).hex())
+    #[test]
+    fn witnesses_that_stay_behind_raise_an_alarm_and_slow_ones_do_not() {
+        let keeper = keeper();
+        for second in 100..300 {
+            // Always a second behind.
+            let size = second.unsigned_abs();
+            assert!(wrong(&keeper, second, (size, size, size - 1)).is_empty(), "{second}");
+        }
+        assert!(wrong(&keeper, 359, (400, 400, 298)).is_empty());
+        assert_eq!(wrong(&keeper, 361, (400, 400, 298)), ["witnesses"]);
+        assert!(wrong(&keeper, 362, (400, 400, 399)).is_empty());
+    }
 }

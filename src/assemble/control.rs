@@ -10,7 +10,7 @@ use crate::admin::control::{
     Question, Readiness, ReadyStatus, ReloadProblem, ReloadReport, RouteOrigin, RouteView, TargetStage,
 };
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, limits, live, load, protection};
+use crate::assemble::{audit, events, limits, live, load, protection};
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -284,7 +284,7 @@ impl Core {
         protection::note_change(&self.gateway.journal, &gates.0, &gates.1);
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
-        audit::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
+        events::note_reload(&self.gateway.journal, &self.source, configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();

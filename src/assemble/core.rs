@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
-use crate::assemble::{Source, banner, discovery, limits, live, protection, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, events, limits, live, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -125,7 +125,7 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
-        audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
+        events::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));
@@ -213,7 +213,7 @@ impl Core {
     pub fn end(&self) -> bool {
         self.gateway.counter.stop();
         record_the_rest(&self.gateway);
-        audit::note_stop(&self.gateway.journal);
+        events::note_stop(&self.gateway.journal);
         let synced = self.gateway.journal.sync();
         if let Err(error) = &synced {
             tracing::error!(%error, "the journal could not be forced to the disk");

@@ -11,6 +11,7 @@ mod banner;
 mod control;
 pub mod core;
 mod discovery;
+mod events;
 pub mod house;
 pub mod limits;
 pub mod live;

@@ -61,11 +61,7 @@ pub async fn run(keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
 }
 
 /// Asks every witness for the last checkpoint, and keeps what they gave; whether all cosigned.
-async fn round(
-    log: &Arc<Log>,
-    connector: &Connector,
-    (known, alarms): (&mut HashMap<String, u64>, &Alarms),
-) -> bool {
+async fn round(log: &Arc<Log>, connector: &Connector, (known, alarms): (&mut HashMap<String, u64>, &Alarms)) -> bool {
     let (Some(published), _) = log.published() else { return true };
     let policy = log.policy();
     let asked: Vec<&WitnessKey> = policy.witnesses().iter().filter(|witness| witness.url.is_some()).collect();

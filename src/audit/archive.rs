@@ -62,10 +62,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::audit::entry::tests::event;
+    use crate::audit::entry::{Entry, Noun};
     use crate::audit::log::tests::{filled, keys, now, open};
     use crate::audit::policy::Policy;
     use crate::audit::receipt::Receipt;
-    use crate::audit::tail::LOG;
+    use crate::audit::tail::{LOG, Taken};
     use crate::audit::verify;
 
     #[test]
@@ -91,6 +93,24 @@ mod tests {
         fs::write(elsewhere.path().join("tile/entries/001"), bytes).unwrap();
         let fault = verify::log(&log, &policy, &[]).unwrap_err();
         assert!(fault.place.starts_with("entry 2"), "{fault}");
+    }
+
+    #[test]
+    fn what_was_moved_away_is_deleted_there_too() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        filled(folder.path(), 700);
+        let log = folder.path().join(LOG);
+        move_away(&log, elsewhere.path(), 256).unwrap();
+        let running = open(folder.path());
+        let mut prune = event(Noun::Prune, "entries");
+        prune.detail.insert("below".to_owned(), 512.into());
+        assert_eq!(running.prune(&Taken::new(&Entry::Event(prune), None), 512).unwrap(), 512);
+        running.finish(now(5)).unwrap();
+        assert!(!elsewhere.path().join("tile/entries/000").exists() && !log.join("tile/entries/001").exists());
+        assert!(elsewhere.path().join("tile/0/000").exists(), "hashes stay");
+        drop(running);
+        let report = verify::log(&log, &Policy::of_log(keys(1).public()), &[]).unwrap();
+        assert_eq!((report.entries, report.pruned), (189, 512));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is done to a log beside its tree: salts are erased, entries past their retention deleted, rotations listed.
 
 use std::io;
+use std::path::Path;
 
 use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index::{self, Seen};
@@ -81,11 +82,7 @@ impl Writer {
         self.commit()?;
         let mut deleted = 0;
         for number in from / WIDTH..below.min(self.state.size) / WIDTH {
-            match self.disk.remove(&self.folder.join(salts::path(number))) {
-                Ok(()) => deleted += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(LogError::Disk(error)),
-            }
+            deleted += u64::from(self.delete(&self.folder.join(salts::path(number)))?);
         }
         Ok(deleted)
     }
@@ -100,21 +97,30 @@ impl Writer {
         if below <= from {
             return Ok(self.state.pruned);
         }
+        let log = self.folder.join(LOG);
+        if let Some(moved) = tiles::archive(&log) {
+            // First, because it may be read-only: then nothing is deleted, and the state does not say so.
+            for number in from..below {
+                self.delete(&moved.join(tiles::path(Row::Entries, number, WIDTH)))?;
+            }
+        }
         self.state.pruned = below * WIDTH;
         self.mark();
         self.commit()?;
         for number in from..below {
-            let bundle = tiles::path(Row::Entries, number, WIDTH);
-            let log = self.folder.join(LOG);
-            let moved = tiles::archive(&log).map(|moved| moved.join(&bundle));
-            let own = [index::path(number), salts::path(number)].map(|path| self.folder.join(path));
-            for path in own.into_iter().chain(moved).chain([log.join(&bundle)]) {
-                match self.disk.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::Disk(error)),
-                    _ => {}
-                }
-            }
+            self.delete(&log.join(tiles::path(Row::Entries, number, WIDTH)))?;
+            self.delete(&self.folder.join(index::path(number)))?;
+            self.delete(&self.folder.join(salts::path(number)))?;
         }
         Ok(self.state.pruned)
+    }
+
+    /// Deletes a file, if it is there.
+    fn delete(&self, path: &Path) -> Result<bool, LogError> {
+        match self.disk.remove(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(LogError::Disk(error)),
+        }
     }
 }

@@ -67,9 +67,7 @@ pub fn entry(line: &Line) -> Option<Entry> {
             cost_nano_usd: amendment.cost.map(|cost| cost.nanos()),
         })),
         Line::Event(event) => Some(Entry::Event(self::event(event))),
-        Line::Gap(gap) => {
-            Some(Entry::Gap(Gap { at: gap.at, reason: gap.reason.clone(), detail: gap.detail.clone() }))
-        }
+        Line::Gap(gap) => Some(Entry::Gap(Gap { at: gap.at, reason: gap.reason.clone(), detail: gap.detail.clone() })),
         Line::Charges(_) => None,
     }
 }

@@ -83,7 +83,9 @@ impl Exchange {
 
     /// The salt of this exchange; `None` if nothing is committed to.
     fn salt(&mut self) -> Option<Salt> {
-        if self.content.salt.is_none() && self.live.settings.content != ContentPolicy::None && self.gateway.audit.is_kept()
+        if self.content.salt.is_none()
+            && self.live.settings.content != ContentPolicy::None
+            && self.gateway.audit.is_kept()
         {
             match Salt::fresh() {
                 Ok(salt) => self.content.salt = Some(salt),

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use crate::audit::{body, entries, receipt, verified};
 use crate::support::client::Call;
 use crate::support::marg::{Marg, Setup};
-use crate::support::{soon, until};
 use crate::support::upstream::Upstream;
+use crate::support::{soon, until};
 
 /// Gives a gateway that is not started yet a log with so many entries, all of them ten days old.
 async fn aged(setup: &Setup, count: u64) {
@@ -97,8 +97,7 @@ async fn old_files_lie_elsewhere_while_the_gateway_goes_on() {
         assert!(done.success());
     }
     std::fs::remove_file(mirror.join("archive")).unwrap();
-    let (code, _, errors) =
-        marg.try_command(&["audit", "verify", "--log", "mirror", "--policy", "log.policy"]).await;
+    let (code, _, errors) = marg.try_command(&["audit", "verify", "--log", "mirror", "--policy", "log.policy"]).await;
     assert_eq!(code, 0, "{errors}");
 }
 
@@ -172,7 +171,10 @@ async fn an_alarm_is_told_in_four_ways_and_ends() {
     assert!(marg.ask_admin("GET", "/metrics", None).await.text().contains(&metric(1)));
     marg.logs("ALARM: the audit log cannot be written").await;
     let told = receiver.wait_for("", 1).await[0].json();
-    assert_eq!((&told["event"], &told["what"], &told["raised"]), (&json!("audit_alarm"), &json!("writing"), &json!(true)));
+    assert_eq!(
+        (&told["event"], &told["what"], &told["raised"]),
+        (&json!("audit_alarm"), &json!("writing"), &json!(true))
+    );
     std::fs::remove_file(&scratch).unwrap();
     std::fs::create_dir(&scratch).unwrap();
     marg.logs("the alarm of the audit log is over").await;

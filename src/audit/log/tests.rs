@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::audit::disk::System;
 use crate::audit::disk::tests::{Fault, Faulty};
-use crate::audit::entry::tests::{event, exchange};
 use crate::audit::entry::Noun;
+use crate::audit::entry::tests::{event, exchange};
 use crate::audit::key::Purpose;
 use crate::audit::receipt::Receipt;
 use crate::audit::tiles;
@@ -357,9 +357,7 @@ fn a_salt_can_be_erased_and_the_proof_stays() {
         .collect();
     log.take(&entries, "s", (0, 1)).unwrap();
     log.finish(now(1)).unwrap();
-    let kept = |index: u64| {
-        salts::read(folder.path(), index).unwrap()
-    };
+    let kept = |index: u64| salts::read(folder.path(), index).unwrap();
     assert_eq!([kept(7), kept(299)], [salts.get(&7).copied(), salts.get(&299).copied()]);
     let mode = std::fs::metadata(folder.path().join(salts::path(0))).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -396,4 +394,22 @@ fn old_entries_go_and_their_proofs_stay() {
     let fault = verify::log(&folder.path().join(LOG), &Policy::of_log(keys(1).public()), &[]).unwrap_err();
     assert!(fault.to_string().contains("768") && fault.to_string().contains("600"), "{fault}");
     drop(open(folder.path()));
+}
+
+#[test]
+fn another_version_of_the_program_is_noted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 3);
+    let path = folder.path().join("state");
+    let (mut state, _) = State::parse(&std::fs::read(&path).unwrap(), &[&keys(1)]).unwrap();
+    state.version = Some("0.0.1-before".to_owned());
+    std::fs::write(&path, state.to_text(&keys(1)).unwrap()).unwrap();
+    for _ in 0..2 {
+        open(folder.path()).finish(now(5)).unwrap();
+    }
+    let entries = bytes_of(folder.path());
+    assert_eq!(entries.len(), 4);
+    let entry: serde_json::Value = serde_json::from_slice(&entries[3]).unwrap();
+    assert_eq!((&entry["kind"], &entry["detail"]["from"]), (&"upgrade".into(), &"0.0.1-before".into()));
+    assert_eq!(entry["detail"]["to"], crate::unit::version::VERSION);
 }

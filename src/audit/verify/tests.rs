@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::audit::disk::System;
+use crate::audit::entry::tests::salt;
 use crate::audit::log::tests::{ORIGIN, filled, flip, keys, now, open, settings, taken};
 use crate::audit::log::{Log, Published};
 use crate::audit::merkle;
 use crate::audit::note::Note;
-use crate::audit::entry::tests::salt;
 use crate::audit::receipt::{Receipt, Which};
 use crate::audit::tail::LOG;
 use crate::audit::tiles::TreeFiles;

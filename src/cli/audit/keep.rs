@@ -156,7 +156,9 @@ pub async fn erase(erase: &Erase, common: &Common) -> Result {
     ask("since", since.map(Timestamp::rfc3339));
     ask("until", until.map(Timestamp::rfc3339));
     if asked.is_empty() {
-        return Err(Failure::usage("Say what is to be erased: --exchange, --key, --org, --team, --user, --since or --until."));
+        return Err(Failure::usage(
+            "Say what is to be erased: --exchange, --key, --org, --team, --user, --since or --until.",
+        ));
     }
     if common.server.is_some() {
         let answer = common.door()?.ask(Method::POST, "/admin/audit/erase", Some(&Value::Object(asked))).await?;

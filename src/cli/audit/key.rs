@@ -71,7 +71,9 @@ pub fn run(command: Key, format: Format) -> Result {
         Key::Create(Create { origin, file, passphrase_file, witness }) => {
             let purpose = if witness { Purpose::Witness } else { Purpose::Log };
             if !is_name(&origin) {
-                return Err(Failure::usage(format!("{origin:?} is no name: it is empty, or holds spaces, + or control characters.")));
+                return Err(Failure::usage(format!(
+                    "{origin:?} is no name: it is empty, or holds spaces, + or control characters."
+                )));
             }
             create(purpose, &origin, &file, passphrase_file.as_deref())?;
             show(&file, format, None)
@@ -88,7 +90,8 @@ pub fn run(command: Key, format: Format) -> Result {
             next.push(".next");
             let next = PathBuf::from(next);
             create(present.purpose, &present.name, &next, passphrase_file.as_deref())?;
-            let hint = "The gateway goes over to these keys at its next start; receipts then prove the way from the old ones.";
+            let hint =
+                "The gateway goes over to these keys at its next start; receipts then prove the way from the old ones.";
             show(&next, format, Some(hint).filter(|_| present.purpose == Purpose::Log))
         }
         Key::ExportPublic(Named { file }) => {

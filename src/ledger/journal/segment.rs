@@ -270,7 +270,8 @@ impl Piece {
             self.skipped += 1;
             let bytes = text.len();
             // A line that was torn because the disk was full for a moment was written once more behind it.
-            let detail = format!("{bytes} bytes of the journal segment {segment}, from byte {from} on, are no whole line");
+            let detail =
+                format!("{bytes} bytes of the journal segment {segment}, from byte {from} on, are no whole line");
             Line::Gap(Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail })
         });
         self.lines.push(line);
