@@ -228,6 +228,49 @@ pub struct Record {
     pub commitments: Option<Commitments>,
 }
 
+impl Record {
+    /// A record of which nothing is known but its id and its beginning: interrupted before anything happened.
+    pub fn blank(id: ExchangeId, started_at: Timestamp) -> Self {
+        Self {
+            id,
+            started_at,
+            request_id: None,
+            operation: String::new(),
+            method: String::new(),
+            path: String::new(),
+            address: None,
+            key_id: None,
+            org: None,
+            team: None,
+            user: None,
+            model_requested: None,
+            model_served: None,
+            provider: None,
+            route: None,
+            stream: false,
+            status: 0,
+            outcome: Outcome::Interrupted,
+            reason: None,
+            error: None,
+            usage: None,
+            usage_source: None,
+            service_tier: None,
+            cost: None,
+            price: None,
+            duration_us: 0,
+            ttft_us: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            attempts: Vec::new(),
+            tags: Vec::new(),
+            session: None,
+            verdict: None,
+            charges: Vec::new(),
+            commitments: None,
+        }
+    }
+}
+
 /// What became known after the record was written: the tokens of an answer whose provider reported none, counted off the
 /// request path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -104,7 +104,7 @@ impl Exchange {
         Self {
             live: gateway.live.load_full(),
             started: Tick::now(),
-            record: blank(id),
+            record: Record::blank(id, Timestamp::now()),
             place: None,
             key: None,
             facts: None,
@@ -174,45 +174,4 @@ pub fn clip(text: &str) -> String {
         end -= 1;
     }
     text.get(..end).unwrap_or_default().to_owned()
-}
-
-/// A record of which nothing is known but its id.
-fn blank(id: ExchangeId) -> Record {
-    Record {
-        id,
-        started_at: Timestamp::now(),
-        request_id: None,
-        operation: String::new(),
-        method: String::new(),
-        path: String::new(),
-        address: None,
-        key_id: None,
-        org: None,
-        team: None,
-        user: None,
-        model_requested: None,
-        model_served: None,
-        provider: None,
-        route: None,
-        stream: false,
-        status: 0,
-        outcome: Outcome::Interrupted,
-        reason: None,
-        error: None,
-        usage: None,
-        usage_source: None,
-        service_tier: None,
-        cost: None,
-        price: None,
-        duration_us: 0,
-        ttft_us: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        attempts: Vec::new(),
-        tags: Vec::new(),
-        session: None,
-        verdict: None,
-        charges: Vec::new(),
-        commitments: None,
-    }
 }

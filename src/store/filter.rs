@@ -3,8 +3,10 @@
 
 use sqlx::{Database, Encode, QueryBuilder, Type};
 
-use crate::ledger::query::{Cursor, Filter, Order, StatusFilter};
+use crate::key::KeyState;
+use crate::ledger::query::{Cursor, Filter, Group, Order, StatusFilter};
 use crate::store::record;
+use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 
 /// What a database says in its own way.
@@ -84,5 +86,49 @@ where
             query.push(format_args!(" AND (started_at, number) {beyond} (")).push_bind(started_at.micros());
             query.push(", ").push_bind(number).push(")");
         }
+    }
+}
+
+/// Adds that keys be in a state at a moment; the order is the one of [`Key::state`](crate::key::Key::state).
+pub(super) fn push_key_state<DB>(query: &mut QueryBuilder<DB>, state: Option<(KeyState, Timestamp)>)
+where
+    DB: Database,
+    i64: for<'q> Encode<'q, DB> + Type<DB>,
+{
+    let Some((state, now)) = state else { return };
+    query.push(match state {
+        KeyState::Revoked => " AND revoked_at IS NOT NULL",
+        KeyState::Disabled => " AND revoked_at IS NULL AND NOT enabled",
+        KeyState::Expired | KeyState::Active | KeyState::Suspended => " AND revoked_at IS NULL AND enabled AND ",
+    });
+    match state {
+        KeyState::Revoked | KeyState::Disabled => return,
+        KeyState::Expired => query.push("expires_at <= ").push_bind(now.micros()),
+        KeyState::Active | KeyState::Suspended => {
+            query.push("(expires_at IS NULL OR expires_at > ").push_bind(now.micros()).push(")")
+        }
+    };
+    match state {
+        KeyState::Active => {
+            query.push(" AND (suspended_reason IS NULL OR suspended_until <= ").push_bind(now.micros()).push(")")
+        }
+        KeyState::Suspended => query
+            .push(" AND suspended_reason IS NOT NULL AND (suspended_until IS NULL OR suspended_until > ")
+            .push_bind(now.micros())
+            .push(")"),
+        _ => query,
+    };
+}
+
+/// What records are grouped by; in [`Group::Tag`] the source is named `tag` and its column `value`.
+pub(super) fn grouped_by(group: Group) -> &'static str {
+    match group {
+        Group::Key => "key_id",
+        Group::Org => "org",
+        Group::Team => "team",
+        Group::User => "\"user\"",
+        Group::Model => "coalesce(model_served, model_requested)",
+        Group::Provider => "provider",
+        Group::Tag => "tag.value",
     }
 }

@@ -6,6 +6,7 @@
 
 mod copy;
 mod filter;
+mod noun;
 pub mod postgres;
 mod record;
 pub mod redis;

@@ -146,6 +146,11 @@ impl Work {
         sqlx::query(text).persistent(self.named)
     }
 
+    /// A statement with its values, in order.
+    fn filled<'v>(&self, text: &'static str, values: impl IntoIterator<Item = Value<'v>>) -> Statement<'static> {
+        values.into_iter().fold(self.sql(text), bind)
+    }
+
     fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }

@@ -217,6 +217,11 @@ async fn connect(options: SqliteConnectOptions) -> Result<SqlitePool, StoreError
     }
 }
 
+/// A statement with its values, in order.
+fn filled<'v>(statement: &'static str, values: impl IntoIterator<Item = Value<'v>>) -> Statement<'static> {
+    values.into_iter().fold(sqlx::query(statement), bind)
+}
+
 /// Binds a value.
 fn bind<'q>(query: Statement<'q>, value: Value<'_>) -> Statement<'q> {
     match value {

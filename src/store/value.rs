@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde::de::DeserializeOwned;
 
 use crate::error::StoreError;
+use crate::unit::clock::Timestamp;
 
 /// A value of a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +78,17 @@ pub trait Row {
     fn json<T: DeserializeOwned + Default>(&self, column: &str) -> Result<T, StoreError> {
         let Some(text) = self.text(column)? else { return Ok(T::default()) };
         serde_json::from_str(&text).map_err(|cause| StoreError::Corrupt(format!("column {column}: {cause}").into()))
+    }
+
+    /// A column of JSON text that is never missing.
+    fn parsed<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
+        serde_json::from_str(&self.word(column)?)
+            .map_err(|cause| StoreError::Corrupt(format!("column {column}: {cause}").into()))
+    }
+
+    /// A point in time, in microseconds.
+    fn time(&self, column: &str) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.integer(column)?.map(Timestamp))
     }
 
     /// A column as a value, for moving rows from one backend to another.

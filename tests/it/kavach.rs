@@ -305,6 +305,7 @@ async fn a_key_that_a_policy_suspends_stays_so_until_an_operator_releases_it() {
         (key["status"] == "suspended" && key["suspended_reason"] == "odd").then_some(())
     })
     .await;
+    marg.kill9();
     marg.restart().await;
     assert_eq!(ask(&marg, "one").await.status, 403);
     let released = marg.ask_admin("POST", &format!("{path}/release"), None).await;

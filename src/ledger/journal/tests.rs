@@ -12,41 +12,18 @@ const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_byt
 
 pub(crate) fn record(path: &str) -> Record {
     Record {
-        id: ExchangeId::new(),
-        started_at: Timestamp(1_700_000_000_000_000),
-        request_id: None,
         operation: "chat".to_owned(),
         method: "POST".to_owned(),
         path: path.to_owned(),
-        address: None,
         key_id: Some("key_1".into()),
-        org: None,
-        team: None,
-        user: None,
         model_requested: Some("gpt-4o\nüñí".to_owned()),
-        model_served: None,
         provider: Some("openai".into()),
-        route: None,
-        stream: false,
         status: 200,
         outcome: Outcome::Answered,
-        reason: None,
-        error: None,
-        usage: None,
-        usage_source: None,
-        service_tier: None,
-        cost: None,
-        price: None,
         duration_us: 1_000,
-        ttft_us: None,
         bytes_in: 10,
         bytes_out: 20,
-        attempts: Vec::new(),
-        tags: Vec::new(),
-        session: None,
-        verdict: None,
-        charges: Vec::new(),
-        commitments: None,
+        ..Record::blank(ExchangeId::new(), Timestamp(1_700_000_000_000_000))
     }
 }
 

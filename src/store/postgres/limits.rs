@@ -1,16 +1,13 @@
 //! Limits in PostgreSQL.
 
 use async_trait::async_trait;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use sqlx::postgres::PgRow;
 
-use super::super::value::{Row, json};
-use super::{Statement, Store, Work, found, or_conflict};
-use crate::budget::limit::{Limit, Window};
+use super::super::noun;
+use super::super::value::Row;
+use super::{Store, found, or_conflict};
+use crate::budget::limit::Limit;
 use crate::budget::store::{LimitStore, MAX_STORED_LIMITS};
 use crate::error::StoreError;
-use crate::unit::clock::Timestamp;
 
 const INSERT: &str = "INSERT INTO spend_limit (name, scope, subject, models, unit, span, amount, action, warn_at_percent, \
                       enabled, created_at, updated_at, id) \
@@ -25,7 +22,7 @@ impl LimitStore for Store {
         self.bounded(async {
             let mut work = self.begin().await?;
             let rows = work.all(work.sql("SELECT * FROM spend_limit ORDER BY id")).await?;
-            rows.iter().map(read).collect()
+            rows.iter().map(noun::limit).collect()
         })
         .await
     }
@@ -34,7 +31,7 @@ impl LimitStore for Store {
         self.bounded(async {
             let mut work = self.begin().await?;
             let row = work.optional(work.sql("SELECT * FROM spend_limit WHERE id = $1").bind(id.to_owned())).await?;
-            row.as_ref().map(read).transpose()
+            row.as_ref().map(noun::limit).transpose()
         })
         .await
     }
@@ -49,7 +46,7 @@ impl LimitStore for Store {
                 let text = format!("There are {MAX_STORED_LIMITS} stored limits; delete some.");
                 return Err(StoreError::Conflict(text.into()));
             }
-            let done = work.execute(bind(&work, INSERT, limit)?).await;
+            let done = work.execute(work.filled(INSERT, noun::limit_values(limit)?)).await;
             done.map_err(|error| or_conflict(error, "A limit with this id is there already."))?;
             work.commit().await
         })
@@ -59,7 +56,7 @@ impl LimitStore for Store {
     async fn update(&self, limit: &Limit) -> Result<(), StoreError> {
         self.bounded(async {
             let mut work = self.begin().await?;
-            found(work.execute(bind(&work, UPDATE, limit)?).await?.rows_affected())?;
+            found(work.execute(work.filled(UPDATE, noun::limit_values(limit)?)).await?.rows_affected())?;
             work.commit().await
         })
         .await
@@ -74,57 +71,4 @@ impl LimitStore for Store {
         })
         .await
     }
-}
-
-/// Binds every column in the order of both statements.
-fn bind(work: &Work, statement: &'static str, limit: &Limit) -> Result<Statement<'static>, StoreError> {
-    Ok(work
-        .sql(statement)
-        .bind(limit.name.as_str())
-        .bind(word(&limit.scope)?)
-        .bind(limit.subject.as_deref())
-        .bind(json(&limit.models)?)
-        .bind(word(&limit.unit)?)
-        .bind(json(&limit.window)?)
-        .bind(limit.amount)
-        .bind(json(&limit.action)?)
-        .bind(json(&limit.warn_at_percent)?)
-        .bind(limit.enabled)
-        .bind(limit.created_at.micros())
-        .bind(limit.updated_at.micros())
-        .bind(limit.id.as_ref()))
-}
-
-/// The bare word of a value that JSON writes as one text.
-fn word(value: &impl Serialize) -> Result<String, StoreError> {
-    Ok(json(value)?.trim_matches('"').to_owned())
-}
-
-/// A column that holds such a word.
-fn from_word<T: DeserializeOwned>(row: &PgRow, column: &'static str) -> Result<T, StoreError> {
-    serde_json::from_value(serde_json::Value::String(row.word(column)?))
-        .map_err(|cause| StoreError::Corrupt(format!("column {column}: {cause}").into()))
-}
-
-fn read(row: &PgRow) -> Result<Limit, StoreError> {
-    Ok(Limit {
-        id: row.word("id")?.into(),
-        name: row.word("name")?,
-        scope: from_word(row, "scope")?,
-        subject: row.text("subject")?.map(Into::into),
-        models: row.json("models")?,
-        unit: from_word(row, "unit")?,
-        window: window(row)?,
-        amount: row.number("amount")?,
-        action: row.json("action")?,
-        warn_at_percent: row.json("warn_at_percent")?,
-        enabled: row.flag("enabled")?,
-        created_at: Timestamp(row.number("created_at")?),
-        updated_at: Timestamp(row.number("updated_at")?),
-    })
-}
-
-fn window(row: &PgRow) -> Result<Window, StoreError> {
-    let corrupt = |cause| StoreError::Corrupt(format!("column span: {cause}").into());
-    serde_json::from_str(&row.word("span")?).map_err(corrupt)
 }

@@ -1,14 +1,12 @@
 //! Orgs, teams and users in PostgreSQL.
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 
-use super::super::value::{Row, json};
-use super::keys::{cap, read_caps};
-use super::{Statement, Store, Work, found, or_conflict};
+use super::super::noun;
+use super::super::value::Row;
+use super::{Store, found, or_conflict};
 use crate::error::StoreError;
 use crate::key::party::{MAX_PARTIES, Party, PartyKind, PartyStore};
-use crate::unit::clock::Timestamp;
 
 const INSERT: &str = "INSERT INTO party (org, team, description, labels, models, max_input_tokens, max_output_tokens, enabled, \
                       created_at, updated_at, kind, name) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
@@ -23,7 +21,7 @@ impl PartyStore for Store {
             let mut work = self.begin().await?;
             let statement = "SELECT * FROM party WHERE $1::text IS NULL OR kind = $1::text ORDER BY kind, name";
             let rows = work.all(work.sql(statement).bind(kind.map(PartyKind::as_str))).await?;
-            rows.iter().map(read).collect()
+            rows.iter().map(noun::party).collect()
         })
         .await
     }
@@ -33,7 +31,7 @@ impl PartyStore for Store {
             let mut work = self.begin().await?;
             let statement = work.sql("SELECT * FROM party WHERE kind = $1 AND name = $2");
             let row = work.optional(statement.bind(kind.as_str()).bind(name.to_owned())).await?;
-            row.as_ref().map(read).transpose()
+            row.as_ref().map(noun::party).transpose()
         })
         .await
     }
@@ -48,7 +46,7 @@ impl PartyStore for Store {
                 let text = format!("There are {MAX_PARTIES} organisations, teams and users; delete some.");
                 return Err(StoreError::Conflict(text.into()));
             }
-            let done = work.execute(bind(&work, INSERT, party)?).await;
+            let done = work.execute(work.filled(INSERT, noun::party_values(party)?)).await;
             done.map_err(|error| or_conflict(error, "This name is there already."))?;
             work.commit().await
         })
@@ -58,7 +56,7 @@ impl PartyStore for Store {
     async fn update(&self, party: &Party) -> Result<(), StoreError> {
         self.bounded(async {
             let mut work = self.begin().await?;
-            found(work.execute(bind(&work, UPDATE, party)?).await?.rows_affected())?;
+            found(work.execute(work.filled(UPDATE, noun::party_values(party)?)).await?.rows_affected())?;
             work.commit().await
         })
         .await
@@ -74,41 +72,4 @@ impl PartyStore for Store {
         })
         .await
     }
-}
-
-/// Binds every column in the order of both statements.
-fn bind(work: &Work, statement: &'static str, party: &Party) -> Result<Statement<'static>, StoreError> {
-    Ok(work
-        .sql(statement)
-        .bind(party.org.as_deref())
-        .bind(party.team.as_deref())
-        .bind(party.description.as_str())
-        .bind(json(&party.labels)?)
-        .bind(json(&party.models)?)
-        .bind(cap(party.caps.max_input_tokens))
-        .bind(cap(party.caps.max_output_tokens))
-        .bind(party.enabled)
-        .bind(party.created_at.micros())
-        .bind(party.updated_at.micros())
-        .bind(party.kind.as_str())
-        .bind(party.name.as_ref()))
-}
-
-fn read(row: &PgRow) -> Result<Party, StoreError> {
-    let text = |column: &str| row.text(column).map(|text| text.map(Into::into));
-    let kind = row.word("kind")?;
-    let kind = PartyKind::ALL.into_iter().find(|known| known.as_str() == kind);
-    Ok(Party {
-        kind: kind.ok_or_else(|| StoreError::Corrupt("a party is of no known kind".into()))?,
-        name: row.word("name")?.into(),
-        org: text("org")?,
-        team: text("team")?,
-        description: row.word("description")?,
-        labels: row.json("labels")?,
-        models: row.json("models")?,
-        caps: read_caps(row)?,
-        enabled: row.flag("enabled")?,
-        created_at: Timestamp(row.number("created_at")?),
-        updated_at: Timestamp(row.number("updated_at")?),
-    })
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 
-use super::super::value::{Row, json};
+use super::super::noun;
+use super::super::value::Row;
 use super::{Store, Work, found, or_conflict};
 use crate::error::StoreError;
 use crate::route::store::{MAX_STORED_ROUTES, RouteStore, StoredRoute};
-use crate::unit::clock::Timestamp;
 
 #[async_trait]
 impl RouteStore for Store {
@@ -17,7 +16,7 @@ impl RouteStore for Store {
         self.bounded(async {
             let mut work = self.begin().await?;
             let rows = work.all(work.sql("SELECT * FROM stored_route ORDER BY position, id")).await?;
-            rows.iter().map(read).collect()
+            rows.iter().map(noun::route).collect()
         })
         .await
     }
@@ -26,7 +25,7 @@ impl RouteStore for Store {
         self.bounded(async {
             let mut work = self.begin().await?;
             let row = work.optional(work.sql("SELECT * FROM stored_route WHERE id = $1").bind(id.to_owned())).await?;
-            row.as_ref().map(read).transpose()
+            row.as_ref().map(noun::route).transpose()
         })
         .await
     }
@@ -41,16 +40,9 @@ impl RouteStore for Store {
             }
             let position = route.position.clamp(0, count);
             move_from(&mut work, position, 1).await?;
-            let statement = work
-                .sql(
-                    "INSERT INTO stored_route (id, position, config, created_at, updated_at) \
-                     VALUES ($1, $2, $3, $4, $5)",
-                )
-                .bind(route.id.as_ref())
-                .bind(position)
-                .bind(json(&route.config)?)
-                .bind(route.created_at.micros())
-                .bind(route.updated_at.micros());
+            let statement = "INSERT INTO stored_route (id, config, created_at, updated_at, position) \
+                             VALUES ($1, $2, $3, $4, $5)";
+            let statement = work.filled(statement, noun::route_values(route, position)?);
             let done = work.execute(statement).await;
             done.map_err(|error| or_conflict(error, "A route with this id is there already."))?;
             work.commit().await?;
@@ -62,11 +54,8 @@ impl RouteStore for Store {
     async fn update(&self, route: &StoredRoute) -> Result<(), StoreError> {
         self.bounded(async {
             let mut work = self.begin().await?;
-            let statement = work
-                .sql("UPDATE stored_route SET config = $1, updated_at = $2 WHERE id = $3")
-                .bind(json(&route.config)?)
-                .bind(route.updated_at.micros())
-                .bind(route.id.as_ref());
+            let statement = "UPDATE stored_route SET config = $1, updated_at = $2 WHERE id = $3";
+            let statement = work.filled(statement, noun::route_changes(route)?);
             found(work.execute(statement).await?.rows_affected())?;
             work.commit().await
         })
@@ -119,14 +108,4 @@ impl Store {
 async fn move_from(work: &mut Work, position: i64, by: i64) -> Result<(), StoreError> {
     let statement = work.sql("UPDATE stored_route SET position = position + $1 WHERE position >= $2");
     work.execute(statement.bind(by).bind(position)).await.map(drop)
-}
-
-fn read(row: &PgRow) -> Result<StoredRoute, StoreError> {
-    Ok(StoredRoute {
-        id: row.word("id")?.into(),
-        position: row.number("position")?,
-        config: row.json("config")?,
-        created_at: Timestamp(row.number("created_at")?),
-        updated_at: Timestamp(row.number("updated_at")?),
-    })
 }

@@ -1,14 +1,16 @@
 //! Stored prices in SQLite.
 
 use async_trait::async_trait;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
-use super::keys::{from_json, json};
-use super::{Store, failed, found};
+use super::super::noun;
+use super::{Store, failed, filled, found};
 use crate::catalog::stored::{MAX_STORED_PRICES, PriceStore, StoredPrice};
 use crate::error::StoreError;
-use crate::unit::clock::Timestamp;
+
+const PUT: &str = "INSERT INTO stored_price (id, provider, model, effective, config, changed_by, created_at, updated_at) \
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (provider, model, effective) DO UPDATE SET \
+                   config = excluded.config, changed_by = excluded.changed_by, updated_at = excluded.updated_at \
+                   RETURNING id, config, changed_by, created_at, updated_at";
 
 #[async_trait]
 impl PriceStore for Store {
@@ -17,31 +19,15 @@ impl PriceStore for Store {
             .fetch_all(&self.readers)
             .await
             .map_err(failed)?;
-        rows.iter().map(read).collect()
+        rows.iter().map(noun::price).collect()
     }
 
     async fn put_prices(&self, prices: &[StoredPrice]) -> Result<Vec<StoredPrice>, StoreError> {
         let mut transaction = self.write().await?;
         let mut stored = Vec::with_capacity(prices.len());
         for price in prices {
-            let row = sqlx::query(
-                "INSERT INTO stored_price (id, provider, model, effective, config, changed_by, created_at, updated_at) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (provider, model, effective) DO UPDATE SET \
-                 config = excluded.config, changed_by = excluded.changed_by, updated_at = excluded.updated_at \
-                 RETURNING id, config, changed_by, created_at, updated_at",
-            )
-            .bind(price.id.as_ref())
-            .bind(price.row.provider.as_deref().unwrap_or_default())
-            .bind(price.row.model.as_str())
-            .bind(price.row.effective.as_deref().unwrap_or_default())
-            .bind(json(&price.row)?)
-            .bind(price.changed_by.as_str())
-            .bind(price.created_at.micros())
-            .bind(price.updated_at.micros())
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(failed)?;
-            stored.push(read(&row)?);
+            let row = filled(PUT, noun::price_values(price)?).fetch_one(&mut *transaction).await.map_err(failed)?;
+            stored.push(noun::price(&row)?);
         }
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM stored_price")
             .fetch_one(&mut *transaction)
@@ -63,20 +49,11 @@ impl PriceStore for Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<StoredPrice, StoreError> {
-    Ok(StoredPrice {
-        id: row.try_get::<String, _>("id").map_err(failed)?.into(),
-        row: from_json(row, "config")?,
-        changed_by: row.try_get("changed_by").map_err(failed)?,
-        created_at: Timestamp(row.try_get("created_at").map_err(failed)?),
-        updated_at: Timestamp(row.try_get("updated_at").map_err(failed)?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalog::stored::PriceRow;
+    use crate::unit::clock::Timestamp;
 
     fn price(model: &str, input: f64, now: i64) -> StoredPrice {
         let rates = [("input".to_owned(), input), ("output".to_owned(), 1.0)].into();

@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::keys::{from_json, json};
-use super::{Store, failed, found, or_conflict};
+use super::super::noun;
+use super::{Store, failed, filled, found, or_conflict};
 use crate::error::StoreError;
 use crate::route::store::{MAX_STORED_ROUTES, RouteStore, StoredRoute};
-use crate::unit::clock::Timestamp;
 
 const SELECT: &str = "SELECT id, position, config, created_at, updated_at FROM stored_route";
 
@@ -19,13 +17,13 @@ impl RouteStore for Store {
     async fn list(&self) -> Result<Vec<StoredRoute>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         let rows = query.push(" ORDER BY position, id").build().fetch_all(&self.readers).await.map_err(failed)?;
-        rows.iter().map(read).collect()
+        rows.iter().map(noun::route).collect()
     }
 
     async fn get(&self, id: &str) -> Result<Option<StoredRoute>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         let row = query.push(" WHERE id = ").push_bind(id).build().fetch_optional(&self.readers).await;
-        row.map_err(failed)?.as_ref().map(read).transpose()
+        row.map_err(failed)?.as_ref().map(noun::route).transpose()
     }
 
     async fn insert(&self, route: &StoredRoute) -> Result<StoredRoute, StoreError> {
@@ -41,12 +39,9 @@ impl RouteStore for Store {
         }
         let position = route.position.clamp(0, count);
         move_from(&mut transaction, position, 1).await?;
-        sqlx::query("INSERT INTO stored_route (id, position, config, created_at, updated_at) VALUES (?, ?, ?, ?, ?)")
-            .bind(route.id.as_ref())
-            .bind(position)
-            .bind(json(&route.config)?)
-            .bind(route.created_at.micros())
-            .bind(route.updated_at.micros())
+        let statement =
+            "INSERT INTO stored_route (id, config, created_at, updated_at, position) VALUES (?, ?, ?, ?, ?)";
+        filled(statement, noun::route_values(route, position)?)
             .execute(&mut *transaction)
             .await
             .map_err(|error| or_conflict(failed(error), "A route with this id is there already."))?;
@@ -56,12 +51,8 @@ impl RouteStore for Store {
 
     async fn update(&self, route: &StoredRoute) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
-        let done = sqlx::query("UPDATE stored_route SET config = ?, updated_at = ? WHERE id = ?")
-            .bind(json(&route.config)?)
-            .bind(route.updated_at.micros())
-            .bind(route.id.as_ref())
-            .execute(&mut *transaction)
-            .await;
+        let statement = "UPDATE stored_route SET config = ?, updated_at = ? WHERE id = ?";
+        let done = filled(statement, noun::route_changes(route)?).execute(&mut *transaction).await;
         found(done.map_err(failed)?.rows_affected())?;
         transaction.commit().await.map_err(failed)
     }
@@ -110,14 +101,4 @@ async fn move_from(connection: &mut SqliteConnection, position: i64, by: i64) ->
         .await
         .map(drop)
         .map_err(failed)
-}
-
-fn read(row: &SqliteRow) -> Result<StoredRoute, StoreError> {
-    Ok(StoredRoute {
-        id: row.try_get::<String, _>("id").map_err(failed)?.into(),
-        position: row.try_get("position").map_err(failed)?,
-        config: from_json(row, "config")?,
-        created_at: Timestamp(row.try_get("created_at").map_err(failed)?),
-        updated_at: Timestamp(row.try_get("updated_at").map_err(failed)?),
-    })
 }

@@ -1,15 +1,13 @@
 //! Admin tokens in SQLite.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 
-use super::keys::read_hash;
-use super::{Store, failed, found, or_conflict};
+use super::super::noun;
+use super::{Store, failed, filled, found, or_conflict};
 use crate::error::StoreError;
 use crate::key::admin::{AdminToken, AdminTokenStore, MAX_ADMIN_TOKENS};
 use crate::key::token::TokenHash;
-use crate::unit::clock::Timestamp;
 
 const SELECT: &str = "SELECT id, label, role, hint, hash, created_at, expires_at, revoked_at FROM admin_token";
 
@@ -28,15 +26,7 @@ impl AdminTokenStore for Store {
         }
         let statement = "INSERT INTO admin_token (id, label, role, hint, hash, created_at, expires_at, revoked_at) \
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-        sqlx::query(statement)
-            .bind(token.id.as_ref())
-            .bind(token.label.as_str())
-            .bind(token.role.as_str())
-            .bind(token.hint.as_str())
-            .bind(token.hash.0.as_slice())
-            .bind(token.created_at.micros())
-            .bind(token.expires_at.map(Timestamp::micros))
-            .bind(token.revoked_at.map(Timestamp::micros))
+        filled(statement, noun::admin_token_values(token))
             .execute(&mut *transaction)
             .await
             .map_err(|error| or_conflict(failed(error), "An admin token with this id or hash is there already."))?;
@@ -47,14 +37,7 @@ impl AdminTokenStore for Store {
         let mut transaction = self.write().await?;
         let statement = "UPDATE admin_token SET label = ?, role = ?, expires_at = ?, revoked_at = coalesce(revoked_at, ?) \
                          WHERE id = ?";
-        let done = sqlx::query(statement)
-            .bind(token.label.as_str())
-            .bind(token.role.as_str())
-            .bind(token.expires_at.map(Timestamp::micros))
-            .bind(token.revoked_at.map(Timestamp::micros))
-            .bind(token.id.as_ref())
-            .execute(&mut *transaction)
-            .await;
+        let done = filled(statement, noun::admin_token_changes(token)).execute(&mut *transaction).await;
         found(done.map_err(failed)?.rows_affected())?;
         transaction.commit().await.map_err(failed)
     }
@@ -69,33 +52,18 @@ impl AdminTokenStore for Store {
     async fn get(&self, id: &str) -> Result<Option<AdminToken>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         let row = query.push(" WHERE id = ").push_bind(id).build().fetch_optional(&self.readers).await;
-        row.map_err(failed)?.as_ref().map(read).transpose()
+        row.map_err(failed)?.as_ref().map(noun::admin_token).transpose()
     }
 
     async fn find(&self, hash: &TokenHash) -> Result<Option<AdminToken>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         let row = query.push(" WHERE hash = ").push_bind(hash.0.as_slice()).build().fetch_optional(&self.readers).await;
-        row.map_err(failed)?.as_ref().map(read).transpose()
+        row.map_err(failed)?.as_ref().map(noun::admin_token).transpose()
     }
 
     async fn all(&self) -> Result<Vec<AdminToken>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         let rows = query.push(" ORDER BY id DESC").build().fetch_all(&self.readers).await.map_err(failed)?;
-        rows.iter().map(read).collect()
+        rows.iter().map(noun::admin_token).collect()
     }
-}
-
-fn read(row: &SqliteRow) -> Result<AdminToken, StoreError> {
-    let time = |column: &str| row.try_get::<Option<i64>, _>(column).map(|time| time.map(Timestamp)).map_err(failed);
-    let role: String = row.try_get("role").map_err(failed)?;
-    Ok(AdminToken {
-        id: row.try_get::<String, _>("id").map_err(failed)?.into(),
-        label: row.try_get("label").map_err(failed)?,
-        role: role.parse().map_err(|sentence: String| StoreError::Corrupt(sentence.into()))?,
-        hint: row.try_get("hint").map_err(failed)?,
-        hash: read_hash(row)?,
-        created_at: Timestamp(row.try_get("created_at").map_err(failed)?),
-        expires_at: time("expires_at")?,
-        revoked_at: time("revoked_at")?,
-    })
 }

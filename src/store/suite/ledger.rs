@@ -27,41 +27,12 @@ use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 pub fn record(started_at: i64) -> Record {
     Record {
-        id: ExchangeId::new(),
-        started_at: Timestamp(started_at),
-        request_id: None,
         operation: "chat".to_owned(),
         method: "POST".to_owned(),
         path: "/v1/chat/completions".to_owned(),
-        address: None,
-        key_id: None,
-        org: None,
-        team: None,
-        user: None,
-        model_requested: None,
-        model_served: None,
-        provider: None,
-        route: None,
-        stream: false,
         status: 200,
         outcome: Outcome::Answered,
-        reason: None,
-        error: None,
-        usage: None,
-        usage_source: None,
-        service_tier: None,
-        cost: None,
-        price: None,
-        duration_us: 0,
-        ttft_us: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        attempts: Vec::new(),
-        tags: Vec::new(),
-        session: None,
-        verdict: None,
-        charges: Vec::new(),
-        commitments: None,
+        ..Record::blank(ExchangeId::new(), Timestamp(started_at))
     }
 }
 

@@ -260,6 +260,8 @@ impl Marg {
 
     /// Starts it again after its end, on the same folder and ports.
     pub async fn restart(&mut self) {
+        let old = self.child.try_wait().unwrap();
+        assert!(old.is_some(), "the process that is to be started again is still running");
         self.child = launch(self.folder.path(), &self.variables, &self.log);
         self.ready().await;
     }

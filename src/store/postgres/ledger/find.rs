@@ -3,7 +3,7 @@
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder};
 
-use super::super::super::filter::{Speech, push_conditions, push_cursor};
+use super::super::super::filter::{Speech, grouped_by, push_conditions, push_cursor};
 use super::super::super::record;
 use super::super::super::value::Row;
 use super::super::{Work, storable};
@@ -54,15 +54,7 @@ pub(super) async fn top(
     group: Group,
     limit: usize,
 ) -> Result<Vec<Spender>, StoreError> {
-    let name = match group {
-        Group::Key => "key_id",
-        Group::Org => "org",
-        Group::Team => "team",
-        Group::User => "\"user\"",
-        Group::Model => "coalesce(model_served, model_requested)",
-        Group::Provider => "provider",
-        Group::Tag => "tag.value",
-    };
+    let name = grouped_by(group);
     // A record without tags has none to be counted for; every other record is one of its group.
     let from = match group {
         Group::Tag => "exchange, json_array_elements_text(exchange.tags::json) AS tag(value)",

@@ -6,7 +6,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use super::super::failed;
 use crate::error::StoreError;
 use crate::ledger::query::{Cursor, Filter, Group, MAX_LIMIT, MAX_SUMS, Order, Page, Spender, Summary, UsageSum};
-use crate::store::filter::{Speech, push_conditions, push_cursor};
+use crate::store::filter::{Speech, grouped_by, push_conditions, push_cursor};
 use crate::store::record;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
@@ -49,15 +49,7 @@ pub(super) async fn top(
     group: Group,
     limit: usize,
 ) -> Result<Vec<Spender>, StoreError> {
-    let name = match group {
-        Group::Key => "key_id",
-        Group::Org => "org",
-        Group::Team => "team",
-        Group::User => "user",
-        Group::Model => "coalesce(model_served, model_requested)",
-        Group::Provider => "provider",
-        Group::Tag => "tag.value",
-    };
+    let name = grouped_by(group);
     // A record without tags has none to be counted for; every other record is one of its group.
     let from = if group == Group::Tag { "exchange, json_each(exchange.tags) AS tag" } else { "exchange" };
     let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
