@@ -114,7 +114,11 @@ pub async fn erase(state: State, Body(order): Body<EraseOrder>) -> Result<Respon
     let Erased { exchanges, salts, texts } = blocking(move || erase::erase(&log, &filter)).await?;
     if let Some(journal) = state.journal.clone() {
         // The segment that is being written holds the salts of the last exchanges.
-        blocking(move || Ok(journal.turn())).await?;
+        blocking(move || {
+            journal.turn();
+            Ok(())
+        })
+        .await?;
     }
     if single && exchanges == 0 && texts == 0 {
         return Err(Refusal::missing("exchange in the audit log"));

@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn witnesses_that_stay_behind_raise_an_alarm_and_slow_ones_do_not() {
         let keeper = keeper();
-        for second in 100..300 {
+        for second in 100_i64..300 {
             // Always a second behind.
             let size = second.unsigned_abs();
             assert!(wrong(&keeper, second, (size, size, size - 1)).is_empty(), "{second}");
