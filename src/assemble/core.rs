@@ -13,7 +13,7 @@ use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House};
 use crate::assemble::peers::Peers;
-use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, events, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -129,7 +129,7 @@ impl Core {
         budget.set_limits(limits::in_force(&loaded, &stored_limits));
         let gateway = Arc::new(Gateway::new(live, ring.clone(), budget, (journal, counter)));
         protection::configure(&gateway, &loaded.config.kavach);
-        audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
+        events::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
@@ -218,7 +218,8 @@ impl Core {
     /// Ends everything, in order; true if every record reached the disk.
     pub fn end(&self) -> bool {
         self.gateway.counter.stop();
-        audit::note_stop(&self.gateway.journal);
+        record_the_rest(&self.gateway);
+        events::note_stop(&self.gateway.journal);
         let synced = self.gateway.journal.sync();
         if let Err(error) = &synced {
             tracing::error!(%error, "the journal could not be forced to the disk");
@@ -350,6 +351,7 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             () = next_news(&mut heard) => true,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
+        record_the_rest(&core.gateway);
         // While the database is away everything that is known stays in force; the feeder says so in /ready.
         let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
             core.ring.set_stale(true);
@@ -372,6 +374,13 @@ async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             }
         }
         core.ring.set_stale(false);
+    }
+}
+
+/// Offers the records that the journal did not take to it again.
+fn record_the_rest(gateway: &Gateway) {
+    if let Err(error) = gateway.unrecorded.offer(&gateway.journal) {
+        tracing::debug!(%error, "the journal still does not take what it refused");
     }
 }
 

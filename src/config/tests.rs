@@ -648,6 +648,7 @@ fn other_value(path: &str) -> &'static str {
         "kavach.drift.geo" | "kavach.drift.device" | "kavach.drift.session_age" | "kavach.drift.behaviour" => "true",
         "audit.enabled" => "false",
         "audit.mode" => "enforce",
+        "audit.content" => "full_text",
         "audit.origin" => "marg.example.com/1",
         "audit.folder" => "/audit",
         "audit.key" | "audit.next_key" | "audit.passphrase" | "audit.witness_key" => "env:KEY",

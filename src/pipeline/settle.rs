@@ -41,6 +41,7 @@ impl Exchange {
         self.price();
         let reservation = self.charge(uncounted.is_some());
         self.settle_session();
+        self.commit();
         self.journal();
         count(&self.record);
         tell(&self.record);
@@ -185,7 +186,8 @@ impl Exchange {
         let _ended = self.ended.take();
         let started = Tick::now();
         if let Err(error) = self.gateway.journal.append_record(&self.record) {
-            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
+            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded; it is tried again");
+            self.gateway.unrecorded.keep(&self.record);
         }
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
     }

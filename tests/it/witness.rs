@@ -88,10 +88,13 @@ async fn two_gateways_witness_each_other_over_every_restart() {
     let entry = exchange(&a).await;
     exchange(&b).await;
     for (marg, peer) in [(&a, "b.test"), (&b, "a.test")] {
-        let status = witnessed(marg).await;
-        let states = status["witnesses"].as_array().unwrap();
-        assert_eq!(states.len(), 2, "{status}");
-        assert!(states.iter().all(|one| one["trouble"].is_null() && one["cosigned"].as_u64().unwrap() > 0), "{status}");
+        witnessed(marg).await;
+        until("both keys of the peer are known to cosign", || async {
+            let states = status(marg).await["witnesses"].as_array().unwrap().clone();
+            let good = |one: &Value| one["trouble"].is_null() && one["cosigned"].as_u64().unwrap() > 0;
+            (states.len() == 2 && states.iter().all(good)).then_some(())
+        })
+        .await;
         let own = marg.ask_admin("GET", "/admin/audit/witness", None).await.json();
         assert_eq!(own["logs"][0]["origin"], peer);
     }
