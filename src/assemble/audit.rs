@@ -504,6 +504,8 @@ mod tests {
                 policy: Policy::default().with_witnesses(vec![witness], 1),
             },
             keys: Keys { key: None, next: None, passphrase: None, file: PathBuf::from("/nowhere/key") },
+            origin: "marg.example/1".to_owned(),
+            witnesses: Standings::default(),
             log: ArcSwapOption::empty(),
             opening: Mutex::new(()),
             trouble: Mutex::default(),
