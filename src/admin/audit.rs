@@ -27,7 +27,7 @@ use crate::audit::index::{self, Filter};
 use crate::audit::log::{Log, LogError, Status};
 use crate::audit::receipt::Receipt;
 use crate::audit::rotation;
-use crate::audit::tiles::{TreeFiles, WIDTH};
+use crate::audit::tiles::{self, TreeFiles, WIDTH};
 use crate::audit::witness::AddCheckpoint;
 use crate::error::{Error, Kind};
 use crate::telemetry::task;
@@ -47,6 +47,8 @@ pub struct AuditStatus {
     pub working: bool,
     /// Why not.
     pub trouble: Option<String>,
+    /// What is wrong at present: `writing`, `checkpoint`, `witnesses`, `rollback`.
+    pub alarms: Vec<&'static str>,
     /// Whether calls are refused while it cannot be written.
     pub enforced: bool,
     /// The name of the log; null while it is not open.
@@ -150,6 +152,15 @@ struct ReceiptPath {
     id: String,
 }
 
+/// What goes into the receipt.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ReceiptQuery {
+    /// Put in the salt of the entry's commitments: whoever has it can show which prompt and answer the entry is of.
+    salt: bool,
+}
+
 impl EntryQuery {
     fn filter(self) -> Result<Filter, Refusal> {
         let Self { key, org, team, user, model, subject, kind, verdict, since, until } = self;
@@ -168,7 +179,7 @@ impl EntryQuery {
     (status = 404, description = "There is no audit log (`audit.enabled`).", body = ErrorAnswer),
 ))]
 pub async fn status(state: State) -> Result<Response, Refusal> {
-    let Auditing { log, trouble, enforced, witnesses, .. } = auditing(&state)?;
+    let Auditing { log, trouble, alarms, enforced, witnesses, .. } = auditing(&state)?;
     let asked = log.clone();
     let told = blocking(move || Ok(asked.map(|log| (log.policy().to_text(), log.status())))).await?;
     let (policy, status) = told.unzip();
@@ -177,6 +188,7 @@ pub async fn status(state: State) -> Result<Response, Refusal> {
     Ok(respond::ok(&AuditStatus {
         working: trouble.is_none(),
         trouble,
+        alarms,
         enforced,
         origin: log.is_some().then_some(origin),
         policy,
@@ -261,11 +273,12 @@ pub async fn entries(state: State, query: respond::Params2<EntryQuery, EntryPiec
 /// It verifies offline with public keys alone (`marg audit verify --receipt`). The answer waits until the entry is under a
 /// checkpoint, which takes less than a second.
 #[utoipa::path(get, path = "/admin/audit/receipts/{id}", operation_id = "get_audit_receipt", tag = "audit",
-    params(ReceiptPath), responses(
+    params(ReceiptPath, ReceiptQuery), responses(
     (status = 200, description = "The receipt.", body = Object),
-    (status = 404, description = "There is no such entry, or it was deleted.", body = ErrorAnswer),
+    (status = 404, description = "There is no such entry, it was deleted, or its salt is wanted and was erased.",
+        body = ErrorAnswer),
 ))]
-pub async fn receipt(state: State, id: Segment) -> Result<Response, Refusal> {
+pub async fn receipt(state: State, id: Segment, Params(wanted): Params<ReceiptQuery>) -> Result<Response, Refusal> {
     let log = open(&state)?;
     let id = id.0;
     let by_index = id.parse::<u64>().ok().filter(|_| id.len() <= 18 && id.bytes().all(|byte| byte.is_ascii_digit()));
@@ -277,8 +290,8 @@ pub async fn receipt(state: State, id: Segment) -> Result<Response, Refusal> {
     let waited = tokio::time::timeout(RECEIPT_WITHIN, async {
         loop {
             sizes.mark_unchanged();
-            let log = log.clone();
-            let made = blocking(move || make(&log, by_index, by_id)).await?;
+            let asked = waiting.clone();
+            let made = blocking(move || make(&asked, by_index, by_id)).await?;
             if let Some(receipt) = made {
                 return Ok(receipt);
             }
@@ -288,7 +301,14 @@ pub async fn receipt(state: State, id: Segment) -> Result<Response, Refusal> {
             }
         }
     });
-    let receipt = waited.await.map_err(|_| Refusal::missing("entry"))??;
+    let mut receipt = waited.await.map_err(|_| Refusal::missing("entry"))??;
+    if wanted.salt {
+        let index = receipt.index;
+        receipt.salt = blocking(move || log.salt(index)).await?;
+        if receipt.salt.is_none() {
+            return Err(Refusal::missing("salt: the entry commits to nothing, or its salt was erased"));
+        }
+    }
     Ok(([(header::CONTENT_TYPE, "application/json")], receipt.to_text()).into_response())
 }
 
@@ -413,18 +433,38 @@ async fn follow(
     }
 }
 
-/// A tile, an entry bundle (c2sp.org/tlog-tiles): `tile/L/N[.p/W]`, `tile/entries/N[.p/W]`. Its path has any number of segments,
-/// which OpenAPI cannot describe.
+/// Which file.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "it only describes the parameter")]
+struct TilePath {
+    /// `L/N[.p/W]` or `entries/N[.p/W]`, as c2sp.org/tlog-tiles writes it; its slashes are sent as they are.
+    #[param(pattern = "^([0-7]|entries)/(x[0-9]{3}/)*[0-9]{3}(\\.p/[0-9]{1,3})?$")]
+    path: String,
+}
+
+/// A tile of hashes or a bundle of entries (c2sp.org/tlog-tiles).
+#[utoipa::path(get, path = "/admin/audit/tile/{path}", operation_id = "get_audit_tile", tag = "audit", params(TilePath),
+    responses(
+    (status = 200, description = "The file.", body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 404, description = "There is no such file, or no audit log.", body = ErrorAnswer),
+))]
 pub async fn tile(state: State, Path(path): Path<String>) -> Result<Response, Refusal> {
     let log = open(&state)?;
     let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
     if path.len() > 128 || path.contains("..") || !path.split('/').all(plain) {
         return Err(Refusal::missing("tile"));
     }
-    file(log.log_folder().join("tile").join(path)).await
+    let folder = log.log_folder();
+    let path = blocking(move || Ok(tiles::locate(&folder, &format!("tile/{path}")))).await?;
+    file(path, "application/octet-stream").await
 }
 
 /// The last checkpoint that enough witnesses cosigned.
+#[utoipa::path(get, path = "/admin/audit/witnessed", operation_id = "audit_witnessed", tag = "audit", responses(
+    (status = 200, description = "A signed note.", body = String, content_type = "text/plain"),
+    (status = 404, description = "There is no audit log, or no such checkpoint yet.", body = ErrorAnswer),
+))]
 pub async fn witnessed(state: State) -> Result<Response, Refusal> {
     let (_, witnessed) = open(&state)?.published();
     let last = witnessed.ok_or_else(|| Refusal::missing("witnessed checkpoint"))?;
@@ -432,19 +472,23 @@ pub async fn witnessed(state: State) -> Result<Response, Refusal> {
 }
 
 /// The statements by which the log went over to new keys: a JSON list of signed notes.
+#[utoipa::path(get, path = "/admin/audit/rotations", operation_id = "audit_rotations", tag = "audit", responses(
+    (status = 200, description = "The statements, oldest first.", body = Vec<String>),
+    (status = 404, description = "There is no audit log.", body = ErrorAnswer),
+))]
 pub async fn rotations(state: State) -> Result<Response, Refusal> {
     let log = open(&state)?;
     if log.rotations().is_empty() {
         return Ok(([(header::CONTENT_TYPE, "application/json")], "[]").into_response());
     }
-    file(log.log_folder().join(rotation::FILE)).await
+    file(log.log_folder().join(rotation::FILE), "application/json").await
 }
 
-async fn file(path: PathBuf) -> Result<Response, Refusal> {
+async fn file(path: PathBuf, kind: &'static str) -> Result<Response, Refusal> {
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     match read.map_err(|error| unreadable(&error))? {
         Ok(bytes) => {
-            let kind = HeaderValue::from_static("application/octet-stream");
+            let kind = HeaderValue::from_static(kind);
             Ok(([(header::CONTENT_TYPE, kind)], bytes).into_response())
         }
         Err(error)
@@ -463,12 +507,12 @@ fn auditing(state: &State) -> Result<Auditing, Refusal> {
     state.control.audit().ok_or_else(|| Refusal::missing("audit log (audit.enabled)"))
 }
 
-fn open(state: &State) -> Result<Arc<Log>, Refusal> {
+pub(super) fn open(state: &State) -> Result<Arc<Log>, Refusal> {
     let Auditing { log, .. } = auditing(state)?;
     log.ok_or_else(|| Error::new(Kind::Unavailable, "The audit log is not open; GET /admin/audit says why.").into())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| unreadable(&error))?;

@@ -138,6 +138,8 @@ pub struct Auditing {
     pub log: Option<Arc<Log>>,
     /// Why it cannot be written; `None` while it can.
     pub trouble: Option<String>,
+    /// What is wrong with it, each in a word.
+    pub alarms: Vec<&'static str>,
     /// Whether no exchange is taken while it cannot be written.
     pub enforced: bool,
     /// Whether checkpoint and tiles are for everybody.

@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod auth;
+pub mod content;
 pub mod control;
 mod judge;
 pub mod jwks;
@@ -46,7 +47,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn, map_response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
@@ -227,8 +228,13 @@ pub fn doors() -> Vec<(Access, UtoipaMethodRouter<State>)> {
         (Access::LEDGER, routes!(audit::tail)),
         (Access::LEDGER, routes!(audit::receipt)),
         (Access::LEDGER, routes!(witness::show)),
+        (Access::TOKENS, routes!(content::text)),
+        (Access::ADMIN, routes!(content::erase)),
         (Access::Tiles, routes!(audit::checkpoint)),
+        (Access::Tiles, routes!(audit::witnessed)),
         (Access::Tiles, routes!(audit::consistency)),
+        (Access::Tiles, routes!(audit::tile)),
+        (Access::Tiles, routes!(audit::rotations)),
         (Access::Metrics, routes!(system::metrics)),
         (Access::Open, routes!(jwks::show)),
         (Access::Open, routes!(system::health)),
@@ -250,20 +256,13 @@ pub fn router(state: State) -> Router {
         let methods =
             methods.route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
         for path in paths.paths.keys() {
-            router = router.route(path, methods.clone());
+            // The document knows no parameter of several segments.
+            router = router.route(&path.replace("/tile/{path}", "/tile/{*path}"), methods.clone());
         }
     }
-    // Files whose paths have any number of segments, which the document cannot describe.
-    let door = Door { state: state.clone(), access: Access::Tiles, takes_query: false };
-    let tiles = Router::new()
-        .route("/admin/audit/tile/{*path}", get(audit::tile))
-        .route("/admin/audit/rotations", get(audit::rotations))
-        .route("/admin/audit/witnessed", get(audit::witnessed))
-        .route_layer(from_fn(move |request: Request, next: Next| door.clone().pass(request, next)));
     // Another protocol, whose requests prove themselves.
     let peers = Router::new().route("/audit/witness/add-checkpoint", post(witness::add_checkpoint));
     router
-        .merge(tiles)
         .merge(peers)
         .fallback(respond::no_such_path)
         .method_not_allowed_fallback(respond::no_such_method)

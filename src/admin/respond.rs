@@ -150,7 +150,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
             Part::Map { key } => Some(key.clone()),
             _ => None,
         });
-        let field = field.or_else(|| missing(&text));
+        let field = field.or_else(|| named(&text));
         let error = Error::new(Kind::InvalidRequest, text);
         match field {
             Some(field) => error.param(short(&field)).into(),
@@ -159,9 +159,9 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     })
 }
 
-/// The field that is missing, if that is what the reader says.
-fn missing(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once("missing field `")?;
+/// The field that is missing or there twice, if that is what the reader says.
+fn named(text: &str) -> Option<String> {
+    let (_, rest) = ["missing field `", "duplicate field `"].iter().find_map(|words| text.split_once(words))?;
     rest.split_once('`').map(|(name, _)| name.to_owned())
 }
 

@@ -28,6 +28,10 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Names of fields whose values are not written down.
 const SECRETS: [&str; 6] = ["token", "secret", "password", "passphrase", "credential", "credentials"];
 
+/// What became of a change, besides its status: a handler puts it beside its answer, and it is written down. No secret is in it.
+#[derive(Clone, Debug)]
+pub struct Outcome(pub Value);
+
 /// Makes a change, and writes down who asked for what and what became of it.
 pub async fn follow(journal: Option<Arc<Journal>>, request: Request, next: Next) -> Response {
     let Some(journal) = journal else { return next.run(request).await };
@@ -63,7 +67,7 @@ pub async fn follow(journal: Option<Arc<Journal>>, request: Request, next: Next)
     event.phase = Phase::Done;
     event.status = Some(answer.status().as_u16());
     event.subject = event.subject.or(id);
-    event.detail = Value::Null;
+    event.detail = answer.extensions().get::<Outcome>().map_or(Value::Null, |outcome| outcome.0.clone());
     if let Err(error) = journal.append(&Line::Event(event)) {
         tracing::error!(%error, "that a change is done could not be written down; that it was begun is");
     }

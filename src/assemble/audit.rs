@@ -5,37 +5,36 @@
 //! byte, and in the tree within a second. In the mode `enforce` no exchange is taken while the log cannot be written.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admin::control::Auditing;
-use crate::assemble::Source;
+use crate::assemble::alarm::{self, Alarms, What};
 use crate::assemble::core::Core;
+use crate::assemble::webhook;
 use crate::assemble::witnesses::Standings;
 use crate::audit::disk::System;
 use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index;
 use crate::audit::key::{KeyError, Purpose, SigningKeys, summary};
 use crate::audit::log::{Log, LogError, Settings, Status};
-use crate::audit::merkle::sha256;
 use crate::audit::policy::{Policy, WitnessKey};
 use crate::audit::tail::Taken;
+use crate::audit::texts::Texts;
 use crate::config::load::Loaded;
 use crate::config::{AuditConfig, AuditMode, Config};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
-use crate::ledger::{Consumer, Journal, Line};
-use crate::pipeline::{Gateway, attest};
+use crate::ledger::{Consumer, Line};
+use crate::pipeline::attest;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
-use crate::unit::event;
 use crate::unit::secret::Secret;
 
 /// Its name among those who take the journal's lines.
@@ -43,6 +42,12 @@ pub(super) const CONSUMER: &str = "audit";
 
 /// How often a log that is not open is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(1);
+/// How often what is wrong is looked for while the disk does not answer.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A log that was not tended, or not signed, for so long and for ten intervals is in trouble.
+const LATE: Duration = Duration::from_secs(5);
+/// How long witnesses may be behind: they are asked every second, and again after ten.
+const UNWITNESSED: Duration = Duration::from_secs(60);
 /// How often entries past their retention are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -105,8 +110,11 @@ pub struct Keeper {
     status: Mutex<Status>,
     tried_at: AtomicI64,
     pruned_at: AtomicI64,
-    /// Whether it works, as was last said in the log: 0 not yet, 1 yes, 2 no.
-    told: AtomicU8,
+    /// When the log was last tended to the end; a disk that hangs shows here.
+    tended_at: AtomicI64,
+    /// What the witnesses cosigned, and when that last moved or was all there was.
+    cosigned: Mutex<(u64, Option<Timestamp>)>,
+    alarms: Alarms,
 }
 
 /// The name of the log, or the one that it would have.
@@ -203,7 +211,9 @@ impl Keeper {
             status: Mutex::default(),
             tried_at: AtomicI64::new(0),
             pruned_at: AtomicI64::new(0),
-            told: AtomicU8::new(0),
+            tended_at: AtomicI64::new(Timestamp::now().micros()),
+            cosigned: Mutex::default(),
+            alarms: Alarms::default(),
         };
         keeper.open(Timestamp::now());
         Ok(Some(Arc::new(keeper)))
@@ -252,51 +262,80 @@ impl Keeper {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Commits and signs what is due, and says when the log stops or begins to work. Blocks on the disk.
-    fn tend(&self, config: &AuditConfig, now: Timestamp) -> bool {
+    /// Commits and signs what is due. Blocks on the disk.
+    fn tend(&self, config: &AuditConfig, now: Timestamp) {
         if let Some(log) = self.open(now) {
             // A failure stays in the status until the next call does better.
             if let Err(error) = log.tend(now) {
                 tracing::debug!(%error, "the audit log was not written; tried again at once");
             }
-            self.prune(&log, config.retention_days, now);
+            self.retire(&log, config, now);
             let status = log.status();
             self.set_trouble(status.failing.clone());
             *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
         }
-        let trouble = self.trouble();
-        let now_told = if trouble.is_none() { 1 } else { 2 };
-        let told = self.told.swap(now_told, Ordering::Relaxed);
-        match &trouble {
-            Some(cause) if told != 2 => {
-                let admission = if config.mode == AuditMode::Enforce { "refused" } else { "goes on" };
-                tracing::error!(
-                    cause,
-                    admission,
-                    "ALARM: the audit log cannot be written; the journal keeps its entries"
-                );
-            }
-            None if told == 2 => tracing::info!("the audit log is written again"),
-            _ => {}
-        }
-        trouble.is_none()
+        self.tended_at.store(Timestamp::now().micros(), Ordering::Relaxed);
     }
 
-    /// Deletes entries past their retention.
-    fn prune(&self, log: &Log, days: u32, now: Timestamp) {
+    /// Raises and clears alarms as things stand; whether entries can be written. Does not wait for the disk.
+    fn watch(&self, now: Timestamp) -> bool {
+        let late = now.minus(self.settings.interval.saturating_mul(10).max(LATE));
+        let hangs = || "the disk does not answer".to_owned();
+        let stuck = Timestamp(self.tended_at.load(Ordering::Relaxed)) < late;
+        let trouble = self.trouble().or_else(|| stuck.then(hangs));
+        let works = trouble.is_none();
+        self.alarms.set(What::Writing, trouble);
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unsigned = status.size.saturating_sub(status.published);
+        let overdue = works && unsigned > 0 && status.published_at.is_some_and(|at| at < late);
+        self.alarms.set(What::Checkpoint, overdue.then(|| format!("{unsigned} entries are under no checkpoint")));
+        let unwitnessed = self.unwitnessed_since(&status, now).is_some_and(|since| since < now.minus(UNWITNESSED));
+        let cause = || format!("{} of {} entries are witnessed", status.witnessed, status.published);
+        self.alarms.set(What::Witnesses, unwitnessed.then(cause));
+        works
+    }
+
+    /// Since when the witnesses are behind; `None` while they are not, or none are asked for.
+    fn unwitnessed_since(&self, status: &Status, now: Timestamp) -> Option<Timestamp> {
+        if !self.settings.policy.asks_for_witnesses() {
+            return None;
+        }
+        let mut cosigned = self.cosigned.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match *cosigned {
+            _ if status.witnessed >= status.published => None,
+            (size, since) if size == status.witnessed => since.or(Some(now)),
+            _ => Some(now),
+        };
+        *cosigned = (status.witnessed, since);
+        since
+    }
+
+    /// Where the log is.
+    pub fn folder(&self) -> &Path {
+        &self.settings.folder
+    }
+
+    /// What is wrong with the log, told to whoever must know.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    /// Deletes entries, texts and salts past their retention, once an hour.
+    fn retire(&self, log: &Log, config: &AuditConfig, now: Timestamp) {
         let last = Timestamp(self.pruned_at.load(Ordering::Relaxed));
-        if days == 0 || (last <= now && now < last.plus(PRUNE_EVERY)) {
+        if last <= now && now < last.plus(PRUNE_EVERY) {
             return;
         }
         self.pruned_at.store(now.micros(), Ordering::Relaxed);
-        let Status { pruned, committed, .. } = log.status();
-        let before = now.minus(Duration::from_secs(u64::from(days) * 86_400));
-        let below = index::older_than((log.folder(), &log.log_folder()), (pruned, committed), before);
-        let done = below.map_err(LogError::Tile).and_then(|below| {
-            if below > pruned { log.prune(&prune_entry(below, now), below).map(drop) } else { Ok(()) }
-        });
-        if let Err(error) = done {
-            tracing::error!(%error, "audit entries past their retention could not be deleted; tried again in an hour");
+        let before = |days: u32| (days > 0).then(|| now.minus(Duration::from_secs(u64::from(days) * 86_400)));
+        let entries = before(config.retention_days).map_or(Ok(()), |before| prune_entries(log, before, now));
+        let texts = before(config.text_retention_days)
+            .map_or(Ok(()), |before| Texts::of(log.folder()).prune(before).map(drop).map_err(LogError::Disk));
+        let salts = before(config.salt_retention_days).map_or(Ok(()), |before| prune_salts(log, before, now));
+        for (what, done) in [("entries", entries), ("texts", texts), ("salts", salts)] {
+            if let Err(error) = done {
+                tracing::error!(%error, what, "what is past its retention could not be deleted; tried again in an hour");
+            }
         }
     }
 
@@ -313,6 +352,7 @@ impl Keeper {
         Auditing {
             log: self.log(),
             trouble: self.trouble(),
+            alarms: self.alarms.words(),
             enforced: config.mode == AuditMode::Enforce,
             open_tiles: config.open_tiles,
             witnesses: self.witnesses.all(),
@@ -334,11 +374,29 @@ impl Keeper {
     }
 }
 
-fn prune_entry(below: u64, now: Timestamp) -> Taken {
+fn prune_entries(log: &Log, before: Timestamp, now: Timestamp) -> Result<(), LogError> {
+    let Status { pruned, committed, .. } = log.status();
+    let below = index::older_than((log.folder(), &log.log_folder()), (pruned, committed), before)?;
+    if below > pruned {
+        log.prune(&retired(Noun::Prune, "deleted", ("below", below), now), below)?;
+    }
+    Ok(())
+}
+
+fn prune_salts(log: &Log, before: Timestamp, now: Timestamp) -> Result<(), LogError> {
+    let Status { pruned, committed, .. } = log.status();
+    let below = index::older_than((log.folder(), &log.log_folder()), (pruned, committed), before)?;
+    if log.prune_salts((pruned, below))? > 0 {
+        log.record(&[retired(Noun::Erasure, "erased", ("salts_below", below), now)])?;
+    }
+    Ok(())
+}
+
+/// The entry that says what the configuration let go.
+fn retired(noun: Noun, verb: &str, (name, below): (&str, u64), now: Timestamp) -> Taken {
     let actor = Actor { kind: "configuration".to_owned(), id: None, label: None, address: None };
-    let detail = [("below".to_owned(), below.into())].into_iter().collect();
-    let event = Event { at: now, actor, noun: Noun::Prune, verb: "deleted".to_owned(), subject: None, detail };
-    Taken::new(&Entry::Event(event), None)
+    let detail = [(name.to_owned(), below.into())].into_iter().collect();
+    Taken::new(&Entry::Event(Event { at: now, actor, noun, verb: verb.to_owned(), subject: None, detail }), None)
 }
 
 /// Takes the journal's lines into the log.
@@ -370,8 +428,14 @@ impl Consumer for Feed {
     }
 
     async fn take(&self, lines: &[Line], position: &Position) -> Result<(), StoreError> {
-        let entries: Vec<Taken> =
-            lines.iter().filter_map(attest::entry).map(|entry| Taken::new(&entry, None)).collect();
+        for line in lines {
+            if let Line::Gap(gap) = line {
+                METRICS.audit_gaps.inc();
+                self.0.alarms.happened(What::Gap, gap.detail.clone());
+            }
+        }
+        let taken = |line| Some(Taken::new(&attest::entry(line)?, attest::salt(line)));
+        let entries: Vec<Taken> = lines.iter().filter_map(taken).collect();
         let (segment, range) = (position.segment.to_string(), (position.from, position.to));
         self.with(move |log| log.take(&entries, &segment, range)).await
     }
@@ -394,15 +458,29 @@ impl Consumer for Feed {
     }
 }
 
-/// Keeps the log: commits, checkpoints, retention, and whether exchanges may go on without it.
-pub async fn hold(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
+/// Keeps the log: commits, checkpoints, retention, alarms, and whether exchanges may go on without it.
+pub async fn hold(core: Arc<Core>, keeper: Arc<Keeper>, stopped: watch::Receiver<bool>) {
+    let (hook, alarms) = (core.clone(), keeper.alarms.events());
+    let hook = move || hook.loaded.load().webhook.clone();
+    let posted = webhook::run(alarms, alarm::document, hook, stopped.clone());
+    tokio::join!(tend(core, keeper.clone(), stopped), posted);
+}
+
+async fn tend(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
     let every = (keeper.settings.interval / 2).max(Duration::from_millis(5));
     loop {
         let config = core.loaded.load().config.audit.clone();
-        let tended = keeper.clone();
-        let (mode, work) = (config.mode, move || tended.tend(&config, Timestamp::now()));
-        let works = tokio::task::spawn_blocking(work).await.unwrap_or(false);
-        core.gateway.audit.set(true, !works && mode == AuditMode::Enforce);
+        let (tended, mode) = (keeper.clone(), config.mode);
+        let mut work = tokio::task::spawn_blocking(move || tended.tend(&config, Timestamp::now()));
+        loop {
+            // While a disk hangs nobody but the clock says so.
+            let done = tokio::time::timeout(WATCH_EVERY, &mut work).await.is_ok();
+            let works = keeper.watch(Timestamp::now());
+            core.gateway.audit.set(true, !works && mode == AuditMode::Enforce);
+            if done {
+                break;
+            }
+        }
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             () = tokio::time::sleep(every) => {}
@@ -410,65 +488,77 @@ pub async fn hold(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Rece
     }
 }
 
-/// Writes something that the gateway did to the journal, from where it goes to the log.
-fn note(journal: &Journal, event: event::Event) {
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "an event of the gateway could not be written down");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::note::PublicKey;
+
+    /// A keeper that is never tended, whose policy asks for one witness.
+    fn keeper() -> Keeper {
+        let key = "witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+        let witness = WitnessKey { name: "w".to_owned(), key: PublicKey::parse(key).unwrap(), url: None };
+        Keeper {
+            settings: Settings {
+                folder: PathBuf::from("/nowhere"),
+                interval: Duration::from_millis(250),
+                policy: Policy::default().with_witnesses(vec![witness], 1),
+            },
+            keys: Keys { key: None, next: None, passphrase: None, file: PathBuf::from("/nowhere/key") },
+            origin: "marg.example/1".to_owned(),
+            witnesses: Standings::default(),
+            log: ArcSwapOption::empty(),
+            opening: Mutex::new(()),
+            trouble: Mutex::default(),
+            status: Mutex::default(),
+            tried_at: AtomicI64::new(0),
+            pruned_at: AtomicI64::new(0),
+            tended_at: AtomicI64::new(0),
+            cosigned: Mutex::default(),
+            alarms: Alarms::default(),
+        }
     }
-}
 
-/// Notes that the process started, and with what; and lets exchanges in as the log stands.
-pub fn begin(gateway: &Gateway, source: &Source, config: &Config, keeper: Option<&Keeper>) {
-    if let Some(keeper) = keeper {
-        gateway.audit.set(true, config.audit.mode == AuditMode::Enforce && keeper.trouble().is_some());
+    fn at(second: i64) -> Timestamp {
+        Timestamp(second * 1_000_000)
     }
-    let journal = &gateway.journal;
-    let detail = json!({
-        "version": crate::unit::version::VERSION, "config_sha256": config_hash(source), "process": journal.owner(),
-        "audit_mode": config.audit.mode.name(), "kavach_mode": config.kavach.mode.name(),
-    });
-    note(journal, event::Event::of_gateway("start", detail));
-}
 
-/// Notes that the process stops.
-pub fn note_stop(journal: &Journal) {
-    note(journal, event::Event::of_gateway("stop", json!({"process": journal.owner()})));
-}
-
-/// Notes that another configuration is in force, and each mode that it changed.
-pub fn note_reload(
-    journal: &Journal,
-    (source, actor): (&Source, &str),
-    (before, after): (&Config, &Config),
-    changed: &[String],
-) {
-    if changed.is_empty() {
-        return;
+    /// What is wrong at a second, if the log was tended then and stands like this.
+    fn wrong(keeper: &Keeper, second: i64, (size, published, witnessed): (u64, u64, u64)) -> Vec<&'static str> {
+        keeper.tended_at.store(at(second).micros(), Ordering::Relaxed);
+        let published_at = Some(at(100));
+        *keeper.status.lock().unwrap() = Status { size, published, published_at, witnessed, ..Status::default() };
+        keeper.watch(at(second));
+        keeper.alarms.words()
     }
-    let detail = json!({"changed": changed, "config_sha256": config_hash(source)});
-    note(
-        journal,
-        event::Event { noun: "config".to_owned(), actor: actor.into(), ..event::Event::of_gateway("reload", detail) },
-    );
-    let modes = [
-        ("audit", before.audit.mode.name(), after.audit.mode.name()),
-        ("kavach", before.kavach.mode.name(), after.kavach.mode.name()),
-    ];
-    for (subject, from, to) in modes.into_iter().filter(|(_, from, to)| from != to) {
-        let event = event::Event::of_gateway("change", json!({"from": from, "to": to}));
-        note(
-            journal,
-            event::Event { noun: "mode".to_owned(), subject: Some(subject.to_owned()), actor: actor.into(), ..event },
-        );
+
+    #[test]
+    fn entries_that_nobody_signs_raise_an_alarm_until_somebody_does() {
+        let keeper = keeper();
+        assert!(wrong(&keeper, 104, (5, 2, 2)).is_empty(), "a moment is nothing");
+        assert_eq!(wrong(&keeper, 106, (5, 2, 2)), ["checkpoint"]);
+        assert!(wrong(&keeper, 107, (5, 5, 5)).is_empty());
+        assert!(wrong(&keeper, 999, (5, 5, 5)).is_empty(), "without entries no checkpoint is needed");
     }
-}
 
-/// What `sha256sum` says of the configuration file; `None` if there is none.
-fn config_hash(source: &Source) -> Option<String> {
-    let Source::File(path) = source else { return None };
-    hash_of(path)
-}
+    #[test]
+    fn a_disk_that_does_not_answer_raises_an_alarm() {
+        let keeper = keeper();
+        assert!(wrong(&keeper, 104, (5, 5, 5)).is_empty());
+        assert!(!keeper.watch(at(110)), "calls may be refused");
+        assert_eq!(keeper.alarms.words(), ["writing"]);
+        assert!(wrong(&keeper, 111, (5, 5, 5)).is_empty());
+    }
 
-fn hash_of(path: &Path) -> Option<String> {
-    std::fs::read(path).ok().map(|bytes| sha256(&[&bytes]).hex())
+    #[test]
+    fn witnesses_that_stay_behind_raise_an_alarm_and_slow_ones_do_not() {
+        let keeper = keeper();
+        for second in 100_i64..300 {
+            // Always a second behind.
+            let size = second.unsigned_abs();
+            assert!(wrong(&keeper, second, (size, size, size - 1)).is_empty(), "{second}");
+        }
+        assert!(wrong(&keeper, 359, (400, 400, 298)).is_empty());
+        assert_eq!(wrong(&keeper, 361, (400, 400, 298)), ["witnesses"]);
+        assert!(wrong(&keeper, 362, (400, 400, 399)).is_empty());
+    }
 }

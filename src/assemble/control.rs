@@ -12,7 +12,7 @@ use crate::admin::control::{
 };
 use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, limits, live, load, permits, protection};
+use crate::assemble::{audit, events, limits, live, load, permits, protection};
 use crate::audit::witness::Witness;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
@@ -203,15 +203,14 @@ impl Control for Core {
         ];
         let refuses = self.gateway.audit.refuses();
         if let Some(keeper) = &self.keeper {
-            let trouble = keeper.trouble();
-            let detail = if trouble.is_none() {
-                "entries are taken"
-            } else if refuses {
-                "it cannot be written, so no calls are taken; the log says why"
-            } else {
-                "it cannot be written; its entries wait in the journal, the log says why"
+            let wrong = keeper.alarms().words();
+            let detail = match wrong.as_slice() {
+                [] => "entries are taken".to_owned(),
+                _ if refuses => "it cannot be written, so no calls are taken; the log says why".to_owned(),
+                ["writing", ..] => "it cannot be written; its entries wait in the journal, the log says why".to_owned(),
+                other => format!("entries are taken, but something is wrong ({}); the log says what", other.join(", ")),
             };
-            parts.push(PartStatus { name: "audit".to_owned(), ok: trouble.is_none(), detail: detail.to_owned() });
+            parts.push(PartStatus { name: "audit".to_owned(), ok: wrong.is_empty(), detail });
         }
         parts.extend(self.standby.part());
         if self.gateway.budget.has_limits() {
@@ -304,7 +303,7 @@ impl Core {
         permits::note_change(&self.gateway.journal, Some(&old.permits), &live.permits);
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
-        audit::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);
+        events::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();

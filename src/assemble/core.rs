@@ -14,7 +14,7 @@ use crate::assemble::audit::{self, Keeper};
 use crate::assemble::house::{self, House, Opened};
 use crate::assemble::peers::Peers;
 use crate::assemble::standby::{self, Standby, Tokens};
-use crate::assemble::{Source, banner, discovery, limits, live, permits, protection, signals, witnesses};
+use crate::assemble::{Source, banner, discovery, events, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
 use crate::budget::limit::Limit;
@@ -131,7 +131,7 @@ impl Core {
         protection::configure(&gateway, &loaded.config.kavach);
         let memory = memory_of(&gateway, &house);
         runtime.block_on(recall(&memory, &house, living_on)).context("cannot read sessions and habits of keys")?;
-        audit::begin(&gateway, &source, &loaded.config, keeper.as_deref());
+        events::begin(&gateway, &source, &loaded.config, keeper.as_deref());
         permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
@@ -226,7 +226,8 @@ impl Core {
     /// Ends everything, in order; true if every record reached the disk.
     pub fn end(&self) -> bool {
         self.gateway.counter.stop();
-        audit::note_stop(&self.gateway.journal);
+        super::watch::record_the_rest(&self.gateway);
+        events::note_stop(&self.gateway.journal);
         let synced = self.gateway.journal.sync();
         if let Err(error) = &synced {
             tracing::error!(%error, "the journal could not be forced to the disk");

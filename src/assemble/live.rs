@@ -8,11 +8,12 @@ use crate::assemble::permits;
 use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
 use crate::config::load::Loaded;
-use crate::config::{Config, LogFormat, LogLevel, RunningCalls, ServerConfig};
+use crate::config::{AuditConfig, Config, ContentConfig, LogFormat, LogLevel, RunningCalls, ServerConfig};
 use crate::kavach::Gate;
 use crate::kavach::config::KavachConfig;
 use crate::kavach::drift::geo::Places;
 use crate::kavach::policy::Problem;
+use crate::pipeline::commit::ContentPolicy;
 use crate::pipeline::{Live, Settings};
 use crate::provider::Provider;
 use crate::route::Table;
@@ -170,6 +171,15 @@ fn settings(config: &Config) -> Settings {
         default_max_output_tokens: config.budget.default_max_output_tokens,
         cut_running: config.keys.running_calls == RunningCalls::Cut,
         default_caps: config.budget.default_caps,
+        content: content(&config.audit),
+    }
+}
+
+fn content(config: &AuditConfig) -> ContentPolicy {
+    match config.content {
+        ContentConfig::None => ContentPolicy::None,
+        ContentConfig::Commitments => ContentPolicy::Commitments,
+        ContentConfig::FullText => ContentPolicy::FullText { limit_bytes: config.text_limit_bytes },
     }
 }
 

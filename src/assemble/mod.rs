@@ -5,11 +5,13 @@
 //! that order: no new exchange, running ones end or reach the deadline, tokens are counted, the feeder empties the journal,
 //! the process exits 0.
 
+mod alarm;
 pub mod audit;
 mod banner;
 mod control;
 pub mod core;
 mod discovery;
+mod events;
 pub mod fetch;
 pub mod house;
 pub mod limits;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::assemble::core::Core;
 use crate::error::StoreError;
+use crate::pipeline::Gateway;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 
@@ -35,6 +36,7 @@ pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
             Ok(()) = own.changed(), if core.news.is_some() => false,
             () = tokio::time::sleep(WATCH_EVERY) => false,
         };
+        record_the_rest(&core.gateway);
         if let Err(cause) = store.arrive().await {
             complain(&cause, &mut complained);
             core.ring.set_stale(true);
@@ -74,6 +76,13 @@ async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
     };
     if ended {
         std::future::pending().await
+    }
+}
+
+/// Offers the records that the journal did not take to it again.
+pub fn record_the_rest(gateway: &Gateway) {
+    if let Err(error) = gateway.unrecorded.offer(&gateway.journal) {
+        tracing::debug!(%error, "the journal still does not take what it refused");
     }
 }
 

@@ -17,6 +17,7 @@ use pingora_http::RequestHeader;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::control::WitnessState;
+use crate::assemble::alarm::What;
 use crate::assemble::audit::Keeper;
 use crate::audit::log::{Log, Published};
 use crate::audit::note::SignatureLine;
@@ -99,14 +100,7 @@ impl Trouble {
     }
 
     fn say(&self, witness: &str) {
-        match self {
-            Self::Contradicted(reason) => tracing::error!(
-                witness,
-                reason,
-                "ALARM: a witness has seen another copy of this audit log: it was put back to an older one, or forked"
-            ),
-            Self::Refused(reason) => tracing::warn!(witness, reason, "a witness did not cosign the audit log"),
-        }
+        tracing::warn!(witness, reason = self.text(), "a witness did not cosign the audit log");
     }
 }
 
@@ -134,11 +128,18 @@ struct Asker {
     connector: Connector,
     /// By address, the size that the witness knows; `None` while it is being asked.
     known: Mutex<HashMap<String, Option<u64>>>,
+    /// By address, what a witness has seen that contradicts this log.
+    contradictions: Mutex<BTreeMap<String, String>>,
 }
 
 /// Asks until the process stops.
 pub async fn run(keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
-    let asker = Arc::new(Asker { keeper, connector: Connector::new(None), known: Mutex::default() });
+    let asker = Arc::new(Asker {
+        keeper,
+        connector: Connector::new(None),
+        known: Mutex::default(),
+        contradictions: Mutex::default(),
+    });
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
@@ -213,10 +214,26 @@ impl Asker {
             Err(trouble) => Err(trouble),
         };
         let came = kept.as_ref().map(|_| ()).map_err(Trouble::clone);
+        self.alarm(house, &came);
         for key in &house.keys {
             self.keeper.witnesses.note(&key.name, published.checkpoint.size, &came);
         }
         kept.ok()
+    }
+
+    /// Raises the alarm of a rollback, for as long as any witness contradicts.
+    fn alarm(&self, house: &House, came: &Result<(), Trouble>) {
+        let mut causes = self.contradictions.lock().unwrap_or_else(PoisonError::into_inner);
+        match came {
+            Err(Trouble::Contradicted(cause)) => {
+                let names: Vec<&str> = house.keys.iter().map(|key| key.name.as_str()).collect();
+                causes.insert(house.url.clone(), format!("{}: {cause}", names.join(", ")));
+            }
+            Ok(()) => drop(causes.remove(&house.url)),
+            // Whoever does not answer takes nothing back.
+            Err(Trouble::Refused(_)) => {}
+        }
+        self.keeper.alarms().set(What::Rollback, causes.values().next().cloned());
     }
 
     /// Asks one witness, from the size that it knows.

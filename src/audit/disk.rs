@@ -5,16 +5,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::audit::tail::LOG;
 
 /// The operations that change something.
 pub trait Disk: Send + Sync {
-    /// Writes a file, replacing what is there; not yet forced to the disk.
+    /// Writes a file with that mode, replacing what is there; not yet forced to the disk.
     ///
     /// # Errors
     /// Those of the system; a part may have been written.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
     /// Forces a file to the disk.
     ///
@@ -52,8 +55,9 @@ pub trait Disk: Send + Sync {
 pub struct System;
 
 impl Disk for System {
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        fs::write(path, bytes)
+    fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let options = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+        options?.write_all(bytes)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -95,11 +99,16 @@ pub fn put(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::R
         }
         folders.insert(parent.to_path_buf());
         let temporary = scratch.join(number.to_string());
-        disk.write(&temporary, bytes)?;
+        disk.write(&temporary, bytes, mode(path, scratch))?;
         disk.sync(&temporary)?;
         disk.rename(&temporary, path)?;
     }
     folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder))
+}
+
+/// What may be served is for all to read, as far as the folders above let them; the rest is the writer's own.
+fn mode(path: &Path, scratch: &Path) -> u32 {
+    if path.starts_with(common(scratch).join(LOG)) { 0o644 } else { 0o600 }
 }
 
 fn common(scratch: &Path) -> &Path {
@@ -167,8 +176,8 @@ pub(super) mod tests {
     }
 
     impl Disk for Faulty {
-        fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-            self.step(|| System.write(path, bytes), || System.write(path, &bytes[..bytes.len() / 2]))
+        fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+            self.step(|| System.write(path, bytes, mode), || System.write(path, &bytes[..bytes.len() / 2], mode))
         }
 
         fn sync(&self, path: &Path) -> io::Result<()> {

@@ -2,21 +2,20 @@
 //!
 //! An entry is canonical JSON (RFC 8785) with a version, a kind and a time; `docs/schemas/audit/` holds the JSON Schema of each
 //! kind, made from these types (`the_published_schemas_are_those_of_the_types`). Prompts and answers are in no entry, only
-//! commitments to them ([`Committer`]). Texts are clipped so that no entry exceeds what a bundle can hold.
+//! salted commitments to them (`unit::commit`). Texts are clipped so that no entry exceeds what a bundle can hold.
 
 mod sorted;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use aws_lc_rs::hmac;
-use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::audit::tiles::ENTRY_LIMIT_BYTES;
 use crate::unit::clock::Timestamp;
+use crate::unit::commit::Commitment;
 use crate::unit::id::ExchangeId;
 use crate::unit::usage::{Usage, UsageSource};
 
@@ -69,6 +68,8 @@ pub enum Noun {
     Other,
     /// Old entry bundles were deleted; the detail's `below` says up to which index. Their hashes stay.
     Prune,
+    /// Salts and kept texts were erased, so that nobody can show any more which prompt or answer some entries are of.
+    Erasure,
 }
 
 /// Who did it.
@@ -291,12 +292,14 @@ pub struct Exchange {
     pub bytes_in: u64,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
-    /// The commitment to the request's body: base64.
+    /// The commitment to the request's body, as it came: base64 of BLAKE3 in keyed mode, with the salt as the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
-    /// The commitment to the answer's body: base64.
+    #[schema(value_type = Option<String>)]
+    pub prompt: Option<Commitment>,
+    /// The commitment to the answer's body, as it went to the caller, `bytes_out` bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub answer: Option<Commitment>,
 }
 
 /// What became known of an exchange after its entry.
@@ -333,7 +336,8 @@ pub struct Gap {
     /// When it was noticed.
     #[serde(skip)]
     pub at: Timestamp,
-    /// Why, in a word: `state_lost`, `journal_lost`.
+    /// Why, in a word: `state_lost` (the writer's memory was made again), `journal_damaged` (a line on its way into the log cannot
+    /// be read back), `journal_refused` (exchanges that the disk did not take were too many to be kept in memory).
     pub reason: String,
     /// What is known about it.
     pub detail: String,
@@ -465,45 +469,6 @@ impl Attempt {
     fn clipped(&self) -> Self {
         Self { provider: Arc::from(clip(&self.provider)), model: clip(&self.model), ..self.clone() }
     }
-}
-
-/// 32 random bytes that a commitment is made with. Whoever has the salt and the text can show that they belong together; without
-/// the salt nothing can be learnt, not even by guessing. All zeros stands for none.
-pub type Salt = [u8; 32];
-
-/// Commits to a text that arrives in pieces: HMAC-SHA-256 with the salt as the key, over the word (`prompt` or `answer`), a line
-/// end, and the bytes.
-#[derive(Clone)]
-pub struct Committer(hmac::Context);
-
-impl Committer {
-    /// A commitment to a `prompt` or an `answer`.
-    pub fn new(salt: &Salt, word: &str) -> Self {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, salt));
-        context.update(word.as_bytes());
-        context.update(b"\n");
-        Self(context)
-    }
-
-    /// Takes the next piece.
-    pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
-    }
-
-    /// The commitment, base64.
-    pub fn finish(self) -> String {
-        BASE64.encode(self.0.sign().as_ref())
-    }
-}
-
-/// A fresh salt.
-///
-/// # Errors
-/// When the system gives no randomness.
-pub fn salt() -> Result<Salt, getrandom::Error> {
-    let mut salt = [0; 32];
-    getrandom::fill(&mut salt)?;
-    Ok(salt)
 }
 
 /// The JSON Schema of every kind of entry, by the name of its file. Source: JSON Schema draft 2020-12.

@@ -241,6 +241,22 @@ pub fn load(audit: &Path, log: &Path, number: u64, size: u64) -> Result<Vec<u8>,
     Ok(rows)
 }
 
+/// Makes the index of the full bundles in a range again from the log itself; how many there were. Works beside a running gateway.
+///
+/// # Errors
+/// When a bundle cannot be read or a file not be written.
+pub fn rebuild((audit, log): (&Path, &Path), (from, size): (u64, u64)) -> Result<u64, TileError> {
+    let full = from / WIDTH..size / WIDTH;
+    for number in full.clone() {
+        let entries = tiles::read_entries(log, number, size)?;
+        let rows = rows(entries.iter().map(Vec::as_slice));
+        let place = path(number);
+        rewrite(&audit.join(&place), &rows)
+            .map_err(|error| TileError::new(place.display().to_string(), error.to_string()))?;
+    }
+    Ok(full.end.saturating_sub(full.start))
+}
+
 fn is_whole(rows: &[u8]) -> bool {
     let (rows, rest) = rows.as_chunks::<ROW_BYTES>();
     let fits = |row: &Row| {

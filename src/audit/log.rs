@@ -17,18 +17,20 @@ use tokio::sync::watch;
 
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::disk::{self, Disk};
-use crate::audit::entry::{Entry, Gap, Rotation, Salt};
+use crate::audit::entry::{Entry, Gap, Rotation};
 use crate::audit::index::{self, Seen};
 use crate::audit::key::{KeyError, SigningKeys};
 use crate::audit::note::Note;
 use crate::audit::opening::{self, Opened};
 use crate::audit::policy::Policy;
 use crate::audit::rotation;
+use crate::audit::salts;
 use crate::audit::state::State;
 use crate::audit::tail::{LOG, Pending, Tail, Taken, WITNESSED};
 use crate::audit::tiles::TileError;
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
+use crate::unit::commit::Salt;
 
 /// What may wait in memory for the next commit: 8 MiB, about ten thousand plain entries.
 pub const PENDING_LIMIT_BYTES: usize = 8 * 1024 * 1024;
@@ -100,7 +102,7 @@ impl Taken {
             Entry::Exchange(exchange) => index::row_of(exchange),
             _ => Seen::parse(&bytes).map_or([0; 64], |seen| seen.row()),
         };
-        Self { bytes, salt: salt.unwrap_or_default(), row }
+        Self { bytes, salt: salt.map(|salt| *salt.expose()).unwrap_or_default(), row }
     }
 }
 
@@ -215,6 +217,7 @@ impl Log {
         if let Some(detail) = lost {
             writer.append(&Taken::new(&Entry::Gap(Gap { at: now, reason: "state_lost".to_owned(), detail }), None));
         }
+        writer.note_version(now);
         writer.commit()?;
         writer.write_rotations()?;
         let log = Self { settings, writer: Mutex::new(writer), sizes: watch::Sender::new(size) };
@@ -385,12 +388,29 @@ impl Log {
         Ok(standing.witnessed)
     }
 
-    /// Erases the salt of an entry: from then on nobody can show which prompt or answer its commitments are of.
+    /// Erases the salts of entries, given in the order of the log: from then on nobody can show which prompt or answer their
+    /// commitments are of. How many there were.
     ///
     /// # Errors
-    /// When there is no such entry, or the disk refuses.
-    pub fn erase_salt(&self, index: u64) -> Result<(), LogError> {
-        self.writer().erase_salt(index)
+    /// When the disk refuses; call it again.
+    pub fn erase_salts(&self, indexes: &[u64]) -> Result<u64, LogError> {
+        self.writer().erase_salts(indexes)
+    }
+
+    /// Deletes the salts of whole bundles in a range of entries; how many bundles there were.
+    ///
+    /// # Errors
+    /// When the disk refuses; call it again.
+    pub fn prune_salts(&self, range: (u64, u64)) -> Result<u64, LogError> {
+        self.writer().prune_salts(range)
+    }
+
+    /// The salt of an entry; `None` if it commits to nothing, or the salt was erased.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn salt(&self, index: u64) -> Result<Option<Salt>, LogError> {
+        salts::read(&self.settings.folder, index).map_err(LogError::Disk)
     }
 
     /// How it stands.
@@ -455,7 +475,7 @@ impl Log {
 }
 
 impl Writer {
-    fn append(&mut self, entry: &Taken) {
+    pub(super) fn append(&mut self, entry: &Taken) {
         self.pending_bytes += entry.bytes.len() + 128;
         self.tail.append(entry, &mut self.finished);
         self.dirty = true;

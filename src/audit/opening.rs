@@ -159,7 +159,7 @@ fn remember(folder: &Path, state: &mut State) -> Result<(), LogError> {
     let mut older = Vec::new();
     for number in 0..state.size.div_ceil(WIDTH) {
         if state.pruned == number * WIDTH
-            && !log.join(tiles::path(Row::Entries, number, WIDTH)).exists()
+            && !tiles::locate(&log, &tiles::path(Row::Entries, number, WIDTH)).exists()
             && state.size >= (number + 1) * WIDTH
         {
             state.pruned += WIDTH;

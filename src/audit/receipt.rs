@@ -15,6 +15,7 @@ use crate::audit::policy::{Policy, Standing};
 use crate::audit::rotation;
 use crate::audit::tiles::{self, TreeFiles, WIDTH};
 use crate::audit::verify::Fault;
+use crate::unit::commit::{Commitment, Salt};
 
 /// What a receipt says it is.
 const TYPE: &str = "marg-audit-receipt/v1";
@@ -24,6 +25,25 @@ const PROOF: &str = "c2sp.org/tlog-proof@v1";
 
 /// The largest receipt that is read: an entry, a note and some rotations.
 const LIMIT_BYTES: usize = 4 * 1024 * 1024;
+
+/// One of the two texts of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The request's body, as the caller sent it.
+    Prompt,
+    /// The answer's body, as the caller got it.
+    Answer,
+}
+
+impl Which {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Answer => "answer",
+        }
+    }
+}
 
 /// One entry and its proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +58,8 @@ pub struct Receipt {
     pub checkpoint: String,
     /// The notes of the rotations before that checkpoint, oldest first.
     pub rotations: Vec<String>,
+    /// The salt of the entry's commitments, if it was put in: whoever has it can show which prompt and answer they are of.
+    pub salt: Option<Salt>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,6 +71,19 @@ struct File {
     proof: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rotations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<Salt>,
+}
+
+/// What an entry commits to.
+#[derive(Deserialize)]
+struct Committed {
+    #[serde(default)]
+    bytes_in: u64,
+    #[serde(default)]
+    bytes_out: u64,
+    prompt: Option<Commitment>,
+    answer: Option<Commitment>,
 }
 
 impl Receipt {
@@ -90,7 +125,7 @@ impl Receipt {
         let proof = merkle::inclusion(index, size, &TreeFiles::new(folder, size))?.unwrap_or_default();
         let mut rotations = rotation::load(folder).map_err(LogError::Disk)?;
         rotations.truncate(most);
-        Ok(Self { entry: entry(folder, index, size)?, index, proof, checkpoint, rotations })
+        Ok(Self { entry: entry(folder, index, size)?, index, proof, checkpoint, rotations, salt: None })
     }
 
     /// Its file.
@@ -100,6 +135,7 @@ impl Receipt {
             entry: self.entry.clone(),
             proof: self.to_proof(),
             rotations: self.rotations.clone(),
+            salt: self.salt,
         };
         // Texts alone can always be written.
         serde_json::to_string_pretty(&file).unwrap_or_default() + "\n"
@@ -125,7 +161,30 @@ impl Receipt {
             return Err(Malformed(format!("its type is {:?}, not {TYPE:?}", file.kind)));
         }
         let (index, proof, checkpoint) = parse_proof(&file.proof)?;
-        Ok(Self { entry: file.entry, index, proof, checkpoint, rotations: file.rotations })
+        Ok(Self { entry: file.entry, index, proof, checkpoint, rotations: file.rotations, salt: file.salt })
+    }
+
+    /// Verifies that a text is the prompt, or the answer, that the entry commits to. The receipt itself is not verified by this.
+    ///
+    /// # Errors
+    /// What does not fit: the entry commits to none, or to another text, or by another salt.
+    pub fn shows(&self, which: Which, salt: &Salt, text: &[u8]) -> Result<(), Fault> {
+        let (place, word) = (format!("entry {} of the receipt", self.index), which.name());
+        let fault = |what: String| Fault::new(place.clone(), what);
+        let committed: Committed = serde_json::from_str(&self.entry)
+            .map_err(|error| fault(format!("it is no entry of an exchange: {error}")))?;
+        let (commitment, bytes) = match which {
+            Which::Prompt => (committed.prompt, committed.bytes_in),
+            Which::Answer => (committed.answer, committed.bytes_out),
+        };
+        let Some(commitment) = commitment else { return Err(fault(format!("it commits to no {word}"))) };
+        if salt.commit(text) == commitment {
+            return Ok(());
+        }
+        if text.len() as u64 != bytes {
+            return Err(fault(format!("the {word} had {bytes} bytes, this text has {}", text.len())));
+        }
+        Err(fault(format!("it commits to another {word}, or the salt is another")))
     }
 
     /// Verifies it against whom the policy trusts. Whether enough witnesses cosigned is in the standing.

@@ -30,6 +30,9 @@ pub struct State {
     pub rotations: Vec<u64>,
     /// Entry bundles below this index were deleted.
     pub pruned: u64,
+    /// The version of the program that wrote it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The size at which this state had to be made again, because it was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<u64>,

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::audit::entry::Salt;
 use crate::audit::index;
 use crate::audit::merkle::{Frontier, Hash, Nodes, fold, leaf_hash};
+use crate::audit::salts::{self, SALT_BYTES};
 use crate::audit::tiles::{self, Row, TileError, TreeFiles, WIDTH};
 
 /// A file that is to be written, below the audit folder.
@@ -25,7 +25,7 @@ pub struct Taken {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// The salt of its commitments; zeros if it has none.
-    pub salt: Salt,
+    pub salt: [u8; SALT_BYTES],
     /// Its row in the index.
     pub row: index::Row,
 }
@@ -58,8 +58,10 @@ impl Tail {
             let entries = tiles::read_entries(&log, size / WIDTH, size)?;
             tail.rows = index::rows(entries.iter().map(Vec::as_slice));
             entries.iter().for_each(|entry| push_entry(&mut tail.bundle, entry));
-            tail.salts = std::fs::read(audit.join(salts_path(size / WIDTH))).unwrap_or_default();
-            tail.salts.resize(entries.len() * 32, 0);
+            let place = || salts::path(size / WIDTH).display().to_string();
+            tail.salts =
+                salts::load(audit, size / WIDTH).map_err(|error| TileError::new(place(), error.to_string()))?;
+            tail.salts.resize(entries.len() * SALT_BYTES, 0);
         }
         tail.tree = Frontier::read(size, &Edge(&tail.levels))?;
         Ok(tail)
@@ -77,7 +79,7 @@ impl Tail {
             finished.push((file(Row::Entries, number, WIDTH), std::mem::take(&mut self.bundle)));
             finished.push((index::path(number), std::mem::take(&mut self.rows)));
             let salts = std::mem::take(&mut self.salts);
-            finished.extend(has_salt(&salts).then(|| (salts_path(number), salts)));
+            finished.extend(salts::any(&salts).then(|| (salts::path(number), salts)));
         }
         self.push(0, leaf, number, finished);
     }
@@ -107,20 +109,18 @@ impl Tail {
         }
         if !self.bundle.is_empty() {
             files.push((file(Row::Entries, size / WIDTH, size % WIDTH), self.bundle.clone()));
-            files.extend(has_salt(&self.salts).then(|| (salts_path(size / WIDTH), self.salts.clone())));
+            files.extend(salts::any(&self.salts).then(|| (salts::path(size / WIDTH), self.salts.clone())));
         }
         files
     }
 
-    /// Forgets the salt of an entry of the unfinished bundle; whether it is in there.
-    pub fn erase_salt(&mut self, index: u64) -> bool {
-        let (bundle, at) = (index / WIDTH, usize::try_from(index % WIDTH).unwrap_or(0));
-        let here = bundle == self.tree.size() / WIDTH;
-        if here && let Some(salt) = self.salts.get_mut(at * 32..at * 32 + 32) {
+    /// Forgets the salt of an entry, if that is in the unfinished bundle.
+    pub fn erase_salt(&mut self, index: u64) {
+        if index / WIDTH == self.tree.size() / WIDTH
+            && let Some(salt) = self.salts.get_mut(salts::place(index))
+        {
             salt.fill(0);
-            return true;
         }
-        false
     }
 
     /// The tree.
@@ -149,15 +149,6 @@ impl Nodes for Mended<'_> {
             self.files.node(level, index)
         }
     }
-}
-
-/// The path of the salts of a bundle below the audit folder.
-pub fn salts_path(number: u64) -> PathBuf {
-    PathBuf::from(format!("salts/{}", tiles::number_path(number)))
-}
-
-fn has_salt(salts: &[u8]) -> bool {
-    salts.iter().any(|byte| *byte != 0)
 }
 
 fn row(level: usize) -> Row {

@@ -109,6 +109,26 @@ pub fn tile(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|hash| hash.0).collect()
 }
 
+/// The file beside the checkpoint that names the folder of full files that were moved away: one line, absolute or from the log's
+/// folder.
+pub const ARCHIVE: &str = "archive";
+
+/// The folder that full files were moved to, if any were.
+pub fn archive(folder: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(folder.join(ARCHIVE)).ok()?;
+    let name = text.trim_end_matches('\n');
+    (!name.is_empty()).then(|| folder.join(name))
+}
+
+/// Where a file of the log is: in its folder, else among those that were moved away. It need not be there.
+pub fn locate(folder: &Path, path: &str) -> PathBuf {
+    let here = folder.join(path);
+    if here.exists() {
+        return here;
+    }
+    archive(folder).map(|moved| moved.join(path)).filter(|moved| moved.exists()).unwrap_or(here)
+}
+
 /// Reads a file of a log as a tree of `size` leaves has it. Where the partial file of that width is gone, the full one or a wider
 /// partial one serves, as the specification allows.
 ///
@@ -118,8 +138,11 @@ pub fn read(folder: &Path, row: Row, number: u64, size: u64) -> Result<Vec<u8>, 
     let width = width(row, number, size);
     let exact = path(row, number, width);
     let failed = |error: io::Error| TileError::new(exact.clone(), error.to_string());
-    for candidate in [width, WIDTH] {
-        match fs::read(folder.join(path(row, number, candidate))) {
+    let full = path(row, number, WIDTH);
+    let here = [&exact, &full].map(|path| folder.join(path));
+    let moved = || archive(folder).map(|moved| moved.join(&full));
+    for candidate in here.into_iter().map(Some).chain(std::iter::once_with(moved)).flatten() {
+        match fs::read(candidate) {
             Ok(bytes) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),

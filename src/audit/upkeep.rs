@@ -1,13 +1,18 @@
 //! What is done to a log beside its tree: salts are erased, entries past their retention deleted, rotations listed.
 
 use std::io;
+use std::path::Path;
 
+use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index::{self, Seen};
 use crate::audit::log::{LogError, Writer};
 use crate::audit::receipt;
 use crate::audit::rotation;
-use crate::audit::tail::{LOG, salts_path};
+use crate::audit::salts;
+use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::{self, Row, WIDTH};
+use crate::unit::clock::Timestamp;
+use crate::unit::version::VERSION;
 
 impl Writer {
     /// Writes the list of rotations, if it is not whole; their entries are still there, as pruning waits for this.
@@ -30,26 +35,56 @@ impl Writer {
         self.put(&[(log.join(rotation::FILE), text.as_slice())])
     }
 
-    /// Overwrites the salt of an entry with zeros.
+    /// Notes in the log that another version of the program writes it from here on, if that is so. On the disk with the next commit.
+    pub(super) fn note_version(&mut self, now: Timestamp) {
+        let before = self.state.version.replace(VERSION.to_owned());
+        if let Some(before) = before.filter(|before| before != VERSION) {
+            let actor = Actor { kind: "system".to_owned(), id: None, label: None, address: None };
+            let detail = [("from".to_owned(), before.into()), ("to".to_owned(), VERSION.into())].into_iter().collect();
+            let verb = "upgrade".to_owned();
+            let event = Event { at: now, actor, noun: Noun::Upgrade, verb, subject: None, detail };
+            self.append(&Taken::new(&Entry::Event(event), None));
+        }
+        self.mark();
+    }
+
+    /// Overwrites the salts of entries with zeros; how many there were. Indexes that belong to no entry are passed over.
     ///
     /// # Errors
-    /// When there is no such entry, or the disk refuses.
-    pub(super) fn erase_salt(&mut self, index: u64) -> Result<(), LogError> {
-        if index >= self.tail.tree().size() {
-            return Err(LogError::Missing(format!("there is no entry {index}")));
+    /// When the disk refuses; some of them may be erased.
+    pub(super) fn erase_salts(&mut self, indexes: &[u64]) -> Result<u64, LogError> {
+        // What waits in memory would bring them back.
+        self.commit()?;
+        let mut erased = 0;
+        for same in indexes.chunk_by(|one, other| one / WIDTH == other / WIDTH) {
+            let number = same.first().map_or(0, |index| index / WIDTH);
+            let mut salts = salts::load(&self.folder, number).map_err(LogError::Disk)?;
+            let before = erased;
+            for index in same {
+                self.tail.erase_salt(*index);
+                if let Some(salt) = salts.get_mut(salts::place(*index)).filter(|salt| salts::any(salt)) {
+                    salt.fill(0);
+                    erased += 1;
+                }
+            }
+            if erased > before {
+                self.put(&[(self.folder.join(salts::path(number)), salts.as_slice())])?;
+            }
         }
-        self.tail.erase_salt(index);
-        let path = self.folder.join(salts_path(index / WIDTH));
-        let mut salts = match std::fs::read(&path) {
-            Ok(salts) => salts,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(LogError::Disk(error)),
-        };
-        let at = usize::try_from(index % WIDTH).unwrap_or(0) * 32;
-        if let Some(salt) = salts.get_mut(at..at + 32) {
-            salt.fill(0);
+        Ok(erased)
+    }
+
+    /// Deletes the files of salts below an index, rounded down; how many there were.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn prune_salts(&mut self, (from, below): (u64, u64)) -> Result<u64, LogError> {
+        self.commit()?;
+        let mut deleted = 0;
+        for number in from / WIDTH..below.min(self.state.size) / WIDTH {
+            deleted += u64::from(self.delete(&self.folder.join(salts::path(number)))?);
         }
-        self.put(&[(path, salts.as_slice())])
+        Ok(deleted)
     }
 
     /// Deletes the bundles, rows and salts below an index, rounded down; the state knows it first.
@@ -62,18 +97,30 @@ impl Writer {
         if below <= from {
             return Ok(self.state.pruned);
         }
+        let log = self.folder.join(LOG);
+        if let Some(moved) = tiles::archive(&log) {
+            // First, because it may be read-only: then nothing is deleted, and the state does not say so.
+            for number in from..below {
+                self.delete(&moved.join(tiles::path(Row::Entries, number, WIDTH)))?;
+            }
+        }
         self.state.pruned = below * WIDTH;
         self.mark();
         self.commit()?;
         for number in from..below {
-            let bundle = std::path::Path::new(LOG).join(tiles::path(Row::Entries, number, WIDTH));
-            for path in [bundle, index::path(number), salts_path(number)] {
-                match self.disk.remove(&self.folder.join(path)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::Disk(error)),
-                    _ => {}
-                }
-            }
+            self.delete(&log.join(tiles::path(Row::Entries, number, WIDTH)))?;
+            self.delete(&self.folder.join(index::path(number)))?;
+            self.delete(&self.folder.join(salts::path(number)))?;
         }
         Ok(self.state.pruned)
+    }
+
+    /// Deletes a file, if it is there.
+    fn delete(&self, path: &Path) -> Result<bool, LogError> {
+        match self.disk.remove(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(LogError::Disk(error)),
+        }
     }
 }

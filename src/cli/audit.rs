@@ -1,7 +1,8 @@
-//! `marg audit`: keys, proofs and searches. Everything but `prune` reads files only, so it works on a copy of the log, on a
+//! `marg audit`: keys, proofs, searches and upkeep. Everything but `prune` and `erase` reads or moves files only, so it works on a copy of the log, on a
 //! machine that never saw Marg's data, and beside a gateway that writes it.
 
 mod find;
+mod keep;
 mod key;
 mod proof;
 
@@ -11,11 +12,12 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::audit::policy::{Policy, Standing};
-use crate::audit::receipt::Receipt;
+use crate::audit::receipt::{Receipt, Which};
 use crate::audit::verify::{self, Kept, Report};
 use crate::cli::Common;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
+use crate::unit::commit::Salt;
 
 /// What to do with the audit log.
 #[derive(Debug, Subcommand)]
@@ -36,7 +38,16 @@ pub enum Audit {
     /// Print entries that match as they come under a checkpoint, until interrupted.
     Tail(find::Search),
     /// Delete old entries; their hashes stay, so everything that remains can be proved. The gateway must not be running.
-    Prune(find::Prune),
+    Prune(keep::Prune),
+    /// Erase the link between entries and the prompts and answers that they commit to; entries and proofs stay.
+    Erase(keep::Erase),
+    /// Print the text of a prompt or an answer, where texts are kept.
+    Text(find::Text),
+    /// Move old files of the log to other storage; proofs stay possible, and the gateway may be running.
+    Archive(keep::Archive),
+    /// Care for the index that searches use.
+    #[command(subcommand)]
+    Index(keep::Index),
 }
 
 /// What to verify, and against whom.
@@ -57,6 +68,15 @@ pub struct Verify {
     /// A checkpoint that was kept: the log must continue it; may be given more than once.
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
+    /// With one --receipt: the prompt that it is to be shown to be of, byte for byte as it was sent.
+    #[arg(long, value_name = "FILE")]
+    prompt: Option<PathBuf>,
+    /// With one --receipt: the answer that it is to be shown to be of, byte for byte as it came.
+    #[arg(long, value_name = "FILE")]
+    answer: Option<PathBuf>,
+    /// The salt of the entry, in base64; without it the one in the receipt is taken.
+    #[arg(long, value_name = "FILE")]
+    salt_file: Option<PathBuf>,
     /// Let one of the log's two signatures suffice.
     #[arg(long)]
     accept_one: bool,
@@ -78,7 +98,11 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Search(search) => find::search(&search),
         Audit::Export(search) => find::export(&search),
         Audit::Tail(search) => find::tail(&search).await,
-        Audit::Prune(prune) => find::prune(&prune),
+        Audit::Prune(prune) => keep::prune(&prune),
+        Audit::Erase(erase) => keep::erase(&erase, common).await,
+        Audit::Text(text) => find::text(&text, common).await,
+        Audit::Archive(archive) => keep::archive(&archive),
+        Audit::Index(keep::Index::Rebuild(rebuild)) => keep::rebuild(&rebuild),
     }
 }
 
@@ -110,10 +134,14 @@ fn verify(command: &Verify, format: Format) -> Result {
         .iter()
         .map(|path| Ok(Kept { name: path.display().to_string(), note: read(path)? }))
         .collect::<Result<_>>()?;
+    if receipt.len() != 1 && (command.prompt.is_some() || command.answer.is_some()) {
+        return Err(Failure::usage("--prompt and --answer need exactly one --receipt."));
+    }
     for path in receipt {
         let found = Receipt::parse(&read(path)?).map_err(|error| wrong(path, &error))?;
         let standing = found.verify(&trusted).map_err(|fault| wrong(path, &fault))?;
-        tell(format, &path.display().to_string(), &standing, json!({ "index": found.index }))?;
+        let shown = shown(command, path, &found)?;
+        tell(format, &path.display().to_string(), &standing, json!({ "index": found.index, "shows": shown }))?;
         enough(path, &standing)?;
     }
     if let Some(path) = proof {
@@ -151,6 +179,30 @@ fn how_far(folder: &Path, report: &Report, unwitnessed_end: bool) -> Result {
 
 fn names(standing: &Standing) -> Vec<String> {
     standing.witnesses.iter().map(|(name, at)| format!("{name} at {}", at.rfc3339())).collect()
+}
+
+/// Compares the texts that were given with what the entry commits to.
+fn shown(command: &Verify, path: &Path, receipt: &Receipt) -> Result<Vec<&'static str>> {
+    let texts = [(Which::Prompt, &command.prompt), (Which::Answer, &command.answer)];
+    let given: Vec<_> = texts.into_iter().filter_map(|(which, file)| Some((which, file.as_ref()?))).collect();
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
+    let salt = match &command.salt_file {
+        Some(file) => {
+            let text = String::from_utf8_lossy(&read(file)?).into_owned();
+            let salt = Salt::parse(text.trim());
+            Some(salt.ok_or_else(|| Failure::failed(format!("{} holds no salt: 32 bytes of base64.", file.display())))?)
+        }
+        None => receipt.salt,
+    };
+    let salt = salt.ok_or_else(|| {
+        Failure::usage("The receipt holds no salt; get it with `marg audit receipt ID --salt`, or give --salt-file.")
+    })?;
+    for (which, file) in &given {
+        receipt.shows(*which, &salt, &read(file)?).map_err(|fault| wrong(path, &fault))?;
+    }
+    Ok(given.into_iter().map(|(which, _)| which.name()).collect())
 }
 
 fn wrong(path: &Path, fault: &dyn std::fmt::Display) -> Failure {

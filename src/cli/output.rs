@@ -33,6 +33,16 @@ pub fn line(text: &str) -> Result {
     Ok(out.flush()?)
 }
 
+/// Prints bytes as they are.
+///
+/// # Errors
+/// When the standard output cannot be written.
+pub fn raw(bytes: &[u8]) -> Result {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
 /// Prints a list of rows. JSON and YAML get the whole answer, the table gets `rows` of it.
 ///
 /// # Errors

@@ -32,6 +32,14 @@ pub struct AuditConfig {
     pub passphrase: Option<SecretRef>,
     /// Entries older than this are deleted, their hashes stay; 0 keeps them for ever.
     pub retention_days: u32,
+    /// What is kept of prompts and answers.
+    pub content: ContentConfig,
+    /// The most that is kept of the text of one prompt or answer, where texts are kept.
+    pub text_limit_bytes: usize,
+    /// Texts older than this are deleted; 0 keeps them for ever.
+    pub text_retention_days: u32,
+    /// Salts older than this are erased, and with them the link to prompts and answers; 0 keeps them as long as the entries.
+    pub salt_retention_days: u32,
     /// Who is asked to cosign.
     pub witnesses: Vec<WitnessConfig>,
     /// How many of them must; 0 asks for none.
@@ -56,6 +64,10 @@ impl Default for AuditConfig {
             next_key: None,
             passphrase: None,
             retention_days: 0,
+            content: ContentConfig::default(),
+            text_limit_bytes: 256 * 1024,
+            text_retention_days: 30,
+            salt_retention_days: 0,
             witnesses: Vec::new(),
             quorum: 0,
             open_tiles: false,
@@ -73,6 +85,18 @@ pub enum AuditMode {
     Observe,
     /// They are refused with 503.
     Enforce,
+}
+
+/// What is kept of prompts and answers. The log itself never holds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ContentConfig {
+    /// Nothing.
+    None,
+    /// Salted commitments in the entries, the salts apart.
+    #[default]
+    Commitments,
+    /// Commitments, and the texts themselves, apart.
+    FullText,
 }
 
 impl AuditMode {
@@ -112,6 +136,11 @@ pub struct AuditSecrets {
 /// The section `audit`.
 pub(super) fn audit(table: &mut Table<'_, '_>) -> AuditConfig {
     const MODES: &[(&str, AuditMode)] = &[("observe", AuditMode::Observe), ("enforce", AuditMode::Enforce)];
+    const CONTENTS: &[(&str, ContentConfig)] = &[
+        ("none", ContentConfig::None),
+        ("commitments", ContentConfig::Commitments),
+        ("full_text", ContentConfig::FullText),
+    ];
     let default = AuditConfig::default();
     AuditConfig {
         enabled: table.flag("enabled", default.enabled),
@@ -123,6 +152,10 @@ pub(super) fn audit(table: &mut Table<'_, '_>) -> AuditConfig {
         next_key: table.text("next_key", SecretRef::parse),
         passphrase: table.text("passphrase", SecretRef::parse),
         retention_days: table.number("retention_days", default.retention_days),
+        content: table.text_or("content", default.content, |text| word(text, CONTENTS)),
+        text_limit_bytes: table.number("text_limit_bytes", default.text_limit_bytes),
+        text_retention_days: table.number("text_retention_days", default.text_retention_days),
+        salt_retention_days: table.number("salt_retention_days", default.salt_retention_days),
         witnesses: table.texts("witnesses", witness),
         quorum: table.number("quorum", default.quorum),
         open_tiles: table.flag("open_tiles", default.open_tiles),
@@ -209,6 +242,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     });
     if repeated {
         report.error("audit.witnesses", "two have the same name or key; give each key of a witness a name of its own");
+    }
+    if audit.enabled && audit.content == ContentConfig::FullText {
+        report.warn(
+            "audit.content",
+            "full_text keeps every prompt and answer on the disk, in the folder `texts` of the audit log; commitments do without",
+        );
     }
     if audit.next_key.is_some() && audit.key.is_none() {
         report.warn(

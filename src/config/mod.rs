@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::budget::limit::Limit;
-pub use crate::config::audit::{AuditConfig, AuditMode, AuditSecrets, WitnessConfig};
+pub use crate::config::audit::{AuditConfig, AuditMode, AuditSecrets, ContentConfig, WitnessConfig};
 pub use crate::config::budget::{AuthorityConfig, BudgetConfig, DeadNode};
 pub use crate::config::permits::PermitFiles;
 pub use crate::config::redis::{RedisConfig, RedisModeConfig, RedisSecrets};

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-pub use line::{Line, MAX_LINE_BYTES};
+pub use line::{Gap, Line, MAX_LINE_BYTES};
 pub use recent::Written;
 pub use segment::owner as owner_of;
 pub(super) use segment::{Piece, Segment};
@@ -276,6 +276,21 @@ impl Journal {
     fn ring(&self) {
         if self.readers_sleep.load(Ordering::SeqCst) && self.readers_sleep.swap(false, Ordering::SeqCst) {
             self.bell.notify_waiters();
+        }
+    }
+
+    /// Closes the segment that is being written, if there is anything in it, so that its file goes as soon as everybody has what
+    /// it holds.
+    pub fn turn(&self) {
+        let written = {
+            let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+            if active.written() > 0 {
+                active.rotate_at.store(0, Ordering::Relaxed);
+            }
+            active.written()
+        };
+        if written > 0 {
+            self.rotate();
         }
     }
 

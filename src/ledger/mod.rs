@@ -13,6 +13,6 @@ pub mod reprice;
 
 pub use consumer::Consumer;
 pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};
-pub use journal::{Journal, JournalError, JournalSettings, Line, owner_of};
+pub use journal::{Gap, Journal, JournalError, JournalSettings, Line, owner_of};
 pub use query::LedgerStore;
 pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::charge::Charge;
 use crate::unit::clock::Timestamp;
+use crate::unit::commit::{Commitment, Salt};
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
@@ -151,6 +152,19 @@ pub struct Verdict {
     pub call: Arc<str>,
 }
 
+/// What an exchange commits to; the journal carries it to the audit log, the database never sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commitments {
+    /// The salt of both.
+    pub salt: Salt,
+    /// The request's body as it came; `None` if there was none, or it was never read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Commitment>,
+    /// The answer's body as it went to the caller, `bytes_out` bytes; `None` if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Commitment>,
+}
+
 /// One exchange. Serialises to one JSON object; absent values are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -246,6 +260,9 @@ pub struct Record {
     /// What it added to the counters of limits; empty while its tokens are still being counted, and then its amendment says all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<Charge>,
+    /// What it commits to; `None` if nothing is, by the operator's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitments: Option<Commitments>,
 }
 
 impl Record {
@@ -286,6 +303,7 @@ impl Record {
             session: None,
             verdict: None,
             charges: Vec::new(),
+            commitments: None,
         }
     }
 }

@@ -3,14 +3,16 @@
 //! Ledger and audit know nothing of each other; here a record becomes an entry. Every line but bare charges gives exactly one
 //! (`every_answered_exchange_is_an_entry_whatever_its_end`), so the log is complete when the journal is.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Noun, Tokens, Verdict};
+use crate::audit::entry::{Actor, Amendment, Attempt, Entry, Event, Exchange, Gap, Noun, Tokens, Verdict};
+use crate::audit::texts::Texts;
 use crate::ledger::{Line, Outcome, Record};
-use crate::unit::clock::Timestamp;
+use crate::unit::commit::Salt;
 use crate::unit::event;
 
 /// The largest whole number that every reader of JSON keeps (RFC 8259 section 6).
@@ -21,6 +23,7 @@ const SAFE_INTEGER: u64 = 1 << 53;
 pub struct AuditGate {
     kept: AtomicBool,
     refusing: AtomicBool,
+    texts: OnceLock<Texts>,
 }
 
 impl AuditGate {
@@ -28,6 +31,16 @@ impl AuditGate {
     pub fn set(&self, kept: bool, refusing: bool) {
         self.kept.store(kept, Ordering::Relaxed);
         self.refusing.store(refusing, Ordering::Relaxed);
+    }
+
+    /// Says where texts are kept. Once; a second call changes nothing.
+    pub fn keep_texts(&self, texts: Texts) {
+        self.texts.get_or_init(|| texts);
+    }
+
+    /// Where texts are kept, if there is a log.
+    pub fn texts(&self) -> Option<&Texts> {
+        self.texts.get()
     }
 
     /// Whether exchanges become entries, so that an answer can name its receipt.
@@ -47,21 +60,21 @@ pub fn entry(line: &Line) -> Option<Entry> {
         Line::Record(record) => Some(Entry::Exchange(Box::new(exchange(record)))),
         Line::Amend(amendment) => Some(Entry::Amendment(Amendment {
             // The journal does not say when; the amendment follows its exchange within moments.
-            at: exchange_time(amendment.id.0),
+            at: amendment.id.time(),
             id: amendment.id,
             usage: Tokens::from(amendment.usage),
             usage_source: amendment.usage_source,
             cost_nano_usd: amendment.cost.map(|cost| cost.nanos()),
         })),
         Line::Event(event) => Some(Entry::Event(self::event(event))),
+        Line::Gap(gap) => Some(Entry::Gap(Gap { at: gap.at, reason: gap.reason.clone(), detail: gap.detail.clone() })),
         Line::Charges(_) => None,
     }
 }
 
-/// The time that a UUID of version 7 begins with (RFC 9562 section 5.7).
-fn exchange_time(id: uuid::Uuid) -> Timestamp {
-    let millis = i64::try_from(id.as_u128() >> 80).unwrap_or(0);
-    Timestamp(millis.saturating_mul(1_000))
+/// The salt of its commitments, if it has any; it goes beside the entry and not into it.
+pub fn salt(line: &Line) -> Option<Salt> {
+    Some(line.record()?.commitments?.salt)
 }
 
 fn exchange(record: &Record) -> Exchange {
@@ -97,8 +110,8 @@ fn exchange(record: &Record) -> Exchange {
         ttft_us: record.ttft_us,
         bytes_in: record.bytes_in,
         bytes_out: record.bytes_out,
-        prompt: None,
-        answer: None,
+        prompt: record.commitments.and_then(|both| both.prompt),
+        answer: record.commitments.and_then(|both| both.answer),
     }
 }
 
@@ -172,6 +185,7 @@ fn noun(event: &event::Event) -> Noun {
         ("gateway", "stop") => Noun::Stop,
         ("gateway", "upgrade") => Noun::Upgrade,
         ("mode", _) => Noun::Mode,
+        ("audit", "erase") => Noun::Erasure,
         ("key", _) => Noun::Key,
         ("limit", _) => Noun::Limit,
         ("route", _) => Noun::Route,

@@ -14,6 +14,7 @@ use crate::kavach::permits::Papers;
 use crate::key::Key;
 use crate::ledger::{Outcome, Record};
 use crate::pipeline::attempt::{Current, Step};
+use crate::pipeline::commit::Content;
 use crate::pipeline::judge::Habits;
 use crate::pipeline::leave::Leave;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
@@ -72,6 +73,8 @@ pub struct Exchange {
     pub tries_on_step: u32,
     /// What is done with the answer's body.
     pub relaying: Relaying,
+    /// What it has committed to.
+    pub(super) content: Content,
     /// The last failure, for the case that nothing else is left.
     pub last_failure: Option<Error>,
     pub(crate) held: Option<Held>,
@@ -132,6 +135,7 @@ impl Exchange {
             papers_made: 0,
             tries_on_step: 0,
             relaying: Relaying::Nothing,
+            content: Content::default(),
             last_failure: None,
             held: None,
             settled: false,

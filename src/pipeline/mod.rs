@@ -8,6 +8,7 @@ pub mod answer;
 pub mod arrive;
 pub mod attempt;
 pub mod attest;
+pub mod commit;
 pub mod context;
 pub mod count;
 mod estimate;
@@ -24,6 +25,7 @@ pub mod relay;
 mod reserve;
 pub mod settle;
 pub mod understand;
+pub mod unrecorded;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -47,8 +49,10 @@ use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
 use crate::pipeline::attest::AuditGate;
+use crate::pipeline::commit::ContentPolicy;
 use crate::pipeline::context::Contexts;
 use crate::pipeline::count::Counter;
+use crate::pipeline::unrecorded::Unrecorded;
 use crate::provider::Provider;
 use crate::route::Table;
 use crate::telemetry::metrics::METRICS;
@@ -69,6 +73,8 @@ pub struct Gateway {
     pub suspended: OnceLock<mpsc::Sender<Suspension>>,
     /// Where records go first.
     pub journal: Arc<Journal>,
+    /// Records that the journal did not take.
+    pub unrecorded: Unrecorded,
     /// Counts tokens where no provider did.
     pub counter: Counter,
     /// How many tokens stored answers have.
@@ -131,6 +137,8 @@ pub struct Settings {
     pub cut_running: bool,
     /// Caps on single requests where neither the key nor its org, team or user has any.
     pub default_caps: RequestCaps,
+    /// What the audit log is told of prompts and answers.
+    pub content: ContentPolicy,
 }
 
 impl Settings {
@@ -152,6 +160,7 @@ impl Gateway {
             drift: Arc::new(Drift::new(DriftConfig::default())),
             suspended: OnceLock::new(),
             journal,
+            unrecorded: Unrecorded::default(),
             counter,
             contexts: Contexts::default(),
             audit: AuditGate::default(),

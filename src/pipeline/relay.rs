@@ -98,7 +98,7 @@ impl Exchange {
                 if self.record.ttft_us.is_none() && reader.first_token_seen() {
                     self.record.ttft_us = Some(micros(self.started.elapsed()));
                 }
-                self.record.bytes_out += relayed.bytes.len() as u64;
+                self.deliver(&relayed.bytes);
                 if relayed.complete || whole {
                     self.settle(Outcome::Answered);
                 }
@@ -125,7 +125,7 @@ impl Exchange {
                 format!("The provider answered with the redirect {status}, which is not followed."),
             )),
         };
-        self.record.bytes_out = body.len() as u64;
+        self.deliver(&body);
         self.settle(Outcome::UpstreamFailed);
         body
     }
@@ -153,7 +153,9 @@ impl Exchange {
         }
         self.record.reason = Some(error.kind().code().to_owned());
         self.record.error = Some(error.text().to_owned());
+        let event = streaming.then(|| dialect::cut_event(&error));
+        self.deliver(event.as_deref().unwrap_or_default());
         self.settle(Outcome::UpstreamCut);
-        streaming.then(|| dialect::cut_event(&error))
+        event
     }
 }

@@ -44,6 +44,7 @@ impl Exchange {
         if uncounted.is_none() {
             self.settle_habits();
         }
+        self.commit();
         let written = self.journal();
         count(&self.record);
         tell(&self.record);
@@ -202,7 +203,8 @@ impl Exchange {
         let written = self.gateway.journal.append_record(&self.record);
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &written {
-            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded");
+            tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded; it is tried again");
+            self.gateway.unrecorded.keep(&self.record);
         }
         written.ok()
     }

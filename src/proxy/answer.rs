@@ -11,7 +11,7 @@ use crate::pipeline::exchange::Exchange;
 /// Settles the exchange and sends the answer. A caller that is gone is not an error.
 pub async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) {
     let head_only = session.req_header().method == http::Method::HEAD;
-    exchange.record.bytes_out = if head_only { 0 } else { answer.body.len() as u64 };
+    exchange.answer_alone(if head_only { &[] } else { &answer.body });
     let outcome = match exchange.record.outcome {
         Outcome::Interrupted => Outcome::Answered,
         other => other,

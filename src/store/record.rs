@@ -221,6 +221,7 @@ pub(super) fn read(row: &impl Row) -> Result<Record, StoreError> {
         session: shared("session")?,
         verdict: row.json("verdict")?,
         charges: row.json("charges")?,
+        commitments: None,
     })
 }
 

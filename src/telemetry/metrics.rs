@@ -101,6 +101,12 @@ pub struct Metrics {
     pub audit_witness_failures: IntCounterVec,
     /// Commits and signatures of the audit log that failed.
     pub audit_failures: IntGauge,
+    /// Texts of exchanges that could not be kept, where they are.
+    pub audit_text_failures: IntCounter,
+    /// 1 for each thing that is wrong with the audit log.
+    pub audit_alarm: IntGaugeVec,
+    /// Gaps that were noted in the audit log.
+    pub audit_gaps: IntCounter,
     /// 1 while the audit log can be written.
     pub audit_working: IntGauge,
     /// Reloads of the configuration, by result.
@@ -216,7 +222,10 @@ impl Metrics {
                 "Failures of a witness to cosign.",
                 &["witness"],
             ),
+            audit_text_failures: counter("marg_audit_text_failures_total", "Texts that could not be kept."),
             audit_failures: gauge("marg_audit_append_failures", "Failed writes of the audit log since the start."),
+            audit_alarm: gauges("marg_audit_alarm", "1 while that is wrong with the audit log.", &["what"]),
+            audit_gaps: counter("marg_audit_gaps_total", "Gaps that were noted in the audit log."),
             audit_working: gauge("marg_audit_working", "1 while the audit log can be written."),
             reloads: counters("marg_reloads_total", "Reloads of the configuration.", &["result"]),
             webhook_posts: counters("marg_webhook_posts_total", "Events of limits for the webhook.", &["result"]),
@@ -277,6 +286,9 @@ impl Metrics {
             Box::new(self.audit_witnessed.clone()),
             Box::new(self.audit_witness_failures.clone()),
             Box::new(self.audit_failures.clone()),
+            Box::new(self.audit_text_failures.clone()),
+            Box::new(self.audit_alarm.clone()),
+            Box::new(self.audit_gaps.clone()),
             Box::new(self.audit_working.clone()),
             Box::new(self.reloads.clone()),
             Box::new(self.webhook_posts.clone()),

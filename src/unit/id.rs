@@ -21,6 +21,12 @@ impl ExchangeId {
         let millis = u64::try_from(Timestamp::now().micros() / 1_000).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random_tail()).into_uuid())
     }
+
+    /// The time that it begins with, to the millisecond (RFC 9562 section 5.7).
+    pub fn time(self) -> Timestamp {
+        let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(0);
+        Timestamp(millis.saturating_mul(1_000))
+    }
 }
 
 impl Default for ExchangeId {

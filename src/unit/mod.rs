@@ -4,6 +4,7 @@
 
 pub mod charge;
 pub mod clock;
+pub mod commit;
 pub mod event;
 pub mod glob;
 pub mod id;

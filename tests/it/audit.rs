@@ -14,18 +14,18 @@ use crate::support::marg::{Marg, Setup};
 use crate::support::upstream::Upstream;
 use crate::support::{soon, until};
 
-pub fn body() -> Value {
+pub(crate) fn body() -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": "x"}]})
 }
 
-async fn entries(marg: &Marg, query: &str) -> Vec<Value> {
+pub(crate) async fn entries(marg: &Marg, query: &str) -> Vec<Value> {
     let answer = marg.ask_admin("GET", &format!("/admin/audit/entries?limit=1000&{query}"), None).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["entries"].as_array().unwrap().clone()
 }
 
 /// The ids of every exchange in the log, each with how often it is there.
-pub async fn exchanges(marg: &Marg) -> HashMap<String, usize> {
+pub(crate) async fn exchanges(marg: &Marg) -> HashMap<String, usize> {
     let (code, output, errors) = marg.try_command(&["audit", "export", "--folder", "data/audit"]).await;
     assert_eq!(code, 0, "{errors}");
     let mut found = HashMap::new();
@@ -38,19 +38,19 @@ pub async fn exchanges(marg: &Marg) -> HashMap<String, usize> {
     found
 }
 
-pub async fn receipt(marg: &Marg, id: &str) -> String {
+pub(crate) async fn receipt(marg: &Marg, id: &str) -> String {
     let answer = marg.ask_admin("GET", &format!("/admin/audit/receipts/{id}"), None).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.text()
 }
 
-pub async fn policy(marg: &Marg) -> String {
+pub(crate) async fn policy(marg: &Marg) -> String {
     let answer = marg.ask_admin("GET", "/admin/audit", None).await;
     answer.json()["policy"].as_str().unwrap().to_owned()
 }
 
 /// Runs `marg` where nothing of the gateway is.
-pub async fn elsewhere(folder: &Path, arguments: &[&str]) -> (bool, String) {
+pub(crate) async fn elsewhere(folder: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marg"));
     command.env_clear().current_dir(folder).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -58,7 +58,7 @@ pub async fn elsewhere(folder: &Path, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
-pub async fn verified(marg: &Marg) {
+pub(crate) async fn verified(marg: &Marg) {
     std::fs::write(marg.path("log.policy"), known_policy(marg)).unwrap();
     let arguments = ["audit", "verify", "--log", "data/audit/log", "--policy", "log.policy"];
     let (code, output, errors) = marg.try_command(&arguments).await;
@@ -66,7 +66,7 @@ pub async fn verified(marg: &Marg) {
 }
 
 /// The public keys, from the key file.
-pub fn known_policy(marg: &Marg) -> String {
+pub(crate) fn known_policy(marg: &Marg) -> String {
     let key: Value = serde_json::from_slice(&std::fs::read(marg.path("data/audit.key")).unwrap()).unwrap();
     let lines: Vec<String> =
         key["public"].as_array().unwrap().iter().map(|key| format!("log {}", key.as_str().unwrap())).collect();

@@ -23,7 +23,9 @@ mod postgres_server;
 mod redis_server;
 
 mod audit;
+mod audit_content;
 mod audit_folder;
+mod audit_upkeep;
 mod bad_input;
 mod cluster;
 mod crash;

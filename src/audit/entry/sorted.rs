@@ -11,6 +11,7 @@ use serde::ser::Error;
 use serde::{Serialize, Serializer};
 
 use super::{Attempt, Exchange, Tokens, VERSION, Verdict};
+use crate::unit::commit::Commitment;
 use crate::unit::id::ExchangeId;
 use crate::unit::usage::UsageSource;
 
@@ -33,7 +34,7 @@ struct Sorted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    answer: Option<&'a str>,
+    answer: Option<Commitment>,
     at: String,
     #[serde(skip_serializing_if = "Attempts::is_empty")]
     attempts: Attempts<'a>,
@@ -59,7 +60,7 @@ struct Sorted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     price: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
+    prompt: Option<Commitment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +93,7 @@ impl<'a> Sorted<'a> {
     fn of(exchange: &'a Exchange) -> Self {
         Self {
             address: exchange.address.as_deref(),
-            answer: exchange.answer.as_deref(),
+            answer: exchange.answer,
             at: exchange.at.rfc3339(),
             attempts: Attempts(&exchange.attempts),
             bytes_in: Whole::of(exchange.bytes_in),
@@ -110,7 +111,7 @@ impl<'a> Sorted<'a> {
             outcome: &exchange.outcome,
             path: &exchange.path,
             price: exchange.price.as_deref(),
-            prompt: exchange.prompt.as_deref(),
+            prompt: exchange.prompt,
             provider: exchange.provider.as_deref(),
             reason: exchange.reason.as_deref(),
             request_id: exchange.request_id.as_deref(),
@@ -251,12 +252,14 @@ mod tests {
     use super::*;
     use crate::audit::index::Seen;
     use crate::audit::tail::Taken;
+    use crate::unit::commit::Salt;
 
     /// An exchange whose texts and numbers are those, and in which what may be absent is there or not.
     fn drawn(text: &str, number: u64, there: bool) -> Exchange {
         let shared: Option<Arc<str>> = there.then(|| text.into());
         let owned = there.then(|| text.to_owned());
         let plain = exchange(u128::from(number));
+        let committed = there.then(|| Salt::fresh().unwrap().commit(text.as_bytes()));
         let attempt = Attempt {
             provider: text.into(),
             model: text.to_owned(),
@@ -311,8 +314,8 @@ mod tests {
             ttft_us: there.then_some(number),
             bytes_in: number,
             bytes_out: number,
-            prompt: owned.clone(),
-            answer: owned,
+            prompt: committed,
+            answer: committed,
             ..plain
         }
     }

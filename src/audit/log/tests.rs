@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::audit::disk::System;
 use crate::audit::disk::tests::{Fault, Faulty};
+use crate::audit::entry::Noun;
 use crate::audit::entry::tests::{event, exchange};
-use crate::audit::entry::{Noun, salt};
 use crate::audit::key::Purpose;
 use crate::audit::receipt::Receipt;
 use crate::audit::tiles;
@@ -349,29 +350,28 @@ fn a_rotation_is_done_once_whatever_crashes() {
 fn a_salt_can_be_erased_and_the_proof_stays() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
-    let salts: BTreeMap<u64, Salt> = (0..300).map(|number| (number, salt().unwrap())).collect();
+    let salts: BTreeMap<u64, Salt> = (0..300).map(|number| (number, Salt::fresh().unwrap())).collect();
     let entries: Vec<Taken> = salts
         .iter()
         .map(|(number, salt)| Taken::new(&Entry::Exchange(Box::new(exchange(u128::from(*number)))), Some(*salt)))
         .collect();
     log.take(&entries, "s", (0, 1)).unwrap();
     log.finish(now(1)).unwrap();
-    let kept = |index: u64| {
-        let salts = std::fs::read(folder.path().join(crate::audit::tail::salts_path(index / 256))).unwrap();
-        salts[(index % 256) as usize * 32..][..32].to_vec()
-    };
-    for index in [7, 299] {
-        assert_eq!(kept(index), salts[&index]);
-        log.erase_salt(index).unwrap();
-        assert_eq!(kept(index), [0; 32]);
-    }
+    let kept = |index: u64| salts::read(folder.path(), index).unwrap();
+    assert_eq!([kept(7), kept(299)], [salts.get(&7).copied(), salts.get(&299).copied()]);
+    let mode = std::fs::metadata(folder.path().join(salts::path(0))).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(log.erase_salts(&[7, 299, 9_999]).unwrap(), 2);
+    assert_eq!([kept(7), kept(299)], [None, None]);
+    assert_eq!(log.erase_salts(&[7, 299]).unwrap(), 0);
     log.take(&entries[..1], "s", (1, 2)).unwrap();
     log.finish(now(2)).unwrap();
-    assert_eq!(kept(299), [0; 32], "a later commit does not bring it back");
-    assert_eq!(kept(298), salts[&298]);
+    assert_eq!(kept(299), None, "a later commit does not bring it back");
+    assert_eq!([kept(298), kept(8)], [salts.get(&298).copied(), salts.get(&8).copied()]);
+    assert_eq!(log.prune_salts((0, 300)).unwrap(), 1);
+    assert_eq!([kept(8), kept(298)], [None, salts.get(&298).copied()]);
     drop(log);
     assert_eq!(verified(folder.path()).entries, 301);
-    assert!(matches!(open(folder.path()).erase_salt(301), Err(LogError::Missing(_))));
 }
 
 #[test]
@@ -422,4 +422,22 @@ fn a_log_of_an_earlier_build_goes_on() {
     assert!(report.entries >= 323 && report.rotations == 1, "{report:?}");
     assert_eq!(report.continues, [("old".to_owned(), 23)]);
     assert!(report.witnessed.is_some());
+}
+
+#[test]
+fn another_version_of_the_program_is_noted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 3);
+    let path = folder.path().join("state");
+    let (mut state, _) = State::parse(&std::fs::read(&path).unwrap(), &[&keys(1)]).unwrap();
+    state.version = Some("0.0.1-before".to_owned());
+    std::fs::write(&path, state.to_text(&keys(1)).unwrap()).unwrap();
+    for _ in 0..2 {
+        open(folder.path()).finish(now(5)).unwrap();
+    }
+    let entries = bytes_of(folder.path());
+    assert_eq!(entries.len(), 4);
+    let entry: serde_json::Value = serde_json::from_slice(&entries[3]).unwrap();
+    assert_eq!((&entry["kind"], &entry["detail"]["from"]), (&"upgrade".into(), &"0.0.1-before".into()));
+    assert_eq!(entry["detail"]["to"], crate::unit::version::VERSION);
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::*;
 use crate::audit::disk::System;
 use crate::audit::entry::Entry;
-use crate::audit::entry::tests::exchange;
+use crate::audit::entry::tests::{exchange, salt};
 use crate::audit::log::tests::{ORIGIN, filled, flip, keys, now, open, settings, taken};
 use crate::audit::log::{Log, Published, Settings};
 use crate::audit::merkle;
 use crate::audit::note::Note;
-use crate::audit::receipt::Receipt;
+use crate::audit::receipt::{Receipt, Which};
 use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::TreeFiles;
 use crate::unit::clock::{Tick, Timestamp};
@@ -318,10 +318,27 @@ fn the_kept_receipt_verifies() {
         filled(folder.path(), 300);
         let log = open(folder.path());
         fs::create_dir_all(&golden).unwrap();
-        fs::write(golden.join("receipt.json"), Receipt::make(&log, 123).unwrap().to_text()).unwrap();
+        let receipt = Receipt { salt: Some(salt()), ..Receipt::make(&log, 123).unwrap() };
+        fs::write(golden.join("receipt.json"), receipt.to_text()).unwrap();
         fs::write(golden.join("policy.txt"), log.policy().to_text()).unwrap();
     }
     let trusted = Policy::parse(&fs::read_to_string(golden.join("policy.txt")).unwrap()).unwrap();
     let receipt = Receipt::parse(&fs::read(golden.join("receipt.json")).unwrap()).unwrap();
     assert_eq!(receipt.verify(&trusted).unwrap().checkpoint.size, 300);
+    assert_eq!(receipt.shows(Which::Prompt, &receipt.salt.unwrap(), b"prompt"), Ok(()));
+}
+
+#[test]
+fn a_receipt_shows_which_text_it_is_of_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 3);
+    let receipt = Receipt::make(&open(folder.path()), 1).unwrap();
+    assert_eq!(receipt.salt, None);
+    let shows = |which, text: &[u8]| receipt.shows(which, &salt(), text).map_err(|fault| fault.what);
+    assert_eq!([shows(Which::Prompt, b"prompt"), shows(Which::Answer, b"answer")], [Ok(()), Ok(())]);
+    assert!(shows(Which::Answer, b"prompt").unwrap_err().contains("1024 bytes, this text has 6"));
+    let same_length = vec![b'x'; 2_048];
+    assert!(shows(Which::Prompt, &same_length).unwrap_err().contains("another prompt"));
+    let other = crate::unit::commit::Salt::fresh().unwrap();
+    assert!(receipt.shows(Which::Prompt, &other, b"prompt").is_err());
 }

@@ -1,28 +1,27 @@
-//! `marg audit receipt`, `search`, `export`, `tail` and `prune`.
+//! `marg audit receipt`, `search`, `export`, `tail` and `text`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
 use clap::Args;
-use serde_json::{Map, Value};
+use data_encoding::BASE64;
+use serde_json::Value;
 
 use crate::audit::checkpoint::Checkpoint;
-use crate::audit::disk::System;
-use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index::{self, Filter};
-use crate::audit::key::{Purpose, SigningKeys};
-use crate::audit::log::{Log, Settings};
-use crate::audit::policy::Policy;
 use crate::audit::receipt::Receipt;
-use crate::audit::tail::{LOG, Taken};
+use crate::audit::salts;
+use crate::audit::tail::LOG;
+use crate::audit::texts::Texts;
 use crate::audit::tiles::{self, Row, WIDTH};
-use crate::cli::audit::{key, read};
+use crate::cli::Common;
+use crate::cli::audit::read;
 use crate::cli::door::{Door, encode};
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output;
 use crate::unit::clock::Timestamp;
+use crate::unit::id::ExchangeId;
 
 /// How often `tail` looks for a new checkpoint.
 const LOOK: Duration = Duration::from_millis(250);
@@ -32,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Wanted {
     /// The id of an exchange (x-marg-receipt, x-marg-exchange), or the index of an entry.
     entry: String,
+    /// Put in the salt, which shows whoever has the receipt and the text that the entry is of that text.
+    #[arg(long)]
+    salt: bool,
     /// The audit folder.
     #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
     folder: PathBuf,
@@ -78,18 +80,14 @@ pub struct Search {
     limit: usize,
 }
 
-/// What is deleted.
+/// A text.
 #[derive(Debug, Args)]
-pub struct Prune {
-    /// Entries before this time go, in whole bundles of 256.
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    before: Timestamp,
-    /// The file with the log's keys, as the deletion is itself an entry.
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    /// A file whose content is the passphrase of the keys.
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
+pub struct Text {
+    /// The id of an exchange.
+    exchange: ExchangeId,
+    /// Print the answer, not the prompt.
+    #[arg(long)]
+    answer: bool,
     /// The audit folder.
     #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
     folder: PathBuf,
@@ -115,11 +113,11 @@ impl Search {
 }
 
 /// The range of entries whose texts are there, under the last checkpoint.
-fn range(folder: &Path) -> Result<(u64, u64)> {
+pub(super) fn range(folder: &Path) -> Result<(u64, u64)> {
     let log = folder.join(LOG);
     let (checkpoint, _) = Checkpoint::from_note(&read(&log.join("checkpoint"))?)
         .map_err(|error| Failure::failed(format!("{}: {error}.", log.join("checkpoint").display())))?;
-    let there = |number: &u64| log.join(tiles::path(Row::Entries, *number, WIDTH)).exists();
+    let there = |number: &u64| tiles::locate(&log, &tiles::path(Row::Entries, *number, WIDTH)).exists();
     // Only whole bundles are deleted, from the beginning on.
     let first = (0..checkpoint.size / WIDTH).find(there).unwrap_or(checkpoint.size / WIDTH);
     Ok((first * WIDTH, checkpoint.size))
@@ -138,7 +136,7 @@ fn print((number, entry): &(u64, Vec<u8>)) -> Result {
 
 /// Prints a receipt.
 pub fn receipt(wanted: &Wanted) -> Result {
-    let Wanted { entry, folder } = wanted;
+    let Wanted { entry, salt, folder } = wanted;
     let index = match (entry.parse::<u64>(), entry.parse::<uuid::Uuid>()) {
         (Ok(index), _) => index,
         (_, Ok(id)) => {
@@ -154,13 +152,20 @@ pub fn receipt(wanted: &Wanted) -> Result {
         _ => return Err(Failure::usage("An entry is named by the id of an exchange (a UUID) or by its index.")),
     };
     let receipt = Receipt::from_files(&folder.join(LOG), index);
-    let receipt = receipt.map_err(|error| Failure::new(Exit::NotFound, format!("{error}.")))?;
+    let mut receipt = receipt.map_err(|error| Failure::new(Exit::NotFound, format!("{error}.")))?;
+    if *salt {
+        receipt.salt = salts::read(folder, index).map_err(|error| Failure::failed(format!("{error}.")))?;
+        if receipt.salt.is_none() {
+            return Err(Failure::new(Exit::NotFound, "The entry commits to nothing, or its salt was erased."));
+        }
+    }
     output::line(receipt.to_text().trim_end())
 }
 
 /// Prints a receipt that a running instance makes.
 pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
-    let path = format!("/admin/audit/receipts/{}", encode(&wanted.entry));
+    let salt = if wanted.salt { "?salt=true" } else { "" };
+    let path = format!("/admin/audit/receipts/{}{salt}", encode(&wanted.entry));
     let receipt = door.ask(Method::GET, &path, None).await?;
     let text = serde_json::to_string_pretty(&receipt).map_err(|error| Failure::failed(format!("{error}.")))?;
     output::line(&text)
@@ -202,27 +207,18 @@ pub async fn tail(search: &Search) -> Result {
     }
 }
 
-/// Deletes entries.
-pub fn prune(prune: &Prune) -> Result {
-    let Prune { before, key: file, passphrase_file, folder } = prune;
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{error}."));
-    let passphrase = passphrase_file.as_deref().map(key::secret).transpose()?;
-    let keys = SigningKeys::load(file, Purpose::Log, passphrase.as_ref()).map_err(|error| failed(&error))?;
-    let (first, size) = range(folder)?;
-    let below =
-        index::older_than((folder, &folder.join(LOG)), (first, size), *before).map_err(|error| failed(&error))?;
-    let now = Timestamp::now();
-    let settings = Settings { folder: folder.clone(), interval: Duration::ZERO, policy: Policy::default() };
-    let log = Log::open(settings, keys, None, Arc::new(System), now).map_err(|error| failed(&error))?;
-    let event = Event {
-        at: now,
-        actor: Actor { kind: "command_line".to_owned(), id: None, label: None, address: None },
-        noun: Noun::Prune,
-        verb: "deleted".to_owned(),
-        subject: None,
-        detail: Map::from_iter([("below".to_owned(), Value::from(below))]),
+/// Prints a kept text as it came, with no line end after it.
+pub async fn text(wanted: &Text, common: &Common) -> Result {
+    let Text { exchange, answer, folder } = wanted;
+    let kept = if common.server.is_some() {
+        let found = common.door()?.ask(Method::GET, &format!("/admin/audit/texts/{exchange}"), None).await?;
+        let text = found.get(if *answer { "answer" } else { "prompt" }).and_then(Value::as_str);
+        let base64 = found.get("encoding").and_then(Value::as_str) == Some("base64");
+        text.map(|text| if base64 { BASE64.decode(text.as_bytes()).unwrap_or_default() } else { text.into() })
+    } else {
+        let found = Texts::of(folder).read(*exchange).map_err(|error| Failure::failed(format!("{error}.")))?;
+        if *answer { found.answer } else { found.prompt }
     };
-    let below = log.prune(&Taken::new(&Entry::Event(event), None), below).map_err(|error| failed(&error))?;
-    log.finish(now).map_err(|error| failed(&error))?;
-    output::line(&format!("Entries below {below} are deleted; their hashes stay."))
+    let missing = || Failure::new(Exit::NotFound, "That text is not kept (audit.content, audit.text_retention_days).");
+    output::raw(&kept.ok_or_else(missing)?)
 }

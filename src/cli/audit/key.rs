@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::audit::key::{Purpose, SigningKeys, summary};
-use crate::audit::note::{Algorithm, PublicKey};
+use crate::audit::note::{Algorithm, PublicKey, is_name};
 use crate::cli::audit::read;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
@@ -60,6 +60,9 @@ pub struct Rotate {
     /// A file whose content is the passphrase to wrap the next key with.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// Do not wrap the next key although the present one is wrapped.
+    #[arg(long)]
+    unwrapped: bool,
 }
 
 /// Runs one of the commands.
@@ -67,17 +70,29 @@ pub fn run(command: Key, format: Format) -> Result {
     match command {
         Key::Create(Create { origin, file, passphrase_file, witness }) => {
             let purpose = if witness { Purpose::Witness } else { Purpose::Log };
+            if !is_name(&origin) {
+                return Err(Failure::usage(format!(
+                    "{origin:?} is no name: it is empty, or holds spaces, + or control characters."
+                )));
+            }
             create(purpose, &origin, &file, passphrase_file.as_deref())?;
-            show(&file, format)
+            show(&file, format, None)
         }
-        Key::Show(Named { file }) => show(&file, format),
-        Key::Rotate(Rotate { file, passphrase_file }) => {
+        Key::Show(Named { file }) => show(&file, format, None),
+        Key::Rotate(Rotate { file, passphrase_file, unwrapped }) => {
             let present = open(&file)?;
+            if present.wrapped && passphrase_file.is_none() && !unwrapped {
+                let text = "The present keys are wrapped by a passphrase: give --passphrase-file for the next ones, too (the gateway \
+                            has one passphrase for both), or say --unwrapped.";
+                return Err(Failure::usage(text));
+            }
             let mut next = file.into_os_string();
             next.push(".next");
             let next = PathBuf::from(next);
             create(present.purpose, &present.name, &next, passphrase_file.as_deref())?;
-            show(&next, format)
+            let hint =
+                "The gateway goes over to these keys at its next start; receipts then prove the way from the old ones.";
+            show(&next, format, Some(hint).filter(|_| present.purpose == Purpose::Log))
         }
         Key::ExportPublic(Named { file }) => {
             let found = open(&file)?;
@@ -117,13 +132,24 @@ fn open(file: &Path) -> Result<crate::audit::key::KeySummary> {
     summary(&text).map_err(|error| Failure::failed(format!("{}: {error}.", file.display())))
 }
 
-fn show(file: &Path, format: Format) -> Result {
+/// Shows a key file. In a table each public key is named by its kind and number, as signatures name it; the others have it whole.
+fn show(file: &Path, format: Format, hint: Option<&str>) -> Result {
     let found = open(file)?;
-    output::item(
-        format,
-        &json!({
-            "name": found.name, "purpose": found.purpose, "created_at": found.created_at, "wrapped": found.wrapped,
-            "file": file.display().to_string(), "public": found.public,
-        }),
-    )
+    let public = match format {
+        Format::Table => found.public.iter().map(|text| named(text)).collect::<Result<Vec<_>>>()?,
+        Format::Json | Format::Yaml => found.public,
+    };
+    let mut answer = json!({
+        "name": found.name, "purpose": found.purpose, "created_at": found.created_at, "wrapped": found.wrapped,
+        "file": file.display().to_string(), "public": public,
+    });
+    if let (Some(hint), Some(fields)) = (hint, answer.as_object_mut()) {
+        fields.insert("next".to_owned(), hint.into());
+    }
+    output::item(format, &answer)
+}
+
+fn named(text: &str) -> Result<String> {
+    let key = PublicKey::parse(text).map_err(|error| Failure::failed(format!("{error}.")))?;
+    Ok(format!("{key:?}"))
 }

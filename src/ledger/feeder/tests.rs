@@ -90,7 +90,7 @@ impl Rows {
             match line {
                 Line::Record(row) if self.records.contains_key(&row.id) => self.repeated += 1,
                 Line::Record(row) => drop(self.records.insert(row.id, row.clone())),
-                Line::Event(_) | Line::Charges(_) => {}
+                Line::Event(_) | Line::Charges(_) | Line::Gap(_) => {}
                 Line::Amend(amendment) => {
                     if let Some(row) = self.records.get_mut(&amendment.id) {
                         row.usage = Some(amendment.usage);

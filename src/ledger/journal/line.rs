@@ -6,12 +6,13 @@
 
 use std::io::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::JournalError;
 use super::recent::{Recent, Written};
 use crate::ledger::record::{Amendment, Record};
 use crate::unit::charge::Charge;
+use crate::unit::clock::Timestamp;
 use crate::unit::event::Event;
 
 /// What the journal carries.
@@ -26,6 +27,19 @@ pub enum Line {
     Event(Event),
     /// What counters are charged without the record of an exchange: reservations that nobody ended.
     Charges(Vec<Charge>),
+    /// Something should be here and is not.
+    Gap(Gap),
+}
+
+/// What is missing from the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// When that was noticed.
+    pub at: Timestamp,
+    /// Why, in a word: `journal_damaged` (a line cannot be read back), `journal_refused` (lines were never taken).
+    pub reason: String,
+    /// What is known about it.
+    pub detail: String,
 }
 
 impl Line {
@@ -35,7 +49,7 @@ impl Line {
             Self::Record(record) => record.id.0,
             Self::Amend(amendment) => amendment.id.0,
             Self::Event(event) => event.id,
-            Self::Charges(_) => uuid::Uuid::nil(),
+            Self::Charges(_) | Self::Gap(_) => uuid::Uuid::nil(),
         }
     }
 
@@ -44,7 +58,7 @@ impl Line {
         match self {
             Self::Record(record) => &record.charges,
             Self::Amend(amendment) => &amendment.charges,
-            Self::Event(_) => &[],
+            Self::Event(_) | Self::Gap(_) => &[],
             Self::Charges(charges) => charges,
         }
     }
@@ -55,7 +69,7 @@ impl Line {
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) => Some(record),
-            Self::Amend(_) | Self::Event(_) | Self::Charges(_) => None,
+            Self::Amend(_) | Self::Event(_) | Self::Charges(_) | Self::Gap(_) => None,
         }
     }
 
@@ -63,7 +77,7 @@ impl Line {
     pub fn amendment(&self) -> Option<&Amendment> {
         match self {
             Self::Amend(amendment) => Some(amendment),
-            Self::Record(_) | Self::Event(_) | Self::Charges(_) => None,
+            Self::Record(_) | Self::Event(_) | Self::Charges(_) | Self::Gap(_) => None,
         }
     }
 }
@@ -75,6 +89,7 @@ const RECORD: u8 = b'r';
 const AMENDMENT: u8 = b'a';
 const EVENT: u8 = b'e';
 const CHARGES: u8 = b'c';
+const GAP: u8 = b'g';
 /// The line end, the eight digits and a space.
 const HEAD: usize = 10;
 
@@ -85,6 +100,7 @@ pub(super) fn encode(line: &Line, frame: &mut Vec<u8>) -> Result<Written, Journa
         Line::Amend(amendment) => frame_json(AMENDMENT, amendment, frame),
         Line::Event(event) => frame_json(EVENT, event, frame),
         Line::Charges(charges) => frame_json(CHARGES, charges, frame),
+        Line::Gap(gap) => frame_json(GAP, gap, frame),
     }
 }
 
@@ -125,6 +141,7 @@ pub(super) fn decode(line: &[u8], recent: &Recent) -> Option<Line> {
         [AMENDMENT, b' '] => serde_json::from_str(json).ok().map(Line::Amend),
         [EVENT, b' '] => serde_json::from_str(json).ok().map(Line::Event),
         [CHARGES, b' '] => serde_json::from_str(json).ok().map(Line::Charges),
+        [GAP, b' '] => serde_json::from_str(json).ok().map(Line::Gap),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::line::{self, Line, MAX_LINE_BYTES};
+use super::line::{self, Gap, Line, MAX_LINE_BYTES};
 use super::recent::Recent;
 use crate::unit::clock::Timestamp;
 
@@ -150,13 +150,13 @@ impl Segment {
         while piece.lines.len() < max_lines {
             let Some(stop) = memchr::memchr(b'\n', rest) else { break };
             let (text, behind) = rest.split_at(stop);
-            piece.take(text, 1, &self.recent);
+            piece.take((&self.name, &self.recent), text, 1);
             rest = behind.get(1..).unwrap_or_default();
         }
         let no_line_end = memchr::memchr(b'\n', rest).is_none();
         // The torn end of a finished segment, or a stretch without any line end that no line can be as long as.
         if no_line_end && !rest.is_empty() && (at_end && finished || rest.len() > MAX_LINE_BYTES) {
-            piece.take(rest, 0, &self.recent);
+            piece.take((&self.name, &self.recent), rest, 0);
         }
         piece.is_last = at_end && no_line_end;
         Ok(piece)
@@ -260,19 +260,23 @@ impl Segment {
 }
 
 impl Piece {
-    /// Takes a text and its line end into the piece.
-    fn take(&mut self, text: &[u8], line_end: u64, recent: &Recent) {
+    /// Takes a text and its line end into the piece; what cannot be read becomes a gap.
+    fn take(&mut self, (segment, recent): (&str, &Recent), text: &[u8], line_end: u64) {
+        let from = self.end;
         self.end += text.len() as u64 + line_end;
         if text.is_empty() {
             return;
         }
-        match line::decode(text, recent) {
-            Some(line) => {
-                self.lines.push(line);
-                self.ends.push(self.end);
-            }
-            None => self.skipped += 1,
-        }
+        let line = line::decode(text, recent).unwrap_or_else(|| {
+            self.skipped += 1;
+            let bytes = text.len();
+            // A line that was torn because the disk was full for a moment was written once more behind it.
+            let detail =
+                format!("{bytes} bytes of the journal segment {segment}, from byte {from} on, are no whole line");
+            Line::Gap(Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail })
+        });
+        self.lines.push(line);
+        self.ends.push(self.end);
     }
 }
 

@@ -151,6 +151,7 @@ prop_compose! {
                 call: "{\"action\":\"chat\"}".into(),
             }),
             charges: vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: i64::MAX, at: Timestamp(3) }],
+            commitments: None,
         }
     }
 }

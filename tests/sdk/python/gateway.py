@@ -104,6 +104,10 @@ class Gateway:
             assert time.monotonic() < deadline, f"no record fits; {self.tail()}"
             time.sleep(0.05)
 
+    def start_again(self) -> None:
+        """Starts it after a stop, with the configuration as it is now."""
+        self._start(["start", "--config", str(self.folder / "marg.yaml")], {})
+
     def stop(self) -> None:
         """Ends it as an operator would, and holds it to a clean exit."""
         process, self._process = self._process, None

@@ -63,7 +63,7 @@ impl Consumer for Counts {
                 .iter()
                 .filter_map(|line| match line {
                     Line::Record(record) => Some(record.path.clone()),
-                    Line::Amend(_) | Line::Event(_) | Line::Charges(_) => None,
+                    Line::Amend(_) | Line::Event(_) | Line::Charges(_) | Line::Gap(_) => None,
                 })
                 .collect();
             if paths.iter().any(|path| Some(path.as_str()) == poison) {
