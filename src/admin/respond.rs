@@ -377,8 +377,9 @@ mod tests {
         assert_eq!(refused(r#"{"amount":5,"models":{}}"#).0.as_deref(), Some("models"));
         assert_eq!(refused(r#"{"amount":5,"amuont":7}"#).0.as_deref(), Some("amuont"));
         assert_eq!(refused(r#"{"amount":5,"amount":7}"#).0.as_deref(), Some("amount"));
+        assert_eq!(refused(r#"{"amount":1e400}"#).0.as_deref(), Some("amount"));
         assert_eq!(refused("{}").0.as_deref(), Some("amount"));
-        for whole in ["", "[]", "{", "null", r#"{"amount":5}x"#, r#"{"amount":1e400}"#] {
+        for whole in ["", "[]", "{", "null", r#"{"amount":5}x"#] {
             assert_eq!(refused(whole).0, None, "{whole}");
         }
     }

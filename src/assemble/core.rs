@@ -173,7 +173,8 @@ impl Core {
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
         runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
         runtime.spawn_named("memory of the gate", protection::remember(self.clone(), stopped.clone()));
-        runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
+        let suspensions = protection::suspensions(&self.gateway);
+        runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), suspensions, stopped.clone()));
         if let Some(keeper) = self.keeper.clone() {
             if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
                 runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));

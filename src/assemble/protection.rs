@@ -27,13 +27,22 @@ const WAITING: usize = 256;
 /// How long the store is left alone after it could not take one.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
+/// Where suspensions wait for the store. Call it before the first exchange: one that had nowhere to wait would be of this process
+/// only.
+pub(super) fn suspensions(gateway: &Gateway) -> mpsc::Receiver<Suspension> {
+    let (queue, waiting) = mpsc::channel(WAITING);
+    // A gateway is put together once.
+    gateway.suspended.get_or_init(|| queue);
+    waiting
+}
+
 /// Carries suspensions of keys to the store, from where every process has them. One that the store cannot take at present is
 /// tried again until it can; meanwhile it holds in this process.
-pub(super) async fn keep_suspensions(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let (queue, mut waiting) = mpsc::channel::<Suspension>(WAITING);
-    if core.gateway.suspended.set(queue).is_err() {
-        return;
-    }
+pub(super) async fn keep_suspensions(
+    core: Arc<Core>,
+    mut waiting: mpsc::Receiver<Suspension>,
+    mut stopped: watch::Receiver<bool>,
+) {
     loop {
         let next = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,

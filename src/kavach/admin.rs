@@ -30,7 +30,7 @@ const NAMESPACE: &str = "Admin::";
 /// The verbs that policies name, as `conf/kavach-admin.cedarschema` has them, without `other`.
 const VERBS: &[&str] = &[
     "read", "create", "update", "replace", "delete", "revoke", "rotate", "enable", "disable", "release", "reset",
-    "end", "reload", "reprice", "explain", "replay", "diff",
+    "end", "erase", "reload", "reprice", "explain", "replay", "diff",
 ];
 /// The nouns that policies name, likewise.
 const NOUNS: &[&str] = &[
