@@ -42,5 +42,5 @@ mod settlement;
 mod slow_readers;
 mod streaming;
 mod usage;
-mod witness;
 mod withdrawn;
+mod witness;
