@@ -336,11 +336,11 @@ mod tests {
         use AttemptEnd::{
             Abandoned, BadStatus, Broken, ConnectFailed, Cut, NoCredential, RateLimited, Served, TimedOut,
         };
-        use Outcome::{Answered, ClientGone, Interrupted, Refused, UpstreamCut, UpstreamFailed};
+        use Outcome::{Answered, ClientGone, Interrupted, Refused, UpstreamCut, UpstreamFailed, Withdrawn};
         for end in [Served, ConnectFailed, TimedOut, RateLimited, BadStatus, Broken, Cut, Abandoned, NoCredential] {
             assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());
         }
-        for outcome in [Answered, Refused, UpstreamFailed, UpstreamCut, ClientGone, Interrupted] {
+        for outcome in [Answered, Refused, UpstreamFailed, UpstreamCut, ClientGone, Withdrawn, Interrupted] {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
     }
