@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::admin::State;
 use crate::admin::audit::{blocking, open};
+use crate::admin::keys::some;
 use crate::admin::respond::{self, Body, ErrorAnswer, Refusal, Segment};
 use crate::admin::time::Time;
 use crate::admin::trail::Outcome;
@@ -24,27 +25,35 @@ use crate::unit::id::ExchangeId;
 /// Whose link to their texts is erased: everything that is given must match, and something must be given.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(min_properties = 1)]
 pub struct EraseOrder {
     /// One exchange.
-    #[schema(value_type = Option<String>, format = "uuid")]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = String, format = "uuid", required = false)]
     exchange: Option<Uuid>,
     /// All of a key, by its id.
-    #[schema(min_length = 1, max_length = 256)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = String, min_length = 1, max_length = 256, required = false)]
     key: Option<String>,
     /// All of an organisation.
-    #[schema(min_length = 1, max_length = 256)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = String, min_length = 1, max_length = 256, required = false)]
     org: Option<String>,
     /// All of a team.
-    #[schema(min_length = 1, max_length = 256)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = String, min_length = 1, max_length = 256, required = false)]
     team: Option<String>,
     /// All of a user.
-    #[schema(min_length = 1, max_length = 256)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = String, min_length = 1, max_length = 256, required = false)]
     user: Option<String>,
     /// All that began at that time or later.
-    #[schema(value_type = Option<Time>)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = Time, required = false)]
     since: Option<Time>,
     /// All that began before that time.
-    #[schema(value_type = Option<Time>)]
+    #[serde(deserialize_with = "some")]
+    #[schema(value_type = Time, required = false)]
     until: Option<Time>,
 }
 

@@ -156,11 +156,18 @@ impl Account {
         }
     }
 
-    /// Takes what the authority granted on a question that was asked at `asked`; `now` is the time there.
-    pub(super) fn granted(&self, period: &Period, grant: &Grant, (asked, micros): (i64, i64), now: Timestamp) {
+    /// Takes what the authority granted on a question that was asked at `asked`; `now` is the time there. Callers wait for
+    /// `awaited` of it.
+    pub(super) fn granted(
+        &self,
+        period: &Period,
+        (grant, awaited): (&Grant, i64),
+        (asked, micros): (i64, i64),
+        now: Timestamp,
+    ) {
         if self.line.paced && grant.granted > 0 {
             self.expire(period, micros);
-            period.shelf().granted((self.line.amount(), asked));
+            period.shelf().granted((self.line.amount(), asked), awaited.min(grant.granted));
         }
         period.granted(grant, (self.line.amount(), self.average()), now);
     }

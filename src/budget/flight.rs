@@ -374,7 +374,7 @@ impl Budget {
         if grant.wrong_window {
             return;
         }
-        account.granted(period, grant, (asked, self.clock.micros()), now);
+        account.granted(period, (grant, ask.all), (asked, self.clock.micros()), now);
         if grant.granted > 0 {
             self.holding.store(true, Ordering::Relaxed);
         } else {

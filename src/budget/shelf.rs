@@ -4,6 +4,7 @@
 //! what lies unused must go at the same pace, or it would come on top of what the authority gives out meanwhile. What is held
 //! and what this process has used and has not yet flowed off are together never more than the debt that the authority keeps
 //! for it; then no process, and not all of them together, can pass the burst (`the_burst_holds_whatever_processes_keep_ahead`).
+//! What callers wait for is theirs for a moment after it came, or a window that lets one through at a time would let none through.
 
 use super::authority::Pace;
 
@@ -16,7 +17,14 @@ pub(super) struct Shelf {
     used: i128,
     /// What has flowed off of what is held; negative after a whole unit went early.
     gone: i128,
+    /// What callers asked for and have not taken yet.
+    awaited: i64,
+    /// Until when it stays for them, in microseconds of the process.
+    awaited_until: i64,
 }
+
+/// How long what was granted stays for the callers who asked for it, in microseconds: they are woken at once.
+const STAYS_FOR: i64 = 250_000;
 
 impl Shelf {
     /// How much of what is held has gone at that time. `amount` flows off in each period.
@@ -32,19 +40,25 @@ impl Shelf {
         self.gone += passed - first;
         // A unit that is gone in part is gone: the authority rounds the same way.
         let unit = unit(pace);
-        let expired = i64::try_from((self.gone + unit - 1).max(0) / unit).unwrap_or(i64::MAX).min(held);
+        let awaited = if micros < self.awaited_until { self.awaited } else { 0 };
+        let loose = held.saturating_sub(awaited).max(0);
+        let expired = i64::try_from((self.gone + unit - 1).max(0) / unit).unwrap_or(i64::MAX).min(loose);
         self.gone -= i128::from(expired) * unit;
         expired
     }
 
-    /// Something was granted, on a question that was asked at that time: from then on it flows off.
-    pub(super) fn granted(&mut self, (amount, asked): (i64, i64)) {
+    /// Something was granted, on a question that was asked at that time: from then on it flows off. Callers wait for so much of
+    /// it.
+    pub(super) fn granted(&mut self, (amount, asked): (i64, i64), awaited: i64) {
+        self.awaited = awaited.max(0);
+        self.awaited_until = self.at.saturating_add(STAYS_FOR);
         let passed = self.at.saturating_sub(asked).max(0);
         self.gone += i128::from(passed) * i128::from(amount.max(0));
     }
 
     /// Something was used.
     pub(super) fn used(&mut self, need: i64, pace: Pace) {
+        self.awaited = self.awaited.saturating_sub(need.max(0)).max(0);
         self.used += i128::from(need.max(0)) * unit(pace);
     }
 
@@ -79,11 +93,23 @@ mod tests {
     #[test]
     fn what_is_held_goes_at_the_pace_of_the_window() {
         let mut shelf = Shelf { at: 0, ..Shelf::default() };
-        shelf.granted((AMOUNT, 0));
+        shelf.granted((AMOUNT, 0), 0);
         assert_eq!(shelf.expire(5, (AMOUNT, PACE), 1), 1, "one is gone as soon as any of it is");
         assert_eq!(shelf.expire(4, (AMOUNT, PACE), 1_000_000), 0);
         assert_eq!(shelf.expire(4, (AMOUNT, PACE), 2_500_000), 2);
         assert_eq!(shelf.expire(2, (AMOUNT, PACE), 60_000_000), 2);
+    }
+
+    #[test]
+    fn what_callers_wait_for_stays_for_them_for_a_moment() {
+        let mut shelf = Shelf::default();
+        shelf.granted((AMOUNT, 0), 1);
+        assert_eq!(shelf.expire(1, (AMOUNT, PACE), 200_000), 0);
+        assert_eq!(shelf.expire(1, (AMOUNT, PACE), STAYS_FOR), 1, "nobody came for it");
+        shelf.granted((AMOUNT, STAYS_FOR), 1);
+        shelf.used(1, PACE);
+        shelf.expire(0, (AMOUNT, PACE), STAYS_FOR);
+        assert_eq!(shelf.expire(1, (AMOUNT, PACE), 3 * STAYS_FOR), 0, "what was used flows off first");
     }
 
     #[test]
@@ -123,7 +149,7 @@ mod tests {
                 if process.held < need {
                     let grant = authority.acquire("p", &want(need - process.held, need, ahead), Timestamp(now));
                     if grant.granted > 0 {
-                        process.shelf.granted((AMOUNT, now));
+                        process.shelf.granted((AMOUNT, now), 0);
                     }
                     process.held += grant.granted;
                 }

@@ -110,13 +110,13 @@ def drive(gateway, upstream, config):
         assert call(gateway, wrong, None) is None
     key = admin("POST", "/admin/keys", {"name": "k"})["key"]["id"]
     admin("POST", f"/admin/keys/{key}/disable")
-    limit = {"scope": "team", "subject": "t", "unit": "requests", "window": "day", "amount": 5}
+    for noun in ("orgs", "teams", "users"):
+        admin("POST", f"/admin/{noun}", {"name": "x"})
+    limit = {"scope": "team", "subject": "x", "unit": "requests", "window": "day", "amount": 5}
     admin("DELETE", f"/admin/limits/{admin('POST', '/admin/limits', limit)['id']}")
     admin("POST", "/admin/routes", {"route": {"to": "one"}})
     row = {"provider": "one", "model": "m", "usd_per_million_tokens": {"input": 1, "output": 1}}
     admin("PUT", "/admin/prices", {"prices": [row]})
-    for noun in ("orgs", "teams", "users"):
-        admin("POST", f"/admin/{noun}", {"name": "x"})
     admin("POST", "/admin/tokens", {"label": "l", "role": "auditor"})
     with pytest.raises(AssertionError):
         admin("POST", "/admin/sessions/end", {"key_id": key, "id": "none"})
