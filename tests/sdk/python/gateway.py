@@ -144,8 +144,12 @@ class Gateway:
     def _is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/ready", timeout=5) as response:
-                return response.status == 200
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+                ready = response.status == 200
+            # The port for operators may open a moment later.
+            host, port = self.admin_listen.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return ready
+        except OSError:
             return False
 
 
