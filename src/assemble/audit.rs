@@ -200,10 +200,17 @@ impl Keeper {
             interval: Duration::from_millis(config.interval_ms),
             policy: Policy::default().with_witnesses(config.witnesses.iter().map(witness).collect(), config.quorum),
         };
-        let keeper = Self {
+        let keeper = Self::new(settings, keys, present.name().to_owned(), Timestamp::now());
+        keeper.open(Timestamp::now());
+        Ok(Some(Arc::new(keeper)))
+    }
+
+    /// A keeper that has not opened its log yet.
+    fn new(settings: Settings, keys: Keys, origin: String, now: Timestamp) -> Self {
+        Self {
             settings,
             keys,
-            origin: present.name().to_owned(),
+            origin,
             witnesses: Standings::default(),
             log: ArcSwapOption::empty(),
             opening: Mutex::new(()),
@@ -211,12 +218,10 @@ impl Keeper {
             status: Mutex::default(),
             tried_at: AtomicI64::new(0),
             pruned_at: AtomicI64::new(0),
-            tended_at: AtomicI64::new(Timestamp::now().micros()),
+            tended_at: AtomicI64::new(now.micros()),
             cosigned: Mutex::default(),
             alarms: Alarms::default(),
-        };
-        keeper.open(Timestamp::now());
-        Ok(Some(Arc::new(keeper)))
+        }
     }
 
     /// The log, if it is open.
@@ -497,25 +502,13 @@ mod tests {
     fn keeper() -> Keeper {
         let key = "witness.example.com+94947cf1+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
         let witness = WitnessKey { name: "w".to_owned(), key: PublicKey::parse(key).unwrap(), url: None };
-        Keeper {
-            settings: Settings {
-                folder: PathBuf::from("/nowhere"),
-                interval: Duration::from_millis(250),
-                policy: Policy::default().with_witnesses(vec![witness], 1),
-            },
-            keys: Keys { key: None, next: None, passphrase: None, file: PathBuf::from("/nowhere/key") },
-            origin: "marg.example/1".to_owned(),
-            witnesses: Standings::default(),
-            log: ArcSwapOption::empty(),
-            opening: Mutex::new(()),
-            trouble: Mutex::default(),
-            status: Mutex::default(),
-            tried_at: AtomicI64::new(0),
-            pruned_at: AtomicI64::new(0),
-            tended_at: AtomicI64::new(0),
-            cosigned: Mutex::default(),
-            alarms: Alarms::default(),
-        }
+        let settings = Settings {
+            folder: PathBuf::from("/nowhere"),
+            interval: Duration::from_millis(250),
+            policy: Policy::default().with_witnesses(vec![witness], 1),
+        };
+        let keys = Keys { key: None, next: None, passphrase: None, file: PathBuf::from("/nowhere/key") };
+        Keeper::new(settings, keys, "marg.example/1".to_owned(), Timestamp(0))
     }
 
     fn at(second: i64) -> Timestamp {

@@ -67,16 +67,8 @@ impl Exchange {
 
     /// The most that a model of the plan reads.
     fn context_window(&self) -> u64 {
-        let window = |step: &Step| {
-            let query = PriceQuery {
-                provider_name: &step.provider.name,
-                price_provider: step.provider.settings.price_provider.as_deref(),
-                model: &step.model,
-                at: self.record.started_at,
-                tier: ServiceTier::Standard,
-            };
-            self.live.catalog.context_window(&query).unwrap_or(CONTEXT_TOKENS)
-        };
+        let window =
+            |step: &Step| self.live.catalog.context_window(&self.standard_price(step)).unwrap_or(CONTEXT_TOKENS);
         self.plan.iter().map(window).max().unwrap_or(CONTEXT_TOKENS)
     }
 
@@ -190,13 +182,17 @@ impl Exchange {
 
     /// How dear the output of a target is.
     pub(super) fn price_class(&self, step: &Step) -> PriceClass {
-        let query = PriceQuery {
+        PriceClass::of(self.live.catalog.most(&self.standard_price(step), 0, 1_000_000, Media::default()))
+    }
+
+    /// A target in the list of prices, in the usual tier.
+    fn standard_price<'a>(&self, step: &'a Step) -> PriceQuery<'a> {
+        PriceQuery {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
             model: &step.model,
             at: self.record.started_at,
             tier: ServiceTier::Standard,
-        };
-        PriceClass::of(self.live.catalog.most(&query, 0, 1_000_000, Media::default()))
+        }
     }
 }
