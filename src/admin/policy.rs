@@ -15,6 +15,7 @@ use crate::admin::State;
 use crate::admin::respond::{self, Body, ErrorAnswer, Params, Refusal};
 use crate::admin::time::Time;
 use crate::error::{Error, Kind};
+use crate::kavach::admin::Operation;
 use crate::kavach::config::{Mode, Reveal};
 use crate::kavach::gate::GateSettings;
 use crate::kavach::replay::Replaying;
@@ -23,6 +24,7 @@ use crate::kavach::verdict::{Decision, Ground};
 use crate::kavach::{Call, Gate, PolicySet};
 use crate::ledger::query::{Filter, Order};
 use crate::ledger::record::{Record, Verdict, VerdictGround};
+use crate::pipeline::recall;
 use crate::unit::id::ExchangeId;
 
 /// How many records are read at one time.
@@ -63,7 +65,7 @@ pub struct RuleView {
     pub mode: &'static str,
 }
 
-/// A call to explain: one of the two.
+/// What to explain: one of the three.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainOrder {
@@ -71,6 +73,10 @@ pub struct ExplainOrder {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     call: Option<Value>,
+    /// An operation of an operator, as in a table of cases.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    operation: Option<Value>,
     /// The id of an exchange whose call was judged.
     #[serde(default)]
     #[schema(format = "uuid")]
@@ -213,7 +219,7 @@ pub async fn show(state: State) -> Result<Response, Refusal> {
     }))
 }
 
-/// Says which of the policies in force decide a call.
+/// Says which of the policies in force decide a call, or an operation of an operator.
 #[utoipa::path(post, path = "/admin/policy/explain", operation_id = "explain_policy", tag = "policy",
     request_body = ExplainOrder, responses(
     (status = 200, description = "What the policies say.", body = PolicyAnswer),
@@ -221,27 +227,38 @@ pub async fn show(state: State) -> Result<Response, Refusal> {
     (status = 503, description = "No gateway runs here, or it has no policies.", body = ErrorAnswer),
 ))]
 pub async fn explain(state: State, Body(order): Body<ExplainOrder>) -> Result<Response, Refusal> {
-    let call = match (order.call, order.exchange) {
-        (Some(call), None) => {
-            serde_json::from_value(call).map_err(|error| Refusal::invalid("call", format!("The call: {error}.")))?
-        }
-        (None, Some(id)) => call_of(&state, &id).await?,
-        _ => return Err(Refusal::invalid("call", "Give either `call` or `exchange`.")),
+    let call = match (order.call, order.operation, order.exchange) {
+        (Some(call), None, None) => Asked::Call(read_as("call", call)?),
+        (None, Some(operation), None) => Asked::Operation(read_as("operation", operation)?),
+        (None, None, Some(id)) => Asked::Call(call_of(&state, &id).await?),
+        _ => return Err(Refusal::invalid("call", "Give one of `call`, `operation` and `exchange`.")),
     };
     let gate = gate(&state)?;
     if gate.set().is_none() {
         return Err(Error::new(Kind::Unavailable, OFF).into());
     }
-    let judgement = gate.weigh(&call);
+    let (judgement, applying) = match &call {
+        Asked::Call(call) => (gate.weigh(call), gate.applying(call)),
+        Asked::Operation(operation) => (Arc::new(gate.weigh_operation(operation)), gate.applying_to(operation)),
+    };
     Ok(respond::ok(&PolicyAnswer {
         decision: judgement.decision.name(),
         deciding: grounds(&judgement.deciding),
         would_refuse: grounds(&judgement.would_refuse),
         would_permit: grounds(&judgement.would_permit),
         failed: judgement.failed.iter().map(|failed| format!("{}: {}", failed.policy, failed.text)).collect(),
-        scope_matches: gate.applying(&call).into_iter().map(|rule| rule.id.to_string()).collect(),
+        scope_matches: applying.into_iter().map(|rule| rule.id.to_string()).collect(),
         set: gate.set_hash().to_owned(),
     }))
+}
+
+enum Asked {
+    Call(Call),
+    Operation(Operation),
+}
+
+fn read_as<T: serde::de::DeserializeOwned>(param: &'static str, value: Value) -> Result<T, Refusal> {
+    serde_json::from_value(value).map_err(|error| Refusal::invalid(param, format!("The {param}: {error}.")))
 }
 
 /// Counts refusals, real and would-be, by policy, key, model and reason.
@@ -292,11 +309,11 @@ pub async fn replay(state: State, Body(order): Body<ReplayOrder>) -> Result<Resp
     let gate = proposed(&state, &order)?;
     let (mut replaying, mut without_facts) = (Replaying::default(), 0);
     let cut_off = read(&state, (order.since, order.until), |record| {
-        let Some(verdict) = record.verdict else {
+        let Some(verdict) = &record.verdict else {
             without_facts += u64::from(!record.attempts.is_empty());
             return;
         };
-        let Ok(call) = serde_json::from_str::<Call>(&verdict.call) else {
+        let Some(call) = recall::call(&record) else {
             without_facts += 1;
             return;
         };
@@ -345,8 +362,7 @@ async fn call_of(state: &State, id: &str) -> Result<Call, Refusal> {
     let parsed =
         parsed.ok_or_else(|| Refusal::invalid("exchange", "The id of an exchange is a UUID in lower case."))?;
     let record = state.ledger.get(parsed).await.map_err(Error::from)?;
-    let verdict = record.and_then(|record| record.verdict);
-    let call = verdict.and_then(|verdict| serde_json::from_str(&verdict.call).ok());
+    let call = record.and_then(|record| recall::call(&record));
     call.ok_or_else(|| Refusal::missing("exchange that was judged"))
 }
 

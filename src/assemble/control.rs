@@ -300,7 +300,7 @@ impl Core {
         let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
         self.gateway.live.store(live.clone());
         protection::note_change(&self.gateway.journal, actor, (&old.gate, &live.gate));
-        permits::note_change(&self.gateway.journal, Some(&old.permits), &live.permits);
+        permits::note_change(&self.gateway.journal, actor, (Some(&old.permits), &live.permits));
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
         events::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);

@@ -132,7 +132,7 @@ impl Core {
         let memory = memory_of(&gateway, &house);
         runtime.block_on(recall(&memory, &house, living_on)).context("cannot read sessions and habits of keys")?;
         events::begin(&gateway, &source, &loaded.config, keeper.as_deref());
-        permits::note_change(&gateway.journal, None, &gateway.live.load().permits);
+        permits::note_change(&gateway.journal, "gateway", (None, &gateway.live.load().permits));
         let feeding = runtime.spawn_named("feeder", feeder.run(stopped.clone()));
         if let Some(listener) = simulated {
             runtime.spawn_named("simulated provider", listener.serve(stopped.clone()));

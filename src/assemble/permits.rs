@@ -116,8 +116,8 @@ fn write_list(path: &Path, published: &Published) -> std::io::Result<()> {
     fs::rename(&beside, path)
 }
 
-/// Writes down who gets permits and which keys sign them, if that is not as before.
-pub fn note_change(journal: &Journal, before: Option<&Permits>, after: &Permits) {
+/// Writes down who gets permits and which keys sign them, if that is not as before, and who wanted it so.
+pub fn note_change(journal: &Journal, actor: &str, (before, after): (Option<&Permits>, &Permits)) {
     let told = |permits: &Permits| json!({"send_to": permits.config().send_to.name(), "keys": permits.signing()});
     let (from, to) = (before.map(told), told(after));
     let nothing = after.signing().is_empty() && before.is_none_or(|before| before.signing().is_empty());
@@ -126,7 +126,8 @@ pub fn note_change(journal: &Journal, before: Option<&Permits>, after: &Permits)
     }
     tracing::info!(send_to = after.config().send_to.name(), keys = ?after.signing(), "permits are signed by other keys");
     let event = Event::of_gateway("change", json!({"from": from, "to": to}));
-    if let Err(error) = journal.append(&Line::Event(Event { noun: "permits".to_owned(), ..event })) {
+    let event = Event { noun: "permit".to_owned(), actor: actor.into(), ..event };
+    if let Err(error) = journal.append(&Line::Event(event)) {
         tracing::error!(%error, "that permits changed could not be written down");
     }
 }

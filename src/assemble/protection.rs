@@ -128,3 +128,6 @@ pub(super) fn note_change(journal: &Journal, actor: &str, (before, after): (&Gat
         tracing::error!(%error, "that the gate changed could not be written down");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,8 @@ pub enum Noun {
     Stop,
     /// The process took over from another version.
     Upgrade,
+    /// Other keys sign permits, or others get them.
+    Permit,
     /// Observe or enforce was chosen.
     Mode,
     /// An organisation.
@@ -114,15 +116,19 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
     /// What the policies that enforce said: `allow` or `deny`.
-    pub real: String,
+    #[schema(value_type = String)]
+    pub real: Cow<'static, str>,
     /// What was done: `allow`, `deny`, or `would-deny` where it passed only because something observes.
-    pub effective: String,
+    #[schema(value_type = String)]
+    pub effective: Cow<'static, str>,
     /// The ids of the policies that decided, and of those that would have refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub policies: Vec<String>,
+    #[schema(value_type = Vec<String>)]
+    pub policies: Vec<Arc<str>>,
     /// The hash of the set of policies, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy_set: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub policy_set: Option<Arc<str>>,
 }
 
 /// One attempt at one target.
@@ -457,10 +463,10 @@ impl Exchange {
 impl Verdict {
     fn clipped(&self) -> Self {
         Self {
-            real: clip(&self.real),
-            effective: clip(&self.effective),
-            policies: self.policies.iter().take(16).map(|policy| clip(policy)).collect(),
-            policy_set: self.policy_set.as_deref().map(clip),
+            real: clip(&self.real).into(),
+            effective: clip(&self.effective).into(),
+            policies: self.policies.iter().take(16).map(|policy| clip(policy).into()).collect(),
+            policy_set: self.policy_set.as_deref().map(|set| clip(set).into()),
         }
     }
 }

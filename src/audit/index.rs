@@ -115,7 +115,7 @@ pub(super) fn row_of(exchange: &Exchange) -> Row {
         exchange.model_served.as_deref(),
         None,
         Some(exchange.kind()),
-        Some(exchange.verdict.as_ref().map_or(&exchange.outcome, |verdict| &verdict.effective)),
+        Some(exchange.verdict.as_ref().map_or(&*exchange.outcome, |verdict| &*verdict.effective)),
     ];
     row(exchange.at.micros(), exchange.id.0, texts)
 }

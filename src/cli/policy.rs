@@ -18,6 +18,7 @@ use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
 use crate::cli::{Common, complain, wait};
 use crate::config::load;
+use crate::kavach::admin::Operation;
 use crate::kavach::config::{Mode, Reveal};
 use crate::kavach::gate::{Gate, GateSettings};
 use crate::kavach::import::{self, Settings};
@@ -66,9 +67,9 @@ pub enum Policy {
         #[arg(long)]
         without_rate_limits: bool,
     },
-    /// Say which policies decide a call.
+    /// Say which policies decide a call, or an operation of an operator.
     Explain {
-        /// The call: YAML or JSON, as in a table of cases.
+        /// The call: YAML or JSON, as in a table of cases; or `operation:` and an operation, as there.
         #[arg(value_name = "CALL")]
         call: PathBuf,
         #[command(flatten)]
@@ -262,11 +263,25 @@ fn import(file: &Path, to: Option<&Path>, settings: &Settings, format: Format) -
     }
 }
 
+/// An operation of an operator to explain, in the place of a call.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    operation: Operation,
+}
+
 fn explain(path: &Path, gate: &Gate, format: Format) -> Result {
-    let call: Call = serde_saphyr::from_str(&read(path)?)
-        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-    let judgement = gate.weigh(&call);
-    let applying: Vec<&str> = gate.applying(&call).into_iter().map(|rule| &*rule.id).collect();
+    let wrong = |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", path.display()));
+    let text = read(path)?;
+    let asked: BTreeMap<String, Value> = serde_saphyr::from_str(&text).map_err(|error| wrong(&error))?;
+    let (judgement, applying) = if asked.contains_key("operation") {
+        let Asked { operation } = serde_saphyr::from_str(&text).map_err(|error| wrong(&error))?;
+        (Arc::new(gate.weigh_operation(&operation)), gate.applying_to(&operation))
+    } else {
+        let call: Call = serde_saphyr::from_str(&text).map_err(|error| wrong(&error))?;
+        (gate.weigh(&call), gate.applying(&call))
+    };
+    let applying: Vec<&str> = applying.into_iter().map(|rule| &*rule.id).collect();
     let mut answer = serde_json::to_value(&*judgement).map_err(|error| Failure::failed(error.to_string()))?;
     if let Some(answer) = answer.as_object_mut() {
         answer.insert("scope_matches".to_owned(), json!(applying));

@@ -356,6 +356,10 @@ fn policies_are_checked_formatted_tried_imported_and_compared() {
     assert_eq!(fails(&["policy", "test", &cases, "--time-zone", "Mars"]), Exit::Usage);
     let call = write("call.yaml", "{caller: {key: key_1}, context: {drift: {geo: 95}}}");
     ok(&["policy", "explain", &call]);
+    let operation = write("operation.yaml", "operation: {token: adm_1, role: admin, verb: delete, noun: key}");
+    ok(&["policy", "explain", &operation]);
+    let both = write("both.yaml", "{operation: {token: adm_1, role: admin, verb: delete, noun: key}, action: chat}");
+    assert_eq!(fails(&["policy", "explain", &both]), Exit::Failed);
     ok(&["policy", "diff", &good, &ugly, "--cases", &cases]);
 
     let toml = write("old.toml", "[[policy]]\nname = \"a\"\neffect = \"permit\"\n");

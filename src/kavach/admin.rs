@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::kavach::context;
 use crate::kavach::gate::Gate;
 use crate::kavach::rule::{Rule, Then};
+use crate::kavach::schema::Cast;
+use crate::kavach::slice;
 use crate::kavach::verdict::{Decision, Failed, Ground, Judgement};
 use crate::key::admin::Role;
 use crate::unit::clock::Timestamp;
@@ -158,6 +160,15 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// The policies about operators whose scope matches an operation, whether or not their conditions do.
+    pub fn applying_to(&self, operation: &Operation) -> Vec<&Rule> {
+        let (Some(set), Ok(cast)) = (self.set(), cast(operation)) else { return Vec::new() };
+        let rules = set.rules.iter().filter(|rule| is_about_operators(rule) == Ok(true));
+        rules.filter(|rule| slice::matches(rule, &cast)).collect()
+    }
+}
+
 fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
     let kind =
         cedar_policy::EntityTypeName::from_str(&format!("{NAMESPACE}{kind}")).map_err(|error| error.to_string())?;
@@ -166,25 +177,40 @@ fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
 
 /// An operation in the terms of the schema. `Err` only if Cedar refuses a value, which no operation can bring about.
 fn described(operation: &Operation, zone: &TimeZone) -> Result<(Request, Entities), String> {
-    let (token, role) = (uid("Token", &operation.token)?, uid("Role", operation.role.as_str())?);
-    let (action, noun) = (uid("Action", operation.action())?, uid("Noun", operation.resource())?);
-    let (any, change) = (uid("Action", "any")?, uid("Action", "change")?);
-    let above = if operation.action() == "read" { any.clone() } else { change.clone() };
-    let list = vec![
-        Entity::new_no_attrs(token.clone(), HashSet::from([role.clone()])),
-        Entity::with_uid(role),
-        Entity::with_uid(noun.clone()),
-        Entity::new_no_attrs(action.clone(), HashSet::from([above])),
-        Entity::new_no_attrs(change, HashSet::from([any.clone()])),
-        Entity::with_uid(any),
-    ];
-    let entities = Entities::from_entities(list, None).map_err(|error| error.to_string())?;
+    let Cast { principal, action, resource, entities, .. } = cast(operation)?;
     let text = |text: &String| RestrictedExpression::new_string(text.clone());
     let subject = operation.subject.as_ref().map(|subject| ("subject".to_owned(), text(subject)));
     let address = operation.address.map(|address| ("address".to_owned(), context::address(address)));
     let time = ("time".to_owned(), context::time(operation.time, zone));
     let context =
         Context::from_pairs(subject.into_iter().chain(address).chain([time])).map_err(|error| error.to_string())?;
-    let request = Request::new(token, action, noun, context, None).map_err(|error| error.to_string())?;
+    let request = Request::new(principal, action, resource, context, None).map_err(|error| error.to_string())?;
     Ok((request, entities))
+}
+
+fn cast(operation: &Operation) -> Result<Cast, String> {
+    let (token, role) = (uid("Token", &operation.token)?, uid("Role", operation.role.as_str())?);
+    let (action, noun) = (uid("Action", operation.action())?, uid("Noun", operation.resource())?);
+    let (any, change) = (uid("Action", "any")?, uid("Action", "change")?);
+    let is_read = operation.action() == "read";
+    let above = if is_read { any.clone() } else { change.clone() };
+    let groups = [Some(any.clone()), (!is_read).then(|| change.clone())];
+    let list = vec![
+        Entity::new_no_attrs(token.clone(), HashSet::from([role.clone()])),
+        Entity::with_uid(role.clone()),
+        Entity::with_uid(noun.clone()),
+        Entity::new_no_attrs(action.clone(), HashSet::from([above])),
+        Entity::new_no_attrs(change, HashSet::from([any.clone()])),
+        Entity::with_uid(any),
+    ];
+    let entities = Entities::from_entities(list, None).map_err(|error| error.to_string())?;
+    Ok(Cast {
+        principal_in: HashSet::from([token.clone(), role]),
+        action_in: groups.into_iter().flatten().chain([action.clone()]).collect(),
+        resource_in: HashSet::from([noun.clone()]),
+        principal: token,
+        action,
+        resource: noun,
+        entities,
+    })
 }

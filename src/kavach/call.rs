@@ -241,8 +241,8 @@ pub struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<Arc<str>>,
     /// What goes in and comes out: `text`, `image`, `audio`, `file`.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub modalities: BTreeSet<Arc<str>>,
+    #[serde(skip_serializing_if = "is_none")]
+    pub modalities: Arc<BTreeSet<Arc<str>>>,
     /// The caller's address, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
@@ -289,6 +289,11 @@ pub struct Scores {
     pub session_age: u8,
     /// How much is asked for.
     pub behaviour: u8,
+}
+
+#[allow(clippy::ptr_arg, reason = "serde calls it so")]
+fn is_none(set: &Arc<BTreeSet<Arc<str>>>) -> bool {
+    set.is_empty()
 }
 
 /// RFC 3339 on paper; whole seconds since 1970 are read too.

@@ -1,6 +1,7 @@
 //! The context of a judgement: the facts of a call as Cedar values, only those that somebody reads.
 //!
-//! Making all of them takes about 4 µs, so `Fields` says which the policies of a slice read. A figure that is not known, or
+//! Making all of them takes about 4 µs, so `Fields` says which the policies of a slice read, down to the members of records.
+//! A figure that is not known, or
 //! that does not fit, is the largest number, so that no cap is passed by it.
 
 use std::net::IpAddr;
@@ -11,8 +12,8 @@ use jiff::tz::TimeZone;
 use crate::kavach::call::{Facts, Scores, SessionFigures};
 use crate::unit::clock::Timestamp;
 
-/// Every field of the context, in the order of [`field`].
-pub(super) const NAMES: &[&str] = &[
+/// Every figure that a policy can read; a dot stands before a member of a field that is a record. Fewer than 32.
+const NAMES: &[&str] = &[
     "requested_model",
     "requested_max_output_tokens",
     "max_output_tokens",
@@ -25,23 +26,40 @@ pub(super) const NAMES: &[&str] = &[
     "modalities",
     "address",
     "country",
-    "time",
-    "session",
-    "drift",
+    "time.now",
+    "time.hour",
+    "time.minute_of_day",
+    "time.weekday",
+    "session.id",
+    "session.requests",
+    "session.input_tokens",
+    "session.output_tokens",
+    "session.cost_nano_usd",
+    "session.age_seconds",
+    "drift.geo",
+    "drift.device",
+    "drift.session_age",
+    "drift.behaviour",
 ];
 
-/// A set of fields of the context.
+/// The fields that are records.
+const RECORDS: [&str; 3] = ["time", "session", "drift"];
+
+/// A set of figures of the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields(u32);
 
 impl Fields {
     pub(super) const ALL: Self = Self((1 << NAMES.len()) - 1);
 
-    /// The set with one more; a name that is none of the fields adds all of them.
+    /// The set with one more: a field, all members of one that is a record, or one member, as in `session.requests`. A name that
+    /// is none of these adds all of them.
     pub(super) fn with(self, name: &str) -> Self {
-        match NAMES.iter().position(|known| *known == name) {
-            Some(index) => Self(self.0 | 1 << index),
-            None => Self::ALL,
+        let is_of = |known: &str| known == name || known.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        let found = NAMES.iter().enumerate().filter(|(_, known)| is_of(known));
+        match found.fold(0, |found, (index, _)| found | 1 << index) {
+            0 => Self::ALL,
+            found => Self(self.0 | found),
         }
     }
 
@@ -49,7 +67,7 @@ impl Fields {
         Self(self.0 | other.0)
     }
 
-    /// Whether both have a field.
+    /// Whether both have a figure.
     pub(super) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -58,22 +76,30 @@ impl Fields {
         self.0 == 0
     }
 
-    fn names(self) -> impl Iterator<Item = &'static str> {
-        NAMES.iter().enumerate().filter(move |(index, _)| self.0 & (1 << index) != 0).map(|(_, name)| *name)
+    /// Its figures; each with the name of the record that it is in, or none.
+    fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let known = NAMES.iter().enumerate().filter(move |(index, _)| self.0 & (1 << index) != 0);
+        known.map(|(_, name)| name.split_once('.').unwrap_or(("", name)))
     }
 }
 
-/// The context of a call with those fields. `Err` only if Cedar refuses a value, which no fact can bring about.
+/// The context of a call with those figures. `Err` only if Cedar refuses a value, which no fact can bring about.
 pub(super) fn context(
     facts: &Facts,
     fields: Fields,
     zone: &TimeZone,
 ) -> Result<Context, Box<cedar_policy::ContextCreationError>> {
-    let pairs = fields.names().filter_map(|name| Some((name.to_owned(), field(facts, name, zone)?)));
-    Context::from_pairs(pairs).map_err(Box::new)
+    let plain = fields.names().filter(|(record, _)| record.is_empty());
+    let plain = plain.filter_map(|(_, name)| Some((name.to_owned(), field(facts, name)?)));
+    let records = RECORDS.into_iter().filter_map(|name| {
+        let members: Vec<&str> =
+            fields.names().filter(|(record, _)| *record == name).map(|(_, member)| member).collect();
+        (!members.is_empty()).then(|| (name.to_owned(), members_of(facts, name, &members, zone)))
+    });
+    Context::from_pairs(plain.chain(records)).map_err(Box::new)
 }
 
-fn field(facts: &Facts, name: &str, zone: &TimeZone) -> Option<RestrictedExpression> {
+fn field(facts: &Facts, name: &str) -> Option<RestrictedExpression> {
     Some(match name {
         "requested_model" => text(&facts.requested_model),
         "requested_max_output_tokens" => number(facts.requested_max_output_tokens?),
@@ -88,11 +114,16 @@ fn field(facts: &Facts, name: &str, zone: &TimeZone) -> Option<RestrictedExpress
         "tool" => text(facts.tool.as_deref()?),
         "modalities" => RestrictedExpression::new_set(facts.modalities.iter().map(|name| text(name))),
         "address" => address(facts.address?),
-        "country" => text(facts.country.as_deref()?),
-        "time" => time(facts.time, zone),
-        "session" => session(&facts.session),
-        _ => drift(facts.drift),
+        _ => text(facts.country.as_deref()?),
     })
+}
+
+fn members_of(facts: &Facts, name: &str, members: &[&'static str], zone: &TimeZone) -> RestrictedExpression {
+    match name {
+        "time" => time_with(facts.time, zone, members),
+        "session" => record(members.iter().map(|name| (*name, session(&facts.session, name)))),
+        _ => record(members.iter().map(|name| (*name, drift(facts.drift, name)))),
+    }
 }
 
 fn text(text: &str) -> RestrictedExpression {
@@ -108,46 +139,52 @@ pub(super) fn address(address: IpAddr) -> RestrictedExpression {
     RestrictedExpression::new_ip(address.to_canonical().to_string())
 }
 
-fn session(session: &SessionFigures) -> RestrictedExpression {
-    record(vec![
-        ("id", text(&session.id)),
-        ("requests", number(session.requests)),
-        ("input_tokens", number(session.input_tokens)),
-        ("output_tokens", number(session.output_tokens)),
-        ("cost_nano_usd", RestrictedExpression::new_long(session.cost.nanos())),
-        ("age_seconds", number(session.age_seconds)),
-    ])
+fn session(session: &SessionFigures, name: &str) -> RestrictedExpression {
+    match name {
+        "id" => text(&session.id),
+        "requests" => number(session.requests),
+        "input_tokens" => number(session.input_tokens),
+        "output_tokens" => number(session.output_tokens),
+        "cost_nano_usd" => RestrictedExpression::new_long(session.cost.nanos()),
+        _ => number(session.age_seconds),
+    }
 }
 
-fn drift(scores: Scores) -> RestrictedExpression {
-    let score = |score: u8| RestrictedExpression::new_long(i64::from(score));
-    record(vec![
-        ("geo", score(scores.geo)),
-        ("device", score(scores.device)),
-        ("session_age", score(scores.session_age)),
-        ("behaviour", score(scores.behaviour)),
-    ])
+fn drift(scores: Scores, name: &str) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::from(match name {
+        "geo" => scores.geo,
+        "device" => scores.device,
+        "session_age" => scores.session_age,
+        _ => scores.behaviour,
+    }))
 }
 
+/// The time with all that policies can read of it.
 pub(super) fn time(now: Timestamp, zone: &TimeZone) -> RestrictedExpression {
+    time_with(now, zone, &["now", "hour", "minute_of_day", "weekday"])
+}
+
+fn time_with(now: Timestamp, zone: &TimeZone, members: &[&'static str]) -> RestrictedExpression {
     // Years beyond what the calendar holds cannot come from a clock; they count as its last day.
     let moment = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or(jiff::Timestamp::MAX);
     let local = moment.to_zoned(zone.clone());
-    let minute_of_day = i64::from(local.hour()) * 60 + i64::from(local.minute());
-    let utc = moment.to_zoned(TimeZone::UTC);
-    record(vec![
-        ("now", RestrictedExpression::new_datetime(utc.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())),
-        ("hour", RestrictedExpression::new_long(i64::from(local.hour()))),
-        ("minute_of_day", RestrictedExpression::new_long(minute_of_day)),
-        ("weekday", RestrictedExpression::new_long(i64::from(local.weekday().to_monday_one_offset()))),
-    ])
+    let member = |name: &str| match name {
+        "now" => {
+            let utc = moment.to_zoned(TimeZone::UTC);
+            RestrictedExpression::new_datetime(utc.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+        }
+        "hour" => RestrictedExpression::new_long(i64::from(local.hour())),
+        "minute_of_day" => RestrictedExpression::new_long(i64::from(local.hour()) * 60 + i64::from(local.minute())),
+        _ => RestrictedExpression::new_long(i64::from(local.weekday().to_monday_one_offset())),
+    };
+    record(members.iter().map(|name| (*name, member(name))))
 }
 
 #[allow(
     clippy::expect_used,
     reason = "Cedar refuses only a name that is given twice, and every list here is a literal"
 )]
-fn record(fields: Vec<(&str, RestrictedExpression)>) -> RestrictedExpression {
-    let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
+fn record<'a>(fields: impl Iterator<Item = (&'a str, RestrictedExpression)>) -> RestrictedExpression {
+    let fields = fields.map(|(name, value)| (name.to_owned(), value));
     RestrictedExpression::new_record(fields).expect("the names differ")
 }

@@ -19,6 +19,7 @@ use crate::kavach::schema::Cast;
 use crate::kavach::slice::{Outcome, Slice};
 use crate::kavach::slots::Slots;
 use crate::kavach::verdict::{Decision, Failed, Ground, Judgement, Permit, Verdict};
+use crate::key::Key;
 
 /// Judges calls. Share it behind an `Arc`; a reload makes a new one.
 pub struct Gate {
@@ -28,6 +29,8 @@ pub struct Gate {
     set: Option<Arc<PolicySet>>,
     authorizer: Authorizer,
     slices: Slots<Entry>,
+    callers: Slots<(Arc<Key>, Caller)>,
+    set_name: Arc<str>,
     silent: Arc<Judgement>,
     counts_input: bool,
 }
@@ -51,13 +54,13 @@ impl Default for GateSettings {
     }
 }
 
-/// A slice, for whom it is, and the judgement if it needs no context.
+/// A slice, for whom it is, and the judgement where no policy that reads the context has anything to say.
 struct Entry {
     caller: Caller,
     action: Action,
     target: Target,
     slice: Slice,
-    judgement: Option<Arc<Judgement>>,
+    settled: Arc<Judgement>,
 }
 
 impl fmt::Debug for Gate {
@@ -83,7 +86,9 @@ impl Gate {
         let silent = Arc::new(Judgement::allowing());
         let counted = Fields::default().with("estimated_input_tokens").with("estimated_cost_nano_usd");
         let counts_input = set.iter().flat_map(|set| &set.rules).any(|rule| rule.fields.meets(counted));
-        Self { mode, reveal, zone, set, authorizer, slices: Slots::new(cache_entries), silent, counts_input }
+        let set_name = set.as_ref().and_then(|set| set.hash().get(..16)).unwrap_or_default().into();
+        let (slices, callers) = (Slots::new(cache_entries), Slots::new(cache_entries));
+        Self { mode, reveal, zone, set, authorizer, slices, callers, set_name, silent, counts_input }
     }
 
     /// Its mode.
@@ -104,6 +109,22 @@ impl Gate {
     /// The hash of its policies; empty if it has none.
     pub fn set_hash(&self) -> &str {
         self.set.as_ref().map_or("", |set| set.hash())
+    }
+
+    /// The beginning of that hash: 16 hexadecimal digits, or nothing.
+    pub fn set_name(&self) -> &Arc<str> {
+        &self.set_name
+    }
+
+    /// The caller behind a key, as [`Caller::of`] says; kept for as long as the key stays as it is.
+    pub fn caller(&self, key: &Arc<Key>) -> Caller {
+        let place = self.callers.place(&key.id);
+        if let Some(known) = self.callers.find(place, |(known, _)| Arc::ptr_eq(known, key)) {
+            return known.1.clone();
+        }
+        let caller = Caller::of(key);
+        self.callers.keep(place, Arc::new((Arc::clone(key), caller.clone())));
+        caller
     }
 
     /// Whether it would judge every call as the other one does, and show as much.
@@ -136,7 +157,8 @@ impl Gate {
         // `new` is the only way to a mode besides off and takes a set; without one nothing permits.
         let Some(set) = &self.set else { return Arc::new(judgement(&[], Outcome::default())) };
         let (caller, action, target) = (&call.caller, call.action, &call.target);
-        let place = self.slices.place(&(caller, action, target));
+        // What the hash leaves out is compared below.
+        let place = self.slices.place(&(&*caller.key, action, &*target.provider, &*target.model));
         let is_it = |entry: &Entry| entry.action == action && entry.target == *target && entry.caller == *caller;
         let entry = match self.slices.find(place, is_it) {
             Some(entry) => entry,
@@ -148,11 +170,14 @@ impl Gate {
                 Err(text) => return Arc::new(undescribed(text)),
             },
         };
-        if let Some(judgement) = &entry.judgement {
-            return Arc::clone(judgement);
+        if entry.slice.is_settled() {
+            return Arc::clone(&entry.settled);
         }
         match context::context(&call.facts, entry.slice.fields, &self.zone) {
-            Ok(context) => Arc::new(judgement(&set.rules, entry.slice.outcome(set, &self.authorizer, context))),
+            Ok(context) => match entry.slice.outcome(set, &self.authorizer, context) {
+                Some(outcome) => Arc::new(judgement(&set.rules, outcome)),
+                None => Arc::clone(&entry.settled),
+            },
             Err(error) => Arc::new(undescribed(error.to_string())),
         }
     }
@@ -167,10 +192,9 @@ impl Gate {
     fn entry(&self, set: &PolicySet, call: &Call) -> Result<Arc<Entry>, String> {
         let cast = Cast::of(&call.caller, call.action, &call.target).map_err(|error| error.to_string())?;
         let slice = Slice::new(set, cast, &self.authorizer);
-        let settled = slice.is_settled();
-        let judgement = settled.then(|| Arc::new(judgement(&set.rules, slice.settled().clone())));
+        let settled = Arc::new(judgement(&set.rules, slice.settled().clone()));
         let (caller, target) = (call.caller.clone(), call.target.clone());
-        Ok(Arc::new(Entry { caller, action: call.action, target, slice, judgement }))
+        Ok(Arc::new(Entry { caller, action: call.action, target, slice, settled }))
     }
 }
 

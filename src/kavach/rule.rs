@@ -173,24 +173,34 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
-/// The fields of the context that conditions in Cedar's JSON form read; all of them where the context is used as a whole.
+/// The figures of the context that conditions in Cedar's JSON form read; all of them where the context is used as a whole.
 ///
 /// *Source*: <https://docs.cedarpolicy.com/policies/json-format.html>, objects `.`, `has` and `Var`.
 fn fields(expression: &Value) -> Fields {
-    let is_context = |value: &Value| value.get("Var").and_then(Value::as_str) == Some("context");
     match expression {
         Value::Object(object) => object.iter().fold(Fields::default(), |found, (operator, inner)| {
-            let left = inner.get("left").filter(|left| is_context(left));
-            let name = inner.get("attr").and_then(Value::as_str);
-            found.union(match (operator.as_str(), left, name) {
-                ("." | "has", Some(_), Some(name)) => Fields::default().with(name),
-                ("Var", _, _) if inner.as_str() == Some("context") => Fields::ALL,
+            found.union(match operator.as_str() {
+                "." | "has" => member(inner).unwrap_or_else(|| fields(inner)),
+                "Var" if inner.as_str() == Some("context") => Fields::ALL,
                 // A literal is no expression, whatever it looks like.
-                ("Value", _, _) => Fields::default(),
+                "Value" => Fields::default(),
                 _ => fields(inner),
             })
         }),
         Value::Array(items) => items.iter().fold(Fields::default(), |found, item| found.union(fields(item))),
         _ => Fields::default(),
     }
+}
+
+/// What an access to a member reads, if it is one of the context, as in `context.stream`, or of a record in it, as in
+/// `context.session.requests`.
+fn member(access: &Value) -> Option<Fields> {
+    let is_context = |value: &Value| value.get("Var").and_then(Value::as_str) == Some("context");
+    let (left, name) = (access.get("left")?, access.get("attr")?.as_str()?);
+    if is_context(left) {
+        return Some(Fields::default().with(name));
+    }
+    let outer = left.get(".")?;
+    let record = outer.get("attr")?.as_str().filter(|_| outer.get("left").is_some_and(is_context))?;
+    Some(Fields::default().with(&format!("{record}.{name}")))
 }

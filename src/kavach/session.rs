@@ -207,6 +207,7 @@ struct Shard {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    place: SessionPlace,
     /// Tells this session from another of the same name before or after it.
     life: u64,
     id: Arc<str>,
@@ -278,40 +279,47 @@ impl Sessions {
     /// # Errors
     /// [`Ended`] while the session is one that an operator ended.
     pub fn enter(&self, key: &Arc<str>, name: Option<&Arc<str>>, now: Timestamp) -> Result<SessionFigures, Ended> {
-        let name = name.cloned().unwrap_or_default();
-        let config = self.config();
+        let config = self.config.load();
         let idle = Duration::from_millis(config.idle_ms);
         let life = || self.lives.fetch_add(1, Ordering::Relaxed);
-        let mut shard = self.shard(key);
-        if shard.find(key, &name).is_none() {
-            shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
-            shard.insert((Arc::clone(key), Arc::clone(&name)), Entry::begin(&name, life(), now));
-        }
-        let figures = shard.change(key, &name, |entry| {
+        let enter = |entry: &mut Entry| {
             if let Some(until) = entry.ended_until.filter(|until| *until > now) {
                 return Err(Ended { until });
             }
             if entry.ended_until.is_some() || entry.seen_at.plus(idle) < now {
-                *entry = Entry { epoch: entry.epoch, is_unsaved: entry.is_unsaved, ..Entry::begin(&name, life(), now) };
+                let begun = Entry::begin(entry.place.clone(), life(), now);
+                *entry = Entry { epoch: entry.epoch, is_unsaved: entry.is_unsaved, ..begun };
             }
             Ok(entry.count(now))
-        });
-        // It was put there above, under the same lock.
-        figures.unwrap_or_else(|| Ok(SessionFigures::default()))
+        };
+        let mut shard = self.shard(key);
+        if let Some(figures) = shard.change(key, name.map_or("", |name| name), enter) {
+            return figures;
+        }
+        shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
+        let name = name.cloned().unwrap_or_default();
+        shard.insert(Entry::begin((Arc::clone(key), Arc::clone(&name)), life(), now));
+        // It was put there just now, under the same lock.
+        shard.change(key, &name, enter).unwrap_or_else(|| Ok(SessionFigures::default()))
     }
 
-    /// Adds what a call of a session used, once it is known. A session that is gone stays gone.
-    pub fn settle(&self, key: &str, id: &str, (input_tokens, output_tokens): (u64, u64), cost: NanoUsd) {
+    /// Adds what a call of a session used, once it is known: of the session that has that id under that name. One that is gone
+    /// stays gone.
+    pub fn settle(
+        &self,
+        (key, name, id): (&str, &str, &str),
+        (input_tokens, output_tokens): (u64, u64),
+        cost: NanoUsd,
+    ) {
         let used = Figures { requests: 0, input_tokens, output_tokens, cost };
         if used == Figures::default() {
             return;
         }
-        let mut shard = self.shard(key);
-        let own = shard.keys.get(key);
-        let name = own.and_then(|own| own.iter().find(|(_, entry)| *entry.id == *id)).map(|(name, _)| Arc::clone(name));
-        if let Some(name) = name {
-            shard.change(key, &name, |entry| entry.own = entry.own.plus(used));
-        }
+        self.shard(key).change(key, name, |entry| {
+            if *entry.id == *id {
+                entry.own = entry.own.plus(used);
+            }
+        });
     }
 
     /// Takes what was counted and is in no batch yet, of at most so many sessions.
@@ -322,7 +330,7 @@ impl Sessions {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let left = shard.unsaved.len().saturating_sub(most.saturating_sub(parts.len()));
             for (key, name) in shard.unsaved.split_off(left) {
-                parts.extend(shard.find(&key, &name).map(|entry| entry.take_part((key, name))));
+                parts.extend(shard.find(&key, &name).map(Entry::take_part));
             }
         }
         parts
@@ -355,9 +363,9 @@ impl Sessions {
             }
             shard.make_room(key, config.max_sessions.div_ceil(SHARDS), now, idle);
             let life = self.lives.fetch_add(1, Ordering::Relaxed);
-            let mut entry = Entry { seen_at: known.seen_at, ..Entry::begin(name, life, now) };
+            let mut entry = Entry { seen_at: known.seen_at, ..Entry::begin(known.place.clone(), life, now) };
             entry.learn(known);
-            shard.insert(known.place.clone(), entry);
+            shard.insert(entry);
         }
     }
 
@@ -370,9 +378,11 @@ impl Sessions {
 }
 
 impl Entry {
-    fn begin(name: &str, life: u64, now: Timestamp) -> Self {
-        let id = if name.is_empty() { format!("auto:{}", now.micros()).into() } else { Arc::from(name) };
+    fn begin(place: SessionPlace, life: u64, now: Timestamp) -> Self {
+        let (_, name) = &place;
+        let id = if name.is_empty() { format!("auto:{}", now.micros()).into() } else { Arc::clone(name) };
         Self {
+            place,
             life,
             id,
             begun_at: now,
@@ -406,12 +416,12 @@ impl Entry {
         figures
     }
 
-    fn take_part(&mut self, place: SessionPlace) -> Part {
+    fn take_part(&mut self) -> Part {
         let figures = std::mem::take(&mut self.own);
         self.sent = self.sent.plus(figures);
         self.is_unsaved = false;
         Part {
-            place,
+            place: self.place.clone(),
             id: Arc::clone(&self.id),
             begun_at: self.begun_at,
             seen_at: self.seen_at,
@@ -439,7 +449,8 @@ impl Shard {
         self.keys.get_mut(key)?.get_mut(name)
     }
 
-    fn insert(&mut self, (key, name): SessionPlace, entry: Entry) {
+    fn insert(&mut self, entry: Entry) {
+        let (key, name) = entry.place.clone();
         if self.keys.entry(key).or_default().insert(name, entry).is_none() {
             self.count += 1;
         }
@@ -447,16 +458,11 @@ impl Shard {
 
     /// Changes a session so that the store has to hear of it.
     fn change<T>(&mut self, key: &str, name: &str, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let (key, own) = self.keys.get_key_value(key).map(|(key, _)| Arc::clone(key)).and_then(|key| {
-            let own = self.keys.get_mut(&key)?;
-            Some((key, own))
-        })?;
-        let name = own.get_key_value(name).map(|(name, _)| Arc::clone(name))?;
-        let entry = own.get_mut(&name)?;
+        let entry = self.keys.get_mut(key)?.get_mut(name)?;
         let done = change(entry);
         if !entry.is_unsaved && entry.own != Figures::default() {
             entry.is_unsaved = true;
-            self.unsaved.push((key, name));
+            self.unsaved.push(entry.place.clone());
             if self.unsaved.len() > 2 * self.count + 64 {
                 // The store is away, and a flood of names has driven out what waits for it.
                 let keys = &self.keys;

@@ -55,7 +55,8 @@ impl Index {
     }
 }
 
-fn matches(rule: &Rule, cast: &Cast) -> bool {
+/// Whether a policy's scope matches.
+pub(super) fn matches(rule: &Rule, cast: &Cast) -> bool {
     let principal = match &rule.principal {
         PrincipalConstraint::Any => true,
         PrincipalConstraint::Eq(uid) => *uid == cast.principal,
@@ -141,18 +142,22 @@ impl Slice {
         self.forbids.is_none() && self.permits.is_none()
     }
 
-    /// What the policies say without a context; everything, if the slice is settled.
+    /// What the policies say that read no context; everything, if the slice is settled.
     pub(super) fn settled(&self) -> &Outcome {
         &self.settled
     }
 
-    /// What the policies say in that context.
-    pub(super) fn outcome(&self, set: &PolicySet, authorizer: &Authorizer, context: Context) -> Outcome {
-        let mut outcome = self.settled.clone();
+    /// What the policies say in that context; `None` if those that read it say nothing, so that it is what is settled.
+    pub(super) fn outcome(&self, set: &PolicySet, authorizer: &Authorizer, context: Context) -> Option<Outcome> {
         let request = self.request(context);
-        outcome.add(self.evaluate(set, authorizer, &request, self.forbids.as_ref()));
-        outcome.add(self.evaluate(set, authorizer, &request, self.permits.as_ref()));
-        outcome
+        let mut said = self.evaluate(set, authorizer, &request, self.forbids.as_ref());
+        said.add(self.evaluate(set, authorizer, &request, self.permits.as_ref()));
+        if said == Outcome::default() {
+            return None;
+        }
+        let mut outcome = self.settled.clone();
+        outcome.add(said);
+        Some(outcome)
     }
 
     #[allow(clippy::expect_used, reason = "only a schema can refuse a request, and none is given")]

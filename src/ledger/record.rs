@@ -1,5 +1,6 @@
 //! The ledger row of one exchange.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::unit::clock::Timestamp;
 use crate::unit::commit::{Commitment, Salt};
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
+use crate::unit::raw::{Raw, value_or_text};
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// How an exchange ended.
@@ -131,11 +133,11 @@ pub struct VerdictGround {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The gate's mode: `observe` or `enforce`.
-    pub mode: Arc<str>,
+    pub mode: Cow<'static, str>,
     /// What happened: `allow`, `deny`, or `would-deny` if it passed only because something observes.
-    pub verdict: Arc<str>,
+    pub verdict: Cow<'static, str>,
     /// What the policies that enforce say, whatever the mode is: `allow` or `deny`.
-    pub real: Arc<str>,
+    pub real: Cow<'static, str>,
     /// The policies that decided, at most 8; none if the call is refused because nothing permits it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deciding: Vec<VerdictGround>,
@@ -147,9 +149,10 @@ pub struct Verdict {
     /// How many targets were left out because the policies refuse them.
     #[serde(default)]
     pub dropped: u32,
-    /// The call as it was judged, as a JSON object without prompts, to be judged again by other policies; empty if it was too
-    /// large to be kept.
-    pub call: Arc<str>,
+    /// What the record itself does not say of the call as it was judged, as a JSON object without prompts, so that it can be
+    /// judged again by other policies; `None` if it was too large to be kept. Older records hold the whole call, as a text.
+    #[serde(default, deserialize_with = "value_or_text", skip_serializing_if = "Option::is_none")]
+    pub call: Option<Raw>,
 }
 
 /// What an exchange commits to; the journal carries it to the audit log, the database never sees it.

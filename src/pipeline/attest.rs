@@ -3,8 +3,8 @@
 //! Ledger and audit know nothing of each other; here a record becomes an entry. Every line but bare charges gives exactly one
 //! (`every_answered_exchange_is_an_entry_whatever_its_end`), so the log is complete when the journal is.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -129,10 +129,10 @@ fn attempt(attempt: &crate::ledger::Attempt) -> Attempt {
 fn verdict(verdict: &crate::ledger::record::Verdict) -> Verdict {
     let grounds = verdict.deciding.iter().chain(&verdict.would_refuse);
     Verdict {
-        real: verdict.real.to_string(),
-        effective: verdict.verdict.to_string(),
-        policies: grounds.map(|ground| ground.policy.to_string()).collect(),
-        policy_set: Some(verdict.set.to_string()),
+        real: verdict.real.clone(),
+        effective: verdict.verdict.clone(),
+        policies: grounds.map(|ground| Arc::clone(&ground.policy)).collect(),
+        policy_set: Some(Arc::clone(&verdict.set)),
     }
 }
 
@@ -192,6 +192,8 @@ fn noun(event: &event::Event) -> Noun {
         ("provider", _) => Noun::Provider,
         ("price", _) => Noun::Price,
         ("policy", _) => Noun::Policy,
+        // Journals of before the noun was in the singular.
+        ("permit" | "permits", _) => Noun::Permit,
         ("config", _) => Noun::Config,
         ("token" | "admin_token", _) => Noun::AdminToken,
         ("session", _) => Noun::Session,
@@ -243,6 +245,14 @@ mod tests {
         let entry = logged(&Line::Event(event("gadget", Value::Null)));
         assert_eq!((&entry["kind"], &entry["detail"]["noun"]), (&json!("other"), &json!("gadget")));
         assert_eq!(entry["actor"], json!({"kind": "admin_token", "id": "adm_1"}));
+    }
+
+    #[test]
+    fn a_change_of_permits_has_a_kind_of_its_own_and_says_who_made_it() {
+        let entry = logged(&Line::Event(event("permit", Value::Null)));
+        assert_eq!((&entry["kind"], &entry["detail"]["noun"]), (&json!("permit"), &Value::Null));
+        assert_eq!(entry["actor"], json!({"kind": "admin_token", "id": "adm_1"}));
+        assert_eq!(logged(&Line::Event(event("permits", Value::Null)))["kind"], "permit");
     }
 
     #[test]

@@ -6,20 +6,20 @@
 //! facts of the call, so that it can be judged again by other policies.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
 use crate::dialect::{Facts, Modalities, Operation};
 use crate::error::{Error, Kind, Result};
-use crate::kavach::call::{self, Action, Call, Caller, SessionFigures, Target};
+use crate::kavach::call::{self, Action, Call, SessionFigures, Target};
 use crate::kavach::config::Mode;
 use crate::kavach::drift::geo::Place;
 use crate::kavach::drift::{Drift, Settled, Sighting};
 use crate::kavach::session::{Said, Sessions};
-use crate::kavach::verdict::{Ground, Verdict};
+use crate::kavach::verdict::{Decision, Ground, Verdict};
 use crate::kavach::{Gate, Refusal, Suspension};
 use crate::key::{self, Key};
 use crate::ledger::{Line, record};
@@ -27,6 +27,7 @@ use crate::pipeline::Gateway;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::estimate::OVERHEAD_TOKENS;
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::recall;
 use crate::unit::clock::Timestamp;
 use crate::unit::event::Event;
 use crate::unit::money::NanoUsd;
@@ -34,8 +35,6 @@ use crate::unit::usage::Usage;
 
 /// The most policies of a kind that a record names.
 const MAX_GROUNDS: usize = 8;
-/// The largest call that a record keeps; one with a thousand tools is larger than what anybody replays.
-const MAX_CALL_BYTES: usize = 16 * 1024;
 /// Bytes of text to a token, at most, in the languages that models are best at; for figures that no policy looks at.
 const BYTES_A_TOKEN: u64 = 4;
 
@@ -56,13 +55,16 @@ impl Exchange {
     }
 
     /// What the caller reads of the gate; nothing while it is off.
-    pub fn gate_headers(&self) -> Vec<(&'static str, String)> {
+    pub fn gate_headers(&self) -> impl Iterator<Item = (&'static str, HeaderValue)> {
         let mode = self.live.gate.mode();
-        if mode == Mode::Off {
-            return Vec::new();
-        }
-        let verdict = self.record.verdict.iter().map(|verdict| ("x-kavach-verdict", verdict.verdict.to_string()));
-        [("x-kavach-mode", mode.name().to_owned())].into_iter().chain(verdict).collect()
+        let told = self.record.verdict.as_ref().map(|verdict| match &*verdict.verdict {
+            "deny" => "deny",
+            "would-deny" => "would-deny",
+            _ => "allow",
+        });
+        let both = [Some(("x-kavach-mode", mode.name())), told.map(|told| ("x-kavach-verdict", told))];
+        let shown = both.into_iter().flatten().filter(move |_| mode != Mode::Off);
+        shown.map(|(name, value)| (name, HeaderValue::from_static(value)))
     }
 
     /// Tells session and habits what the exchange used; nothing if it was not judged, or nobody knows: of a call that was
@@ -83,22 +85,23 @@ impl Exchange {
     }
 
     async fn judge_plan(&mut self, gate: &Gate, key: &Arc<Key>, headers: &HeaderMap) -> Result<()> {
-        let session = self.enter_session(key, headers)?;
+        let (session, name) = self.enter_session(key, headers)?;
         let session_id = Arc::clone(&session.id);
-        let mut call = self.call((gate, key), session, headers).await;
-        // The verdict that the record tells of, and what its call had of its own.
-        let mut first: Option<(Verdict, Target, Option<NanoUsd>)> = None;
+        let (mut call, estimated) = self.call((gate, key), session, headers).await;
+        let mut told: Option<record::Verdict> = None;
         let mut refusal: Option<Refusal> = None;
         let (mut permits, mut dropped) = (Vec::with_capacity(self.plan.len()), 0);
-        for step in &self.plan {
+        for (number, step) in self.plan.iter().enumerate() {
             call.target = self.target(step);
-            call.facts.estimated_cost = self.cost_at(step, &call.facts);
-            let verdict = gate.judge(&call);
-            let admitted = verdict.clone().admit();
-            if first.is_none() || (refusal.is_some() && permits.iter().all(Option::is_none) && admitted.is_ok()) {
-                first = Some((verdict, call.target.clone(), call.facts.estimated_cost));
+            if number > 0 {
+                call.facts.estimated_cost = self.cost_at(step, &call.facts);
             }
-            match admitted {
+            let verdict = gate.judge(&call);
+            let admits = verdict.effective() == Decision::Allow;
+            if told.is_none() || (admits && refusal.is_some() && permits.iter().all(Option::is_none)) {
+                told = Some(self.said(gate, &verdict, &call));
+            }
+            match verdict.admit() {
                 Ok(permit) => permits.push(Some(permit)),
                 Err(denied) => {
                     dropped += 1;
@@ -111,14 +114,11 @@ impl Exchange {
             sessions: Arc::clone(&self.gateway.sessions),
             drift: Arc::clone(&self.gateway.drift),
             key: Arc::clone(&key.id),
-            session: session_id,
+            session: (name, session_id),
             at: self.record.started_at,
-            estimated: self.estimated(&call.facts),
+            estimated,
         });
-        self.record.verdict = first.map(|(verdict, target, cost)| {
-            (call.target, call.facts.estimated_cost) = (target, cost);
-            said(gate, &verdict, &call, dropped)
-        });
+        self.record.verdict = told.map(|told| record::Verdict { dropped, ..told });
         for (step, permit) in self.plan.iter_mut().zip(permits) {
             step.permit = permit;
         }
@@ -137,8 +137,14 @@ impl Exchange {
         Action::of(self.operation()).unwrap_or(Action::Passthrough)
     }
 
-    /// The call as the gate judges it, without its target.
-    async fn call(&self, (gate, key): (&Gate, &Arc<Key>), session: SessionFigures, headers: &HeaderMap) -> Call {
+    /// The call as the gate judges it, without its target but with what it costs at the first, and its tokens and that cost as
+    /// drift sees them before it is made; what nobody knows is nothing.
+    async fn call(
+        &self,
+        (gate, key): (&Gate, &Arc<Key>),
+        session: SessionFigures,
+        headers: &HeaderMap,
+    ) -> (Call, (u64, NanoUsd)) {
         let known = self.facts.as_ref();
         let place = self.place_of_caller(headers);
         let input = if gate.counts_input() { self.written_input().await } else { self.rough_input() };
@@ -158,7 +164,9 @@ impl Exchange {
             ..call::Facts::default()
         };
         let step = self.plan.first();
-        let (tokens, cost) = self.estimated(&facts);
+        facts.estimated_cost = step.and_then(|step| self.cost_at(step, &facts));
+        let tokens = facts.estimated_input_tokens.saturating_add(facts.max_output_tokens.unwrap_or(0));
+        let cost = facts.estimated_cost.unwrap_or(NanoUsd::ZERO);
         let sighting = Sighting {
             place,
             device: headers.get("x-marg-device").and_then(|value| value.to_str().ok()),
@@ -168,17 +176,12 @@ impl Exchange {
             cost,
         };
         facts.drift = self.gateway.drift.score(&key.id, &sighting, facts.time);
-        Call { caller: Caller::of(key), action: self.action(), target: Target::default(), facts }
+        let call = Call { caller: gate.caller(key), action: self.action(), target: Target::default(), facts };
+        (call, (tokens, cost))
     }
 
-    /// Tokens and cost of a call at its first target as drift sees them before it is made; what nobody knows is nothing.
-    fn estimated(&self, facts: &call::Facts) -> (u64, NanoUsd) {
-        let tokens = facts.estimated_input_tokens.saturating_add(facts.max_output_tokens.unwrap_or(0));
-        let cost = self.plan.first().and_then(|step| self.cost_at(step, facts));
-        (tokens, cost.unwrap_or(NanoUsd::ZERO))
-    }
-
-    fn enter_session(&self, key: &Key, headers: &HeaderMap) -> Result<SessionFigures> {
+    /// Counts the call in its session; the session's figures and the name that the caller has for it, empty for none.
+    fn enter_session(&self, key: &Key, headers: &HeaderMap) -> Result<(SessionFigures, Arc<str>)> {
         let facts = self.facts.as_ref();
         let metadata = match &self.record.session {
             Some(_) => None,
@@ -190,14 +193,16 @@ impl Exchange {
             user: facts.and_then(|facts| facts.end_user.as_deref()),
             traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()),
         };
-        let entered = self.gateway.sessions.enter(&key.id, said.name().as_ref(), self.record.started_at);
-        entered
-            .map_err(|ended| Error::new(Kind::PermissionDenied, format!("{ended} (until {})", ended.until.rfc3339())))
+        let name = said.name();
+        match self.gateway.sessions.enter(&key.id, name.as_ref(), self.record.started_at) {
+            Ok(figures) => Ok((figures, name.unwrap_or_default())),
+            Err(ended) => Err(Error::new(Kind::PermissionDenied, format!("{ended} (until {})", ended.until.rfc3339()))),
+        }
     }
 
     /// Where the caller is: by the word of a trusted proxy, else by the operator's database.
     fn place_of_caller(&self, headers: &HeaderMap) -> Option<Place> {
-        let told = headers.get("x-marg-geo").filter(|_| self.by_proxy).and_then(|value| value.to_str().ok());
+        let told = self.by_proxy.then(|| headers.get("x-marg-geo")?.to_str().ok()).flatten();
         told.and_then(Place::parse).or_else(|| {
             let places = self.live.places.as_ref()?;
             places.find(self.record.address.as_deref()?.parse().ok()?)
@@ -220,13 +225,35 @@ impl Exchange {
             provider: Arc::clone(&step.provider.name),
             model: step.model.as_str().into(),
             price_class: self.price_class(step),
-            region: Arc::from(""),
+            region: Arc::default(),
         }
     }
 
     /// What the call costs at most at a target; `None` if that is not bounded, or has no price.
     fn cost_at(&self, step: &Step, facts: &call::Facts) -> Option<NanoUsd> {
         self.most_usd_at(step, self.facts.as_ref()?, facts.estimated_input_tokens, facts.max_output_tokens?)
+    }
+
+    /// A verdict as the record keeps it; who was dropped is not known yet.
+    fn said(&self, gate: &Gate, verdict: &Verdict, call: &Call) -> record::Verdict {
+        let grounds = |all: &[Ground]| {
+            let all = all.iter().take(MAX_GROUNDS);
+            all.map(|ground| record::VerdictGround {
+                policy: Arc::clone(&ground.policy),
+                reason: ground.reason.clone(),
+            })
+            .collect()
+        };
+        record::Verdict {
+            mode: verdict.mode.name().into(),
+            verdict: verdict.word().into(),
+            real: verdict.real().name().into(),
+            deciding: grounds(&verdict.judgement.deciding),
+            would_refuse: grounds(&verdict.judgement.would_refuse),
+            set: Arc::clone(gate.set_name()),
+            dropped: 0,
+            call: recall::kept(call, &self.record),
+        }
     }
 
     /// The input's tokens where no policy looks at them: for drift and for the record.
@@ -242,7 +269,8 @@ pub struct Habits {
     sessions: Arc<Sessions>,
     drift: Arc<Drift>,
     key: Arc<str>,
-    session: Arc<str>,
+    /// Its name, empty for none, and its id.
+    session: (Arc<str>, Arc<str>),
     at: Timestamp,
     estimated: (u64, NanoUsd),
 }
@@ -252,7 +280,8 @@ impl Habits {
     pub fn settle(&self, usage: &Usage, cost: Option<NanoUsd>) {
         let (input, output) = (usage.input_total(), usage.output_total());
         let cost = cost.unwrap_or(NanoUsd::ZERO);
-        self.sessions.settle(&self.key, &self.session, (input, output), cost);
+        let (name, id) = &self.session;
+        self.sessions.settle((&self.key, name, id), (input, output), cost);
         let (tokens, estimated_cost) = self.estimated;
         let used =
             Settled { at: self.at, tokens: (tokens, input.saturating_add(output)), cost: (estimated_cost, cost) };
@@ -280,34 +309,22 @@ impl Gateway {
     }
 }
 
-fn modalities(found: Modalities) -> BTreeSet<Arc<str>> {
-    let kinds = [
-        ("text", true),
-        ("image", found.image_input || found.image_output),
-        ("audio", found.audio_input || found.audio_output),
-        ("file", found.file_input),
-        ("video", found.video_input),
+/// The words for what goes in and comes out; every combination is made once.
+fn modalities(found: Modalities) -> Arc<BTreeSet<Arc<str>>> {
+    const KINDS: [&str; 4] = ["image", "audio", "file", "video"];
+    static ALL: LazyLock<Vec<Arc<BTreeSet<Arc<str>>>>> = LazyLock::new(|| {
+        let set = |bits: usize| {
+            let kinds = KINDS.into_iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+            Arc::new(["text"].into_iter().chain(kinds.map(|(_, kind)| kind)).map(Arc::from).collect())
+        };
+        (0..1 << KINDS.len()).map(set).collect()
+    });
+    let is_there = [
+        found.image_input || found.image_output,
+        found.audio_input || found.audio_output,
+        found.file_input,
+        found.video_input,
     ];
-    kinds.into_iter().filter(|(_, is_there)| *is_there).map(|(kind, _)| Arc::from(kind)).collect()
-}
-
-/// A verdict as the record keeps it.
-fn said(gate: &Gate, verdict: &Verdict, call: &Call, dropped: u32) -> record::Verdict {
-    let grounds = |all: &[Ground]| {
-        let all = all.iter().take(MAX_GROUNDS);
-        all.map(|ground| record::VerdictGround { policy: Arc::clone(&ground.policy), reason: ground.reason.clone() })
-            .collect()
-    };
-    // A call holds only texts, numbers and lists, which always serialise.
-    let text = serde_json::to_string(call).unwrap_or_default();
-    record::Verdict {
-        mode: verdict.mode.name().into(),
-        verdict: verdict.word().into(),
-        real: verdict.real().name().into(),
-        deciding: grounds(&verdict.judgement.deciding),
-        would_refuse: grounds(&verdict.judgement.would_refuse),
-        set: gate.set_hash().get(..16).unwrap_or_default().into(),
-        dropped,
-        call: if text.len() > MAX_CALL_BYTES { Arc::from("") } else { text.into() },
-    }
+    let bits = is_there.iter().rev().fold(0, |bits, is_there| bits << 1 | usize::from(*is_there));
+    ALL.get(bits).map(Arc::clone).unwrap_or_default()
 }

@@ -21,6 +21,7 @@ pub mod label;
 pub mod leave;
 pub mod local;
 pub mod papers;
+pub mod recall;
 pub mod relay;
 mod reserve;
 pub mod settle;

@@ -44,7 +44,10 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
     if !exchange.record.attempts.is_empty() {
         response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
     }
-    for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in exchange.gate_headers() {
         response.insert_header(name, value)?;
     }
     for (name, value) in &answer.headers {

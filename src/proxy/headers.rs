@@ -193,7 +193,10 @@ pub fn sign(
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
-    for (name, value) in exchange.limit_headers().into_iter().chain(exchange.gate_headers()) {
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in exchange.gate_headers() {
         response.insert_header(name, value)?;
     }
     if let (Some(name), Some(papers)) = (permits, &exchange.papers)

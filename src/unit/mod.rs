@@ -10,6 +10,7 @@ pub mod glob;
 pub mod id;
 pub mod money;
 pub mod object;
+pub mod raw;
 pub mod secret;
 pub mod usage;
 pub mod version;

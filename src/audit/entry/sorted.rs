@@ -205,7 +205,7 @@ impl<'a> SortedAttempt<'a> {
 struct SortedVerdict<'a> {
     effective: &'a str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    policies: &'a [String],
+    policies: &'a [Arc<str>],
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_set: Option<&'a str>,
     real: &'a str,
@@ -306,10 +306,10 @@ mod tests {
             duration_us: number,
         };
         let verdict = Verdict {
-            real: text.to_owned(),
-            effective: text.to_owned(),
-            policies: owned.clone().into_iter().collect(),
-            policy_set: owned.clone(),
+            real: text.to_owned().into(),
+            effective: text.to_owned().into(),
+            policies: shared.clone().into_iter().collect(),
+            policy_set: shared.clone(),
         };
         let [input, cache_read, cache_write_5m, cache_write_1h, input_audio] = [number; 5];
         let [input_image, output, reasoning, output_audio, output_image] = [if there { number } else { 0 }; 5];

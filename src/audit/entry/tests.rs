@@ -33,10 +33,10 @@ pub fn exchange(number: u128) -> Exchange {
         outcome: "answered".to_owned(),
         reason: None,
         verdict: Some(Verdict {
-            real: "permit".to_owned(),
-            effective: "permit".to_owned(),
-            policies: vec!["allow-search".to_owned()],
-            policy_set: Some("5d41402abc4b2a76b9719d911017c592".to_owned()),
+            real: "permit".into(),
+            effective: "permit".into(),
+            policies: vec!["allow-search".into()],
+            policy_set: Some("5d41402abc4b2a76b9719d911017c592".into()),
         }),
         attempts: vec![Attempt {
             provider: "openai".into(),

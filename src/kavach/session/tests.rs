@@ -69,7 +69,7 @@ fn the_same_name_under_two_keys_is_two_sessions() {
     assert_eq!(sessions.enter(&"a".into(), Some(&name), at(0)).unwrap().requests, 0);
     assert_eq!(sessions.enter(&"a".into(), Some(&name), at(1)).unwrap().requests, 1);
     assert_eq!(sessions.enter(&"b".into(), Some(&name), at(2)).unwrap().requests, 0);
-    sessions.settle("a", "s", (10, 20), NanoUsd(30));
+    sessions.settle(("a", "s", "s"), (10, 20), NanoUsd(30));
     let figures = sessions.enter(&"a".into(), Some(&name), at(60)).unwrap();
     assert_eq!((figures.input_tokens, figures.output_tokens, figures.cost.nanos()), (10, 20, 30));
     assert_eq!((figures.requests, figures.age_seconds), (2, 60));
@@ -116,7 +116,7 @@ fn a_session_goes_on_where_it_was_after_a_restart_and_one_that_was_ended_stays_e
         before.enter(&key, Some(&name), at(second)).unwrap();
         before.enter(&key, None, at(second)).unwrap();
     }
-    before.settle("a", "s", (10, 20), NanoUsd(30));
+    before.settle(("a", "s", "s"), (10, 20), NanoUsd(30));
     kept.sync(&before);
     kept.act(("a", ""), Act::EndUntil(at(1_000)), &[], at(5));
     let after = sessions(1_000);

@@ -70,6 +70,23 @@ fn a_forbid_takes_away_from_what_a_role_may_do() {
 }
 
 #[test]
+fn those_whose_scope_matches_an_operation_can_be_named() {
+    let gate = gate(
+        "@id(\"calls\") forbid(principal, action, resource);
+        @id(\"any\") forbid(principal, action in Admin::Action::\"any\", resource) when { context has subject };
+        @id(\"changes\") forbid(principal, action in Admin::Action::\"change\", resource == Admin::Noun::\"key\");
+        @id(\"admins\") forbid(principal in Admin::Role::\"admin\", action == Admin::Action::\"read\", resource);",
+    );
+    let named = |role, verb, noun| {
+        let rules = gate.applying_to(&operation(role, verb, noun));
+        rules.into_iter().map(|rule| rule.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(Role::Operator, "delete", "key"), ["any", "changes"]);
+    assert_eq!(named(Role::Admin, "read", "key"), ["any", "admins"]);
+    assert_eq!(named(Role::Operator, "frobnicate", "gadget"), ["any"]);
+}
+
+#[test]
 fn one_that_observes_refuses_nothing_and_says_so() {
     let policy = "@id(\"o\") @mode(\"observe\") forbid(principal, action in Admin::Action::\"any\", resource);";
     let judgement = gate(policy).weigh_operation(&operation(Role::Admin, "delete", "key"));

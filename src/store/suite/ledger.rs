@@ -23,6 +23,7 @@ use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
+use crate::unit::raw::Raw;
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 pub fn record(started_at: i64) -> Record {
@@ -148,7 +149,7 @@ prop_compose! {
                 would_refuse: Vec::new(),
                 set: "0123456789abcdef".into(),
                 dropped: 2,
-                call: "{\"action\":\"chat\"}".into(),
+                call: Some(Raw::parse("{\"action\": \"chat\"}".to_owned()).unwrap()),
             }),
             charges: vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: i64::MAX, at: Timestamp(3) }],
             commitments: None,
