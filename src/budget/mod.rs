@@ -33,6 +33,8 @@ mod model;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod races;
 mod refusal;
 mod reservation;
