@@ -141,7 +141,7 @@ async fn a_need_beyond_the_amount_never_fits_and_a_missing_price_is_told() {
 async fn no_limit_holds_nothing_and_asks_nobody() {
     let bench = Bench::new();
     let (budget, key) = (bench.process("a", &[limit("other", Scope::User, Unit::Usd, 1)]), key("k"));
-    assert!(!budget.applies(&payer(&key)));
+    assert_eq!(budget.limited(&payer(&key)), Limited::No);
     let reservation = budget.reserve_now(&payer(&key), &amounts(5)).unwrap();
     assert_eq!((reservation.id(), reservation.settle(&amounts(5))), (0, Vec::new()));
     assert_eq!(bench.memory.acquires(), 0);
@@ -318,6 +318,8 @@ async fn counters_in_memory_are_bounded() {
         matches!(budget.reserve_now(&payer(&key), &amounts(1)), Err(Short(short)) if short.final_refusal == Some(Refusal::Crowded))
     });
     assert_eq!(refusals.count(), 2);
+    let late = key("k4");
+    assert_eq!(budget.limited(&payer(&late)), Limited::Yes, "what cannot be counted does not go free");
 }
 
 #[tokio::test]

@@ -86,7 +86,8 @@ impl Exchange {
         let session = self.enter_session(key, headers)?;
         let session_id = Arc::clone(&session.id);
         let mut call = self.call((gate, key), session, headers).await;
-        let mut first: Option<(Verdict, Call)> = None;
+        // The verdict that the record tells of, and what its call had of its own.
+        let mut first: Option<(Verdict, Target, Option<NanoUsd>)> = None;
         let mut refusal: Option<Refusal> = None;
         let (mut permits, mut dropped) = (Vec::with_capacity(self.plan.len()), 0);
         for step in &self.plan {
@@ -95,7 +96,7 @@ impl Exchange {
             let verdict = gate.judge(&call);
             let admitted = verdict.clone().admit();
             if first.is_none() || (refusal.is_some() && permits.iter().all(Option::is_none) && admitted.is_ok()) {
-                first = Some((verdict, call.clone()));
+                first = Some((verdict, call.target.clone(), call.facts.estimated_cost));
             }
             match admitted {
                 Ok(permit) => permits.push(Some(permit)),
@@ -114,7 +115,10 @@ impl Exchange {
             at: self.record.started_at,
             estimated: self.estimated(&call.facts),
         });
-        self.record.verdict = first.map(|(verdict, call)| said(gate, &verdict, &call, dropped));
+        self.record.verdict = first.map(|(verdict, target, cost)| {
+            (call.target, call.facts.estimated_cost) = (target, cost);
+            said(gate, &verdict, &call, dropped)
+        });
         for (step, permit) in self.plan.iter_mut().zip(permits) {
             step.permit = permit;
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::budget::{Amounts, Payer, Refusal, Reservation};
+use crate::budget::{Amounts, Limited, Payer, Refusal, Reservation};
 use crate::dialect::{Facts, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
@@ -40,9 +40,9 @@ impl Exchange {
     pub async fn bound(&mut self) -> Result<()> {
         self.ceiling = self.cap().await?;
         let Some(key) = self.key.clone() else { return Ok(()) };
-        let (budget, payer) = (&self.gateway.budget, self.payer(&key));
-        if budget.applies(&payer) {
-            self.ceiling = self.ceilings(budget.counts_output(&payer)).first().copied().flatten();
+        self.limited = self.gateway.budget.limited(&self.payer(&key));
+        if self.limited != Limited::No {
+            self.ceiling = self.ceilings().first().copied().flatten();
         }
         Ok(())
     }
@@ -55,11 +55,11 @@ impl Exchange {
     pub async fn reserve(&mut self) -> Result<()> {
         let budget = self.gateway.budget.clone();
         let Some(key) = self.key.clone() else { return Ok(()) };
-        let payer = self.payer(&key);
-        if !budget.applies(&payer) {
+        if self.limited == Limited::No {
             return Ok(());
         }
-        let ceilings = self.ceilings(budget.counts_output(&payer));
+        let payer = self.payer(&key);
+        let ceilings = self.ceilings();
         let bound = self.input_bound();
         let need = self.most(bound, ceilings.first().copied().flatten());
         let granted = match budget.reserve_now(&payer, &need) {
@@ -159,8 +159,9 @@ impl Exchange {
     }
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
-    fn ceilings(&self, counts_output: bool) -> Vec<Option<u64>> {
-        let open = |facts: &&Facts| counts_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
+    fn ceilings(&self) -> Vec<Option<u64>> {
+        let by_output = self.limited == Limited::ByOutput;
+        let open = |facts: &&Facts| by_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
         let Some(facts) = self.facts.as_ref().filter(open) else {
             return vec![self.ceiling];
         };
