@@ -33,6 +33,8 @@ mod model;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod races;
 mod refusal;
 mod reservation;
@@ -63,7 +65,7 @@ use line::{Full, Line};
 pub use refusal::{Refusal, Refused, scope_word, unit_word};
 use reservation::{Part, Registry};
 pub use reservation::{Reservation, ReservedRow};
-pub use settings::{BudgetSettings, HEARTBEAT, WhenAway};
+pub use settings::{BudgetSettings, HEARTBEAT, UnseenInput, WhenAway};
 pub use table::Payer;
 use table::Table;
 use time::Clock;

@@ -11,13 +11,13 @@ use crate::dialect::{Facts, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
 
-/// The lowest ceiling that Marg itself puts on an answer when little is left, in tokens.
+/// The lowest ceiling that is reached by steps, in tokens; below it what is left decides (`fit`).
 const LEAST_CEILING: u64 = 256;
 /// By how much a ceiling is lowered when it does not fit.
 const CEILING_STEP: u64 = 4;
 
 /// A reservation, and what it is for.
-struct Granted {
+pub(super) struct Granted {
     reservation: Reservation,
     need: Amounts,
     ceiling: Option<u64>,
@@ -125,27 +125,22 @@ impl Exchange {
             done => return done,
         };
         let input = self.exact_input().await;
-        let mut inputs = vec![input];
-        if self.refers() {
-            inputs.push(self.written_input().await);
-        }
-        for input in inputs {
-            for (index, ceiling) in ceilings.iter().enumerate() {
-                let last = index + 1 == ceilings.len();
-                match self.try_reserve(payer, (input, *ceiling), last).await {
-                    Ok(granted) => return Ok(granted),
-                    Err(next) => refusal = next,
-                }
-            }
-            // All that a model can read may be more than a whole limit; then what is written must do, or nothing ever passed.
-            if !matches!(refusal, Refusal::NeverFits(_)) {
-                break;
+        for (index, ceiling) in ceilings.iter().enumerate() {
+            let last = index + 1 == ceilings.len();
+            match self.try_reserve(payer, (input, *ceiling), last).await {
+                Ok(granted) => return Ok(granted),
+                Err(next) => refusal = next,
             }
         }
-        Err(refusal)
+        let lowest = ceilings.last().copied().flatten();
+        let refusal = match self.fit_answer(payer, (input, lowest), refusal).await {
+            Err(refusal) if matches!(refusal, Refusal::NeverFits(_)) && self.refers() => refusal,
+            done => return done,
+        };
+        self.fit_question(payer, (input, lowest), refusal).await
     }
 
-    async fn try_reserve(
+    pub(super) async fn try_reserve(
         &self,
         payer: &Payer<'_>,
         (input, ceiling): (u64, Option<u64>),
