@@ -169,6 +169,7 @@ fn settings(config: &Config) -> Settings {
         write_timeout: Duration::from_millis(*write_timeout_ms),
         provider_header: *provider_header,
         default_max_output_tokens: config.budget.default_max_output_tokens,
+        unseen_input: config.budget.unseen_input,
         cut_running: config.keys.running_calls == RunningCalls::Cut,
         default_caps: config.budget.default_caps,
         content: content(&config.audit),

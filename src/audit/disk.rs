@@ -1,29 +1,30 @@
 //! How the log touches the disk: few operations, so that tests can make each of them fail.
 //!
 //! A file appears whole or not at all: it is written under another name, forced to the disk, and renamed; then its folder is
-//! forced to the disk. Reading needs no seam: what is read is checked.
+//! forced to the disk. Only salts grow in place: nothing that was written before is touched there. Reading needs no seam: what
+//! is read is checked.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::audit::tail::LOG;
 
 /// The operations that change something.
 pub trait Disk: Send + Sync {
-    /// Writes a file with that mode, replacing what is there; not yet forced to the disk.
+    /// Writes a file with that mode, replacing what is there, and forces it to the disk.
     ///
     /// # Errors
-    /// Those of the system; a part may have been written.
+    /// Those of the system; a part may have been written, and what was written may be lost.
     fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
-    /// Forces a file to the disk.
+    /// Writes into a file from a byte on, and forces that to the disk. A file that is not there is made, with that mode.
     ///
     /// # Errors
-    /// Those of the system; what was written may be lost.
-    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// Those of the system; a part may have been written, and what was written may be lost.
+    fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()>;
 
     /// Renames a file, replacing what is there.
     ///
@@ -56,12 +57,11 @@ pub struct System;
 
 impl Disk for System {
     fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-        let options = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
-        options?.write_all(bytes)
+        written(path, bytes, mode)?.sync_data()
     }
 
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        fs::OpenOptions::new().write(true).open(path)?.sync_all()
+    fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()> {
+        written_at(path, from, bytes, mode)?.sync_data()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -82,6 +82,34 @@ impl Disk for System {
     }
 }
 
+fn written(path: &Path, bytes: &[u8], mode: u32) -> io::Result<fs::File> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+fn written_at(path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(path)?;
+    file.write_all_at(bytes, from)?;
+    Ok(file)
+}
+
+/// Writes into a file that grows in place, for its owner only: on the disk when this returns, with its name.
+///
+/// # Errors
+/// Those of the system; some of it may have been written.
+pub fn put_at(disk: &dyn Disk, path: &Path, from: u64, bytes: &[u8]) -> io::Result<()> {
+    if path.exists() {
+        return disk.write_at(path, from, bytes, 0o600);
+    }
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let made: Vec<&Path> = parent.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    disk.create_folders(parent)?;
+    disk.write_at(path, from, bytes, 0o600)?;
+    let above = made.last().and_then(|highest| highest.parent());
+    made.iter().copied().chain(above).chain(made.is_empty().then_some(parent)).try_for_each(|it| disk.sync_folder(it))
+}
+
 /// Makes files appear whole: all of them are on the disk when this returns. `scratch` is a folder of the same file system that
 /// holds nothing else.
 ///
@@ -100,7 +128,6 @@ pub fn put(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::R
         folders.insert(parent.to_path_buf());
         let temporary = scratch.join(number.to_string());
         disk.write(&temporary, bytes, mode(path, scratch))?;
-        disk.sync(&temporary)?;
         disk.rename(&temporary, path)?;
     }
     folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder))
@@ -177,11 +204,13 @@ pub(super) mod tests {
 
     impl Disk for Faulty {
         fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-            self.step(|| System.write(path, bytes, mode), || System.write(path, &bytes[..bytes.len() / 2], mode))
+            let part = |length: usize| written(path, &bytes[..length], mode).map(drop);
+            self.step(|| part(bytes.len()), || part(bytes.len() / 2))
         }
 
-        fn sync(&self, path: &Path) -> io::Result<()> {
-            self.step(|| path.exists().then_some(()).ok_or_else(|| io::ErrorKind::NotFound.into()), || Ok(()))
+        fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()> {
+            let part = |length: usize| written_at(path, from, &bytes[..length], mode).map(drop);
+            self.step(|| part(bytes.len()), || part(bytes.len() / 2))
         }
 
         fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -1,12 +1,15 @@
 //! How entries are found: by id, key, principal, model, verdict, time and more.
 //!
-//! Beside each full bundle stands a file of 256 rows of 64 bytes: the time, the id, and four bytes of a checksum of each text that
-//! a search may ask for. A row that may match is compared with the entry itself, so a checksum that is equal by chance finds
-//! nothing wrong. The files hold nothing of their own: a missing or damaged one is made again from its bundle. A search reads
-//! 16 KiB for each 256 entries, newest first.
+//! A full bundle has 256 rows of 64 bytes: the time, the id, and four bytes of a checksum of each text that a search may ask for;
+//! 64 bundles share a file. A row that may match is compared with the entry itself, so a checksum that is equal by chance finds
+//! nothing wrong. The files hold nothing of their own, so they are not forced to the disk: rows that are missing or damaged are
+//! made again from their bundle. A search reads 16 KiB for each 256 entries, newest first.
 
 use std::borrow::Cow;
 use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -117,6 +120,11 @@ pub(super) fn row_of(exchange: &Exchange) -> Row {
     row(exchange.at.micros(), exchange.id.0, texts)
 }
 
+/// The row of an entry. One that is no entry of this program gets a row that nothing matches but time.
+pub(super) fn row_of_bytes(entry: &[u8]) -> Row {
+    Seen::parse(entry).map_or_else(|_| row(0, Uuid::nil(), [None; TEXTS]), |seen| seen.row())
+}
+
 fn row(time: i64, id: Uuid, texts: [Option<&str>; TEXTS]) -> Row {
     let mut row = Vec::with_capacity(ROW_BYTES);
     row.extend_from_slice(&time.to_be_bytes());
@@ -207,14 +215,25 @@ impl Filter {
     }
 }
 
-/// The rows of entries. One that is no entry of this program gets a row that nothing matches but time.
+/// The rows of entries.
 pub fn rows<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    entries.flat_map(|entry| Seen::parse(entry).map_or([0; ROW_BYTES], |seen| seen.row())).collect()
+    entries.flat_map(row_of_bytes).collect()
 }
 
-/// The path of the rows of a full bundle below the audit folder.
-pub fn path(number: u64) -> PathBuf {
-    PathBuf::from(format!("index/{}", tiles::number_path(number)))
+/// So many bundles share a file.
+const BUNDLES: u64 = 64;
+
+/// The bytes of the rows of a full bundle.
+const BUNDLE_BYTES: usize = WIDTH as usize * ROW_BYTES;
+
+/// The path of the file with the rows of a full bundle, below the audit folder.
+fn path(number: u64) -> PathBuf {
+    PathBuf::from(format!("index/{BUNDLES}/{}", tiles::number_path(number / BUNDLES)))
+}
+
+/// Where the rows of a bundle begin in their file.
+fn place(number: u64) -> u64 {
+    number % BUNDLES * BUNDLE_BYTES as u64
 }
 
 /// The rows of a bundle: of its file if that is whole, else made from the entries. A file that was missing is written again; if
@@ -224,21 +243,67 @@ pub fn path(number: u64) -> PathBuf {
 /// When the bundle cannot be read.
 pub fn load(audit: &Path, log: &Path, number: u64, size: u64) -> Result<Vec<u8>, TileError> {
     let width = tiles::width(tiles::Row::Entries, number, size);
-    let file = audit.join(path(number));
     if width == WIDTH
-        && let Ok(rows) = fs::read(&file)
-        && is_whole(&rows)
+        && let Some(rows) = stored(&audit.join(path(number)), number)
     {
         return Ok(rows);
     }
     let entries = tiles::read_entries(log, number, size)?;
     let rows = rows(entries.iter().map(Vec::as_slice));
-    if width == WIDTH
-        && let Err(error) = rewrite(&file, &rows)
-    {
-        tracing::warn!(%error, "a file of the audit index cannot be written; searches make its rows each time");
+    if width == WIDTH {
+        keep(audit, number, &rows);
     }
     Ok(rows)
+}
+
+/// The rows of a full bundle from their file, if they are all there and whole.
+fn stored(file: &Path, number: u64) -> Option<Vec<u8>> {
+    let mut rows = vec![0; BUNDLE_BYTES];
+    fs::File::open(file).and_then(|file| file.read_exact_at(&mut rows, place(number))).ok()?;
+    is_whole(&rows).then_some(rows)
+}
+
+/// Keeps the rows of a full bundle. If that fails, the next search makes them again.
+pub fn keep(audit: &Path, number: u64, rows: &[u8]) {
+    if let Err(error) = write(audit, number, rows) {
+        tracing::warn!(%error, "the audit index cannot be written; searches make its rows each time");
+    }
+}
+
+fn write(audit: &Path, number: u64, rows: &[u8]) -> io::Result<()> {
+    let path = audit.join(path(number));
+    let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            open()?
+        }
+        opened => opened?,
+    };
+    file.write_all_at(rows, place(number))
+}
+
+/// Deletes the rows of bundles that are gone.
+///
+/// # Errors
+/// Those of the system.
+pub fn forget(audit: &Path, bundles: Range<u64>) -> io::Result<()> {
+    for number in bundles {
+        let file = audit.join(path(number));
+        // An earlier build kept a file for each bundle.
+        let own = audit.join("index").join(tiles::number_path(number));
+        let gone = |done: io::Result<()>| match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        };
+        gone(fs::remove_file(own))?;
+        match (number + 1) % BUNDLES {
+            0 => gone(fs::remove_file(file))?,
+            _ if file.exists() => write(audit, number, &[0; BUNDLE_BYTES])?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the index of the full bundles in a range again from the log itself; how many there were. Works beside a running gateway.
@@ -250,9 +315,8 @@ pub fn rebuild((audit, log): (&Path, &Path), (from, size): (u64, u64)) -> Result
     for number in full.clone() {
         let entries = tiles::read_entries(log, number, size)?;
         let rows = rows(entries.iter().map(Vec::as_slice));
-        let place = path(number);
-        rewrite(&audit.join(&place), &rows)
-            .map_err(|error| TileError::new(place.display().to_string(), error.to_string()))?;
+        write(audit, number, &rows)
+            .map_err(|error| TileError::new(path(number).display().to_string(), error.to_string()))?;
     }
     Ok(full.end.saturating_sub(full.start))
 }
@@ -261,16 +325,9 @@ fn is_whole(rows: &[u8]) -> bool {
     let (rows, rest) = rows.as_chunks::<ROW_BYTES>();
     let fits = |row: &Row| {
         let (data, check) = row.split_at(ROW_BYTES - 4);
-        *row == [0; ROW_BYTES] || crc32fast::hash(data).to_be_bytes() == check
+        crc32fast::hash(data).to_be_bytes() == check
     };
     rest.is_empty() && rows.len() as u64 == WIDTH && rows.iter().all(fits)
-}
-
-fn rewrite(file: &Path, rows: &[u8]) -> std::io::Result<()> {
-    fs::create_dir_all(file.parent().unwrap_or(file))?;
-    let temporary = file.with_extension("new");
-    fs::write(&temporary, rows)?;
-    fs::rename(temporary, file)
 }
 
 /// The newest entries below `before` that match, newest first, at most `limit`, each with its index. Pruned bundles hold none.

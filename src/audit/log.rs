@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::disk::{self, Disk};
 use crate::audit::entry::{Entry, Gap, Rotation};
-use crate::audit::index::{self, Seen};
+use crate::audit::index;
 use crate::audit::key::{KeyError, SigningKeys};
 use crate::audit::note::Note;
 use crate::audit::opening::{self, Opened};
@@ -26,7 +26,7 @@ use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::salts;
 use crate::audit::state::State;
-use crate::audit::tail::{LOG, Pending, Tail, Taken, WITNESSED};
+use crate::audit::tail::{Finished, LOG, Tail, Taken, WITNESSED};
 use crate::audit::tiles::TileError;
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
@@ -100,7 +100,7 @@ impl Taken {
         let (entry, bytes) = entry.written();
         let row = match entry.as_ref() {
             Entry::Exchange(exchange) => index::row_of(exchange),
-            _ => Seen::parse(&bytes).map_or([0; 64], |seen| seen.row()),
+            _ => index::row_of_bytes(&bytes),
         };
         Self { bytes, salt: salt.map(|salt| *salt.expose()).unwrap_or_default(), row }
     }
@@ -152,10 +152,12 @@ pub(super) struct Writer {
     pub(super) keys: SigningKeys,
     pub(super) state: State,
     pub(super) tail: Tail,
-    finished: Vec<Pending>,
+    finished: Finished,
     pending_bytes: usize,
     dirty: bool,
     kept: VecDeque<(u64, Vec<PathBuf>)>,
+    /// The partial files of the last commit of this life: whole, and never to change.
+    whole: Vec<PathBuf>,
     /// The beginnings of leaf hashes that a lost state may make come again.
     known: HashSet<u64>,
     pub(super) published: Option<Published>,
@@ -201,11 +203,12 @@ impl Log {
             keys,
             state,
             tail,
-            finished: Vec::new(),
+            finished: Finished::default(),
             pending_bytes: 0,
             // Partial files may be torn or of another size; the first commit writes them again.
             dirty: true,
             kept: VecDeque::from([(0, partials)]),
+            whole: Vec::new(),
             known,
             witnessed,
             published,
@@ -509,18 +512,25 @@ impl Writer {
 
     fn try_commit(&mut self) -> Result<(), LogError> {
         let partials = self.tail.partials();
+        let new = partials.iter().filter(|(path, _)| !self.whole.contains(path));
         let files: Vec<(PathBuf, &[u8])> =
-            self.finished.iter().chain(&partials).map(|(path, bytes)| (self.folder.join(path), &bytes[..])).collect();
+            self.finished.files.iter().chain(new).map(|(path, bytes)| (self.folder.join(path), &bytes[..])).collect();
         self.put(&files)?;
+        let (first, salts) = self.tail.salts();
+        salts::store(self.disk.as_ref(), &self.folder, first, salts).map_err(LogError::Disk)?;
         let (size, root) = (self.tail.tree().size(), self.tail.tree().root().to_string());
         let state = State { size, root, ..self.state.clone() };
         let text = state.to_text(&self.keys).map_err(|error| LogError::Disk(io::Error::other(error)))?;
         self.put(&[(self.folder.join("state"), text.as_bytes())])?;
         self.state = state;
+        self.tail.salts_are_kept();
+        // Only now: a row that stands there before its entry would find another one.
+        self.finished.rows.iter().for_each(|(number, rows)| index::keep(&self.folder, *number, rows));
         self.finished.clear();
         self.pending_bytes = 0;
         self.dirty = false;
-        self.tidy(partials.into_iter().map(|(path, _)| path).filter(|path| path.starts_with(LOG)).collect());
+        self.whole = partials.into_iter().map(|(path, _)| path).collect();
+        self.tidy(self.whole.clone());
         Ok(())
     }
 

@@ -48,14 +48,26 @@ pub fn sha256(parts: &[&[u8]]) -> Hash {
     for part in parts {
         context.update(part);
     }
+    hash_of(&context.finish())
+}
+
+/// The same of one part, without a context that would have to be allocated.
+fn sha256_of(message: &[u8]) -> Hash {
+    hash_of(&digest::digest(&digest::SHA256, message))
+}
+
+fn hash_of(digest: &digest::Digest) -> Hash {
     let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
+    hash.copy_from_slice(digest.as_ref());
     Hash(hash)
 }
 
 /// The hash of a leaf: SHA-256(0x00 ‖ entry). Source: RFC 6962 section 2.1.
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    sha256(&[&[0], entry])
+    let mut message = Vec::with_capacity(entry.len() + 1);
+    message.push(0);
+    message.extend_from_slice(entry);
+    sha256_of(&message)
 }
 
 /// The hash of two neighbours: SHA-256(0x01 ‖ left ‖ right). Source: RFC 6962 section 2.1.
@@ -63,7 +75,7 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     let mut message = [1; 65];
     message[1..33].copy_from_slice(&left.0);
     message[33..].copy_from_slice(&right.0);
-    sha256(&[&message])
+    sha256_of(&message)
 }
 
 /// The root of the tree without leaves: SHA-256 of nothing.
@@ -100,17 +112,21 @@ impl Frontier {
         Ok(Self { size, edge: edge.collect::<Result<_, _>>()? })
     }
 
-    /// Adds one leaf.
-    pub fn append(&mut self, leaf: Hash) {
-        let mut hash = leaf;
+    /// Adds one leaf; gives the complete subtrees over 256, 256², … leaves that end with it, the smallest first.
+    pub fn append(&mut self, leaf: Hash) -> Vec<Hash> {
+        let (mut hash, mut tiles) = (leaf, Vec::new());
         // Each set bit at the end of the size is a complete subtree that now gets its right neighbour.
-        for _ in 0..self.size.trailing_ones() {
+        for level in 1..=self.size.trailing_ones() {
             if let Some(left) = self.edge.pop() {
                 hash = node_hash(&left, &hash);
+            }
+            if level.is_multiple_of(8) {
+                tiles.push(hash);
             }
         }
         self.edge.push(hash);
         self.size += 1;
+        tiles
     }
 
     /// The number of leaves.

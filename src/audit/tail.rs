@@ -13,6 +13,23 @@ use crate::audit::tiles::{self, Row, TileError, TreeFiles, WIDTH};
 /// A file that is to be written, below the audit folder.
 pub type Pending = (PathBuf, Vec<u8>);
 
+/// What full bundles and tiles left to be written.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// Tiles and bundles.
+    pub files: Vec<Pending>,
+    /// The rows of the index, by the number of their bundle.
+    pub rows: Vec<(u64, Vec<u8>)>,
+}
+
+impl Finished {
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.files.clear();
+        self.rows.clear();
+    }
+}
+
 /// Where the public files are, below the audit folder.
 pub const LOG: &str = "log";
 
@@ -38,7 +55,8 @@ pub struct Tail {
     levels: Vec<Vec<Hash>>,
     bundle: Vec<u8>,
     rows: Vec<u8>,
-    salts: Vec<u8>,
+    /// The salts that are not on the disk yet, and the index of the first.
+    salts: (u64, Vec<u8>),
 }
 
 impl Tail {
@@ -59,43 +77,47 @@ impl Tail {
             tail.rows = index::rows(entries.iter().map(Vec::as_slice));
             entries.iter().for_each(|entry| push_entry(&mut tail.bundle, entry));
             let place = || salts::path(size / WIDTH).display().to_string();
-            tail.salts =
+            let mut salts =
                 salts::load(audit, size / WIDTH).map_err(|error| TileError::new(place(), error.to_string()))?;
-            tail.salts.resize(entries.len() * SALT_BYTES, 0);
+            salts.resize(entries.len() * SALT_BYTES, 0);
+            tail.salts.1 = salts;
         }
+        // Those of an unfinished bundle are written again: an earlier build has them elsewhere.
+        tail.salts.0 = size / WIDTH * WIDTH;
         tail.tree = Frontier::read(size, &Edge(&tail.levels))?;
         Ok(tail)
     }
 
     /// Adds an entry; the files that it finishes go to `finished`. About 3 µs for 1 KiB.
-    pub fn append(&mut self, entry: &Taken, finished: &mut Vec<Pending>) {
+    pub fn append(&mut self, entry: &Taken, finished: &mut Finished) {
         let number = self.tree.size() / WIDTH;
         let leaf = leaf_hash(&entry.bytes);
         push_entry(&mut self.bundle, &entry.bytes);
         self.rows.extend_from_slice(&entry.row);
-        self.salts.extend_from_slice(&entry.salt);
-        self.tree.append(leaf);
+        self.salts.1.extend_from_slice(&entry.salt);
+        let above = self.tree.append(leaf);
         if self.tree.size().is_multiple_of(WIDTH) {
-            finished.push((file(Row::Entries, number, WIDTH), std::mem::take(&mut self.bundle)));
-            finished.push((index::path(number), std::mem::take(&mut self.rows)));
-            let salts = std::mem::take(&mut self.salts);
-            finished.extend(salts::any(&salts).then(|| (salts::path(number), salts)));
+            // The next one is about as long.
+            let next = Vec::with_capacity(self.bundle.len());
+            finished.files.push((file(Row::Entries, number, WIDTH), std::mem::replace(&mut self.bundle, next)));
+            finished.rows.push((number, std::mem::take(&mut self.rows)));
         }
-        self.push(0, leaf, number, finished);
+        let mut number = number;
+        for (level, hash) in std::iter::once(leaf).chain(above).enumerate() {
+            self.push(level, hash, number, finished);
+            number /= WIDTH;
+        }
     }
 
-    fn push(&mut self, level: usize, hash: Hash, number: u64, finished: &mut Vec<Pending>) {
+    fn push(&mut self, level: usize, hash: Hash, number: u64, finished: &mut Finished) {
         if self.levels.len() == level {
             self.levels.push(Vec::new());
         }
         let Some(tile) = self.levels.get_mut(level) else { return };
         tile.push(hash);
         if tile.len() as u64 == WIDTH {
-            let full = std::mem::take(tile);
-            finished.push((file(row(level), number, WIDTH), tiles::tile(&full)));
-            if let Some(above) = fold(&full) {
-                self.push(level + 1, above, number / WIDTH, finished);
-            }
+            finished.files.push((file(row(level), number, WIDTH), tiles::tile(tile)));
+            tile.clear();
         }
     }
 
@@ -109,18 +131,19 @@ impl Tail {
         }
         if !self.bundle.is_empty() {
             files.push((file(Row::Entries, size / WIDTH, size % WIDTH), self.bundle.clone()));
-            files.extend(salts::any(&self.salts).then(|| (salts::path(size / WIDTH), self.salts.clone())));
         }
         files
     }
 
-    /// Forgets the salt of an entry, if that is in the unfinished bundle.
-    pub fn erase_salt(&mut self, index: u64) {
-        if index / WIDTH == self.tree.size() / WIDTH
-            && let Some(salt) = self.salts.get_mut(salts::place(index))
-        {
-            salt.fill(0);
-        }
+    /// The salts that are not on the disk yet, and the index of the first.
+    pub fn salts(&self) -> (u64, &[u8]) {
+        (self.salts.0, &self.salts.1)
+    }
+
+    /// Says that all salts are on the disk.
+    pub fn salts_are_kept(&mut self) {
+        self.salts.0 = self.tree.size();
+        self.salts.1.clear();
     }
 
     /// The tree.

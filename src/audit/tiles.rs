@@ -106,7 +106,9 @@ pub fn hashes(tile: &[u8]) -> Option<Vec<Hash>> {
 
 /// The bytes of a tile.
 pub fn tile(hashes: &[Hash]) -> Vec<u8> {
-    hashes.iter().flat_map(|hash| hash.0).collect()
+    let mut bytes = Vec::with_capacity(hashes.len() * 32);
+    hashes.iter().for_each(|hash| bytes.extend_from_slice(&hash.0));
+    bytes
 }
 
 /// The file beside the checkpoint that names the folder of full files that were moved away: one line, absolute or from the log's

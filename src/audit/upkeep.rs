@@ -57,19 +57,7 @@ impl Writer {
         self.commit()?;
         let mut erased = 0;
         for same in indexes.chunk_by(|one, other| one / WIDTH == other / WIDTH) {
-            let number = same.first().map_or(0, |index| index / WIDTH);
-            let mut salts = salts::load(&self.folder, number).map_err(LogError::Disk)?;
-            let before = erased;
-            for index in same {
-                self.tail.erase_salt(*index);
-                if let Some(salt) = salts.get_mut(salts::place(*index)).filter(|salt| salts::any(salt)) {
-                    salt.fill(0);
-                    erased += 1;
-                }
-            }
-            if erased > before {
-                self.put(&[(self.folder.join(salts::path(number)), salts.as_slice())])?;
-            }
+            erased += salts::erase(self.disk.as_ref(), &self.folder, same).map_err(LogError::Disk)?;
         }
         Ok(erased)
     }
@@ -81,9 +69,11 @@ impl Writer {
     pub(super) fn prune_salts(&mut self, (from, below): (u64, u64)) -> Result<u64, LogError> {
         self.commit()?;
         let mut deleted = 0;
-        for number in from / WIDTH..below.min(self.state.size) / WIDTH {
-            deleted += u64::from(self.delete(&self.folder.join(salts::path(number)))?);
+        let bundles = from / WIDTH..below.min(self.state.size) / WIDTH;
+        for number in bundles.clone() {
+            deleted += u64::from(salts::clear(self.disk.as_ref(), &self.folder, number).map_err(LogError::Disk)?);
         }
+        salts::tidy(self.disk.as_ref(), &self.folder, bundles).map_err(LogError::Disk)?;
         Ok(deleted)
     }
 
@@ -109,9 +99,9 @@ impl Writer {
         self.commit()?;
         for number in from..below {
             self.delete(&log.join(tiles::path(Row::Entries, number, WIDTH)))?;
-            self.delete(&self.folder.join(index::path(number)))?;
-            self.delete(&self.folder.join(salts::path(number)))?;
         }
+        index::forget(&self.folder, from..below).map_err(LogError::Disk)?;
+        self.prune_salts((from * WIDTH, below * WIDTH))?;
         Ok(self.state.pruned)
     }
 

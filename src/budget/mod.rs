@@ -33,6 +33,8 @@ mod model;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod races;
 mod refusal;
 mod reservation;
@@ -63,7 +65,7 @@ use line::{Full, Line};
 pub use refusal::{Refusal, Refused, scope_word, unit_word};
 use reservation::{Part, Registry};
 pub use reservation::{Reservation, ReservedRow};
-pub use settings::{BudgetSettings, HEARTBEAT, WhenAway};
+pub use settings::{BudgetSettings, HEARTBEAT, UnseenInput, WhenAway};
 pub use table::Payer;
 use table::Table;
 use time::Clock;
@@ -120,6 +122,17 @@ struct Face {
     labels: std::collections::BTreeMap<String, String>,
     accounts: Box<[(Arc<Account>, Arc<Limit>)]>,
     used: AtomicI64,
+}
+
+/// Whether limits apply to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limited {
+    /// None does.
+    No,
+    /// Some do, whatever the length of its answer.
+    Yes,
+    /// Some do, among them one in dollars, output tokens or tokens: the length of the answer matters.
+    ByOutput,
 }
 
 /// Why a call cannot be admitted from leases alone.
@@ -238,18 +251,19 @@ impl Budget {
         self.away.load(Relaxed)
     }
 
-    /// Whether any limit applies to that payer. Costs a lookup.
-    pub fn applies(&self, payer: &Payer<'_>) -> bool {
+    /// Whether any limit applies to that payer, and whether the length of its answer matters there. Costs a lookup.
+    pub fn limited(&self, payer: &Payer<'_>) -> Limited {
         let house = self.house.load();
-        !house.table.is_empty()
-            && self.parts(&house, payer, None, self.clock.micros()).is_ok_and(|parts| !parts.is_empty())
-    }
-
-    /// Whether a limit applies to that payer for which the length of the answer matters: in dollars, output tokens or tokens.
-    pub fn counts_output(&self, payer: &Payer<'_>) -> bool {
-        let house = self.house.load();
+        if house.table.is_empty() {
+            return Limited::No;
+        }
         let counts = |part: &Part| matches!(part.account.line.unit, Unit::Usd | Unit::OutputTokens | Unit::Tokens);
-        self.parts(&house, payer, None, self.clock.micros()).is_ok_and(|parts| parts.iter().any(counts))
+        match self.parts(&house, payer, None, self.clock.micros()) {
+            Ok(parts) if parts.is_empty() => Limited::No,
+            Ok(parts) if parts.iter().any(counts) => Limited::ByOutput,
+            // Where there is no room for another counter, the reservation says so.
+            _ => Limited::Yes,
+        }
     }
 
     /// Reserves on all rows that apply, or on none, from leases alone: no I/O, no lock held across rows.

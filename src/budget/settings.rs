@@ -12,6 +12,16 @@ pub enum WhenAway {
     Admit,
 }
 
+/// What happens to a call whose model may read more, outside the body, than a whole limit has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnseenInput {
+    /// It takes all that is left, so that one such call runs at a time; what it used beyond that is charged all the same.
+    #[default]
+    TakeRest,
+    /// It is refused: no limit is exceeded, and such calls never pass.
+    Refuse,
+}
+
 /// How limits are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetSettings {

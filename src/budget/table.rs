@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::check::Meaning;
-use super::limit::{Limit, Scope};
+use super::limit::{Action, Limit, Scope};
 use super::line::Line;
 use crate::key::Key;
 use crate::unit::glob::Glob;
@@ -48,6 +48,8 @@ pub(super) struct Table {
     /// Limits for models by pattern.
     patterns: Vec<(Glob, Row)>,
     lines: HashMap<Arc<str>, Arc<Line>>,
+    /// Whether any limit puts another model in the place of the one that is asked for.
+    pub(super) downgrades: bool,
 }
 
 impl Table {
@@ -60,6 +62,7 @@ impl Table {
             let next = meanings.len();
             let meaning = *meanings.entry(limit.meaning()).or_insert(next);
             let row = Row { line: line.clone(), limit: limit.clone(), meaning };
+            table.downgrades |= matches!(limit.action, Action::Downgrade { .. });
             table.lines.insert(line.id.clone(), line);
             let pattern = limit.subject.as_deref().filter(|_| limit.scope == Scope::Model);
             match pattern.and_then(|text| Glob::new(text).ok()).filter(|glob| !glob.is_literal()) {

@@ -82,6 +82,9 @@ impl Budget {
 
     /// The model that this payer should ask for instead, by the limit that has least left, as this process last knew.
     pub fn downgrade(&self, payer: &Payer<'_>) -> Option<Downgrade> {
+        if !self.house.load().table.downgrades {
+            return None;
+        }
         let mut found: Option<Downgrade> = None;
         self.each(payer, &mut |account, period| {
             let limit = account.line.limit();

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::budget::WhenAway;
 use crate::budget::check::contradictions;
 use crate::budget::draft::{DEEDS, Deed, LimitDraft, SCOPES, SPANS, UNITS, quantity};
-use crate::budget::limit::{Limit, Scope};
+use crate::budget::limit::{Action, Limit, Scope, Unit, Window};
+use crate::budget::{UnseenInput, WhenAway};
 use crate::config::decode::Table;
 use crate::config::problem::Report;
 use crate::config::shape::word;
@@ -38,6 +38,8 @@ pub struct BudgetConfig {
     /// The ceiling on output tokens that is asked for where the caller names none, no cap applies, and a limit in dollars or
     /// tokens has to reserve for the answer.
     pub default_max_output_tokens: u64,
+    /// What happens to a call whose model may read more, outside the body, than a whole limit has.
+    pub unseen_input: UnseenInput,
     /// Caps on single requests of keys that have none, neither of their own nor by their org, team or user.
     pub default_caps: RequestCaps,
     /// Where events of limits are posted.
@@ -55,6 +57,7 @@ impl Default for BudgetConfig {
             dead_node: DeadNode::default(),
             dead_node_after_ms: 600_000,
             default_max_output_tokens: 4_096,
+            unseen_input: UnseenInput::default(),
             default_caps: RequestCaps::NONE,
             webhook_url: None,
             webhook_secret: None,
@@ -85,6 +88,7 @@ pub enum DeadNode {
 /// The section `budget`.
 pub(super) fn budget(table: &mut Table<'_, '_>) -> BudgetConfig {
     const AWAY: &[(&str, WhenAway)] = &[("refuse", WhenAway::Refuse), ("admit", WhenAway::Admit)];
+    const UNSEEN: &[(&str, UnseenInput)] = &[("take_rest", UnseenInput::TakeRest), ("refuse", UnseenInput::Refuse)];
     const DEAD: &[(&str, DeadNode)] = &[("hold", DeadNode::Hold), ("release", DeadNode::Release)];
     const AUTHORITIES: &[(&str, AuthorityConfig)] =
         &[("store", AuthorityConfig::Store), ("redis", AuthorityConfig::Redis)];
@@ -96,6 +100,7 @@ pub(super) fn budget(table: &mut Table<'_, '_>) -> BudgetConfig {
         dead_node: table.text_or("dead_node", default.dead_node, |text| word(text, DEAD)),
         dead_node_after_ms: table.number("dead_node_after_ms", default.dead_node_after_ms),
         default_max_output_tokens: table.number("default_max_output_tokens", default.default_max_output_tokens),
+        unseen_input: table.text_or("unseen_input", default.unseen_input, |text| word(text, UNSEEN)),
         default_caps: table.section("default_caps", caps),
         webhook_url: table.text("webhook_url", UrlRef::parse),
         webhook_secret: table.text("webhook_secret", SecretRef::parse),
@@ -216,6 +221,9 @@ pub(super) fn name_limits(limits: &mut [Limit]) {
     }
 }
 
+/// What many models read at least, in tokens; `prices.md` says how much is reserved for input that is not in the body.
+const READS_TOKENS: i64 = 128_000;
+
 /// Notes what the limits and the section `budget` must keep to beyond the types of their keys.
 pub(super) fn check(config: &Config, report: &mut Report) {
     let paths = report.items("limits", config.limits.len());
@@ -245,7 +253,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     let known = |model: &str| takes(config, model);
     for (path, limit) in &limits {
-        if let crate::budget::limit::Action::Downgrade { to, .. } = &limit.action
+        if let Action::Downgrade { to, .. } = &limit.action
             && !known(to)
         {
             let text = format!("no route takes {to:?}, nor does the default_provider; stored routes may");
@@ -261,8 +269,30 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         }
     }
     labels(&config.keys.defaults.labels, report);
+    for (path, limit) in &limits {
+        let reads = matches!(limit.unit, Unit::InputTokens | Unit::Tokens);
+        if reads && limit.enabled && limit.action != Action::Warn && most(limit) < READS_TOKENS {
+            let then = match config.budget.unseen_input {
+                UnseenInput::TakeRest => "takes all that is left, and may use more than that",
+                UnseenInput::Refuse => "is refused",
+            };
+            let text = format!(
+                "a call that refers to files, stored answers or tools of the provider may read {READS_TOKENS} tokens or more; under \
+                 this limit it {then} (budget.unseen_input)"
+            );
+            report.warn(&format!("{path}.amount"), text);
+        }
+    }
     if config.budget.webhook_secret.is_some() && config.budget.webhook_url.is_none() {
         report.warn("budget.webhook_secret", "there is no budget.webhook_url, so nothing is signed with it");
+    }
+}
+
+/// The most that one call can have of a limit.
+fn most(limit: &Limit) -> i64 {
+    match limit.window {
+        Window::Paced { burst } => burst,
+        _ => limit.amount,
     }
 }
 

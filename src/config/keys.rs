@@ -87,6 +87,7 @@ pub const KEYS: &[Key] = &[
     live("budget.dead_node", Bounds::Free),
     live("budget.dead_node_after_ms", Bounds::Number(10_000, 30 * DAY_MS)),
     live("budget.default_max_output_tokens", TOKENS),
+    live("budget.unseen_input", Bounds::Free),
     live("budget.default_caps.max_input_tokens", TOKENS),
     live("budget.default_caps.max_output_tokens", TOKENS),
     live("budget.webhook_url", Bounds::Free),

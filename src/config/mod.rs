@@ -340,7 +340,7 @@ impl Default for LedgerConfig {
             journal_max_bytes: 4 * 1024 * 1024 * 1024,
             sync_interval_ms: 200,
             strict_sync: false,
-            batch_rows: 512,
+            batch_rows: 1_024,
             batch_delay_ms: 50,
         }
     }

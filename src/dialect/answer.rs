@@ -129,6 +129,11 @@ impl AnswerReader {
     pub fn delivered(&self) -> (Bytes, u64) {
         (self.delivered.beginning(DELIVERED_LIMIT_BYTES), self.delivered.total)
     }
+
+    /// How many bytes the whole answer had.
+    pub fn delivered_bytes(&self) -> u64 {
+        self.delivered.total
+    }
 }
 
 /// The event that tells a streaming caller that the answer broke off: the official SDKs raise `APIError` for it. It begins

@@ -37,13 +37,17 @@ use crate::unit::clock::Timestamp;
 pub struct FeederSettings {
     /// The most rows in one transaction; 0 counts as 1.
     pub batch_rows: usize,
-    /// How long a row may wait for others to share its transaction.
+    /// How long a row may wait for others to share its transaction. Under load it is stretched to up to four times that, but not
+    /// beyond [`LONGEST_BATCH_DELAY`], as long as a transaction does not get full.
     pub batch_delay: Duration,
     /// How often the journal is forced to the disk.
     pub sync_interval: Duration,
     /// Records that started longer ago are deleted; `None` keeps them for ever.
     pub retention: Option<Duration>,
 }
+
+/// Up to here load may stretch the delay, so that what was answered is in the audit log's tree within a second.
+pub const LONGEST_BATCH_DELAY: Duration = Duration::from_millis(200);
 
 /// Who takes the journal's lines.
 pub struct Takers {
@@ -213,13 +217,15 @@ impl Feeder {
         let state = Arc::new(watch::Sender::new(state));
         let rows = Arc::new(watch::Sender::new(0));
         let first: Arc<dyn Consumer> = Arc::new(Rows::new(ledger.clone(), state.clone(), rows.clone()));
+        let doors: Vec<Door> =
+            [first].into_iter().chain(consumers.into_iter().take(MAX_CONSUMERS)).map(Door::new).collect();
         let shared = Shared {
             journal,
             settings: ArcSwap::from_pointee(settings),
             state,
             rows,
-            doors: [first].into_iter().chain(consumers.into_iter().take(MAX_CONSUMERS)).map(Door::new).collect(),
-            pieces: Pieces::default(),
+            pieces: Pieces::new(doors.len()),
+            doors,
             gone: Mutex::default(),
             bereft: Mutex::default(),
             ending: Notify::new(),

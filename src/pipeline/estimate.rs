@@ -13,8 +13,9 @@ use crate::kavach::call::PriceClass;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::settle::signed;
+use crate::telemetry::metrics::METRICS;
 use crate::unit::money::NanoUsd;
-use crate::unit::usage::ServiceTier;
+use crate::unit::usage::{ServiceTier, Usage};
 
 /// What one image takes at most, where it is not known how a model sees it: at OpenAI 8 tiles of 170 tokens and 85 more, at others
 /// below 5,000. Source: <https://platform.openai.com/docs/guides/images-vision#calculating-costs>.
@@ -30,6 +31,10 @@ const SPEECH_TOKENS_A_BYTE: u64 = 8;
 const DEFAULT_MODERATION_MODEL: &str = "omni-moderation-latest";
 /// What a model reads at most, where the list does not say.
 const CONTEXT_TOKENS: u64 = 128_000;
+/// A count of tokens that is believed without a look at the model: what the largest models read.
+const PLAUSIBLE_TOKENS: u64 = 1_000_000;
+/// So many times a model may read and write all that it can within one answer: the tools of a provider take turns with it.
+const TURNS: u64 = 16;
 /// Words that vendors add to every request.
 pub(super) const OVERHEAD_TOKENS: u64 = 64;
 /// Longer texts are counted on a thread that may block.
@@ -166,6 +171,35 @@ impl Exchange {
             tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
         };
         self.live.catalog.most(&query, input, output, media)
+    }
+
+    /// Whether a provider's count can be true. Counts beyond what was reserved are, since the provider bills them; counts that are
+    /// many times what the model reads, what was reserved and what was sent are not, and would block a limit until it resets. Then
+    /// Marg counts itself. Costs two comparisons unless a count is beyond a million.
+    pub(super) fn believes(&self, usage: &Usage, delivered_bytes: u64) -> bool {
+        let counts = [
+            (usage.input_total(), self.reserved.input_tokens, self.record.bytes_in),
+            (usage.output_total(), self.reserved.output_tokens, delivered_bytes),
+        ];
+        if counts.iter().all(|(count, ..)| *count <= PLAUSIBLE_TOKENS) {
+            return true;
+        }
+        let window = self.context_window().max(PLAUSIBLE_TOKENS);
+        let most =
+            |reserved: i64, bytes: u64| window.max(bytes).max(reserved.max(0).unsigned_abs()).saturating_mul(TURNS);
+        if counts.iter().all(|(count, reserved, bytes)| *count <= most(*reserved, *bytes)) {
+            return true;
+        }
+        let provider = self.record.provider.as_deref().unwrap_or("none");
+        METRICS.disbelieved.with_label_values(&[provider]).inc();
+        tracing::warn!(
+            id = %self.record.id,
+            provider,
+            input_tokens = usage.input_total(),
+            output_tokens = usage.output_total(),
+            "a provider reported a count of tokens that cannot be true; it is counted here instead"
+        );
+        false
     }
 
     /// The model by whose price a target is billed. A call that names none leaves the choice to the provider; for moderations

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::budget::{Amounts, Downgrade, Rates, Reservation};
+use crate::budget::{Amounts, Downgrade, Limited, Rates, Reservation};
 use crate::dialect::{AnswerReader, Facts, Operation, Place};
 use crate::error::{Error, Kind};
 use crate::kavach::permits::Papers;
@@ -49,6 +49,8 @@ pub struct Exchange {
     pub by_proxy: bool,
     /// The ceiling on output tokens that providers are told because the caller named none.
     pub ceiling: Option<u64>,
+    /// Whether any limit applies to it, once its ceiling is decided.
+    pub limited: Limited,
     /// What it holds of limits, from admission until it is settled.
     pub reservation: Option<Reservation>,
     /// How much that is.
@@ -123,6 +125,7 @@ impl Exchange {
             habits: None,
             by_proxy: false,
             ceiling: None,
+            limited: Limited::No,
             reservation: None,
             reserved: Amounts::default(),
             ended: None,

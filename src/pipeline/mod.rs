@@ -13,6 +13,7 @@ pub mod context;
 pub mod count;
 mod estimate;
 pub mod exchange;
+mod fit;
 pub mod identify;
 #[cfg(test)]
 mod invoices;
@@ -38,7 +39,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, UnseenInput};
 use crate::catalog::prices::Catalog;
 use crate::kavach::config::{DriftConfig, SessionConfig};
 use crate::kavach::drift::Drift;
@@ -134,6 +135,8 @@ pub struct Settings {
     pub provider_header: bool,
     /// The ceiling on output tokens that a provider is told where the caller names none, no cap applies, and a limit does.
     pub default_max_output_tokens: u64,
+    /// What happens to a call whose model may read more, outside the body, than a whole limit has.
+    pub unseen_input: UnseenInput,
     /// Whether calls that run are cut when their key is revoked, deleted, disabled or suspended.
     pub cut_running: bool,
     /// Caps on single requests where neither the key nor its org, team or user has any.

@@ -6,18 +6,18 @@
 
 use std::time::Duration;
 
-use crate::budget::{Amounts, Payer, Refusal, Reservation};
+use crate::budget::{Amounts, Limited, Payer, Refusal, Reservation};
 use crate::dialect::{Facts, Operation};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
 
-/// The lowest ceiling that Marg itself puts on an answer when little is left, in tokens.
+/// The lowest ceiling that is reached by steps, in tokens; below it what is left decides (`fit`).
 const LEAST_CEILING: u64 = 256;
 /// By how much a ceiling is lowered when it does not fit.
 const CEILING_STEP: u64 = 4;
 
 /// A reservation, and what it is for.
-struct Granted {
+pub(super) struct Granted {
     reservation: Reservation,
     need: Amounts,
     ceiling: Option<u64>,
@@ -40,9 +40,9 @@ impl Exchange {
     pub async fn bound(&mut self) -> Result<()> {
         self.ceiling = self.cap().await?;
         let Some(key) = self.key.clone() else { return Ok(()) };
-        let (budget, payer) = (&self.gateway.budget, self.payer(&key));
-        if budget.applies(&payer) {
-            self.ceiling = self.ceilings(budget.counts_output(&payer)).first().copied().flatten();
+        self.limited = self.gateway.budget.limited(&self.payer(&key));
+        if self.limited != Limited::No {
+            self.ceiling = self.ceilings().first().copied().flatten();
         }
         Ok(())
     }
@@ -55,11 +55,11 @@ impl Exchange {
     pub async fn reserve(&mut self) -> Result<()> {
         let budget = self.gateway.budget.clone();
         let Some(key) = self.key.clone() else { return Ok(()) };
-        let payer = self.payer(&key);
-        if !budget.applies(&payer) {
+        if self.limited == Limited::No {
             return Ok(());
         }
-        let ceilings = self.ceilings(budget.counts_output(&payer));
+        let payer = self.payer(&key);
+        let ceilings = self.ceilings();
         let bound = self.input_bound();
         let need = self.most(bound, ceilings.first().copied().flatten());
         let granted = match budget.reserve_now(&payer, &need) {
@@ -125,27 +125,22 @@ impl Exchange {
             done => return done,
         };
         let input = self.exact_input().await;
-        let mut inputs = vec![input];
-        if self.refers() {
-            inputs.push(self.written_input().await);
-        }
-        for input in inputs {
-            for (index, ceiling) in ceilings.iter().enumerate() {
-                let last = index + 1 == ceilings.len();
-                match self.try_reserve(payer, (input, *ceiling), last).await {
-                    Ok(granted) => return Ok(granted),
-                    Err(next) => refusal = next,
-                }
-            }
-            // All that a model can read may be more than a whole limit; then what is written must do, or nothing ever passed.
-            if !matches!(refusal, Refusal::NeverFits(_)) {
-                break;
+        for (index, ceiling) in ceilings.iter().enumerate() {
+            let last = index + 1 == ceilings.len();
+            match self.try_reserve(payer, (input, *ceiling), last).await {
+                Ok(granted) => return Ok(granted),
+                Err(next) => refusal = next,
             }
         }
-        Err(refusal)
+        let lowest = ceilings.last().copied().flatten();
+        let refusal = match self.fit_answer(payer, (input, lowest), refusal).await {
+            Err(refusal) if matches!(refusal, Refusal::NeverFits(_)) && self.refers() => refusal,
+            done => return done,
+        };
+        self.fit_question(payer, (input, lowest), refusal).await
     }
 
-    async fn try_reserve(
+    pub(super) async fn try_reserve(
         &self,
         payer: &Payer<'_>,
         (input, ceiling): (u64, Option<u64>),
@@ -164,8 +159,9 @@ impl Exchange {
     }
 
     /// The ceilings to try: the caller's own or that of a cap alone, else the default and ever lower ones.
-    fn ceilings(&self, counts_output: bool) -> Vec<Option<u64>> {
-        let open = |facts: &&Facts| counts_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
+    fn ceilings(&self) -> Vec<Option<u64>> {
+        let by_output = self.limited == Limited::ByOutput;
+        let open = |facts: &&Facts| by_output && facts.max_output_tokens.is_none() && facts.takes_ceiling();
         let Some(facts) = self.facts.as_ref().filter(open) else {
             return vec![self.ceiling];
         };

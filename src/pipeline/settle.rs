@@ -94,8 +94,11 @@ impl Exchange {
 
     /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count.
     fn close_answer(&mut self) -> Option<Uncounted> {
-        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
+        let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
         reader.finish();
+        let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
+        let usage = reported.filter(|usage| self.believes(usage, delivered));
+        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
         }
@@ -110,7 +113,7 @@ impl Exchange {
                 self.record.outcome = Outcome::UpstreamFailed;
             }
         }
-        self.record.usage = reader.usage();
+        self.record.usage = usage;
         self.record.service_tier = reader.service_tier();
         if let (Some(usage), Some(id)) = (&self.record.usage, reader.response_id()) {
             let operation = self.place.as_ref().map(|place| place.operation);

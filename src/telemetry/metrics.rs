@@ -45,6 +45,8 @@ pub struct Metrics {
     pub permits: IntCounterVec,
     /// Answers whose provider reported no usage, so that Marg counted, by provider.
     pub estimated: IntCounterVec,
+    /// Answers whose provider reported counts that cannot be true, by provider.
+    pub disbelieved: IntCounterVec,
     /// Credentials now resting, by provider.
     pub resting: IntGaugeVec,
     /// Request-body bytes now held in memory.
@@ -164,6 +166,11 @@ impl Metrics {
                 &["result"],
             ),
             unpriced: counters("marg_unpriced_total", "Answers whose model has no price.", &["gen_ai_provider_name"]),
+            disbelieved: counters(
+                "marg_usage_disbelieved_total",
+                "Answers whose reported usage cannot be true.",
+                &["gen_ai_provider_name"],
+            ),
             estimated: counters(
                 "marg_usage_estimated_total",
                 "Answers without reported usage.",
@@ -258,6 +265,7 @@ impl Metrics {
             Box::new(self.permits.clone()),
             Box::new(self.unpriced.clone()),
             Box::new(self.estimated.clone()),
+            Box::new(self.disbelieved.clone()),
             Box::new(self.resting.clone()),
             Box::new(self.buffered_bytes.clone()),
             Box::new(self.connections.clone()),

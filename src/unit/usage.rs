@@ -147,6 +147,7 @@ impl ServiceTier {
 pub enum UsageSource {
     /// The provider reported them.
     Reported,
-    /// Marg counted the text that was sent and delivered, because the provider reported nothing.
+    /// Marg counted the text that was sent and delivered, because the provider reported nothing, or what cannot
+    /// be true.
     Estimated,
 }

@@ -37,6 +37,7 @@ mod lifecycle;
 mod models;
 mod money;
 mod outage;
+mod overruns;
 mod passthrough;
 mod permits;
 mod postgres;

@@ -122,10 +122,11 @@ fn checkpoints_are_no_more_frequent_than_the_interval() {
 }
 
 /// Every operation of the disk goes wrong in every way while a log is written; whoever feeds it does what the journal does: asks
-/// for the position and offers again. In the end every entry is there once and in order.
+/// for the position and offers again. In the end every entry is there once and in order, each with its salt.
 #[test]
 fn no_fault_of_the_disk_loses_or_doubles_an_entry() {
-    let all: Vec<Taken> = (0..280).map(taken).collect();
+    let salted = |number: u128| Taken { salt: [number as u8 | 1; 32], ..taken(number) };
+    let all: Vec<Taken> = (0..280).map(salted).collect();
     let expected: Vec<Vec<u8>> = all.iter().map(|entry| entry.bytes.clone()).collect();
     for fault in [Fault::Fails, Fault::Torn, Fault::Dies, Fault::DiesAfter] {
         let mut operation = 0;
@@ -139,6 +140,10 @@ fn no_fault_of_the_disk_loses_or_doubles_an_entry() {
             let report = verified(folder.path());
             assert_eq!(report.entries, 280, "{fault:?} at operation {operation}");
             assert!(bytes_of(folder.path()) == expected, "{fault:?} at operation {operation}");
+            for (index, entry) in (0..).zip(&all) {
+                let salt = salts::read(folder.path(), index).unwrap().map(|salt| *salt.expose());
+                assert_eq!(salt, Some(entry.salt), "{fault:?} at operation {operation}, entry {index}");
+            }
             if !faulty.struck() {
                 break;
             }
@@ -372,6 +377,29 @@ fn a_salt_can_be_erased_and_the_proof_stays() {
     assert_eq!([kept(8), kept(298)], [None, salts.get(&298).copied()]);
     drop(log);
     assert_eq!(verified(folder.path()).entries, 301);
+}
+
+#[test]
+fn salts_of_an_earlier_build_are_found_and_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 300);
+    std::fs::create_dir(folder.path().join("salts")).unwrap();
+    for (name, bytes) in [("000", 256 * 32), ("001", 44 * 32)] {
+        std::fs::write(folder.path().join("salts").join(name), vec![7; bytes]).unwrap();
+    }
+    let log = open(folder.path());
+    let new = Taken { salt: [9; 32], ..taken(300) };
+    log.take(&[new], "s", (300, 301)).unwrap();
+    log.finish(now(1)).unwrap();
+    let kept = |index: u64| salts::read(folder.path(), index).unwrap().map(|salt| salt.expose()[0]);
+    assert_eq!([0, 255, 256, 299, 300].map(kept), [Some(7), Some(7), Some(7), Some(7), Some(9)]);
+    assert_eq!(log.erase_salts(&[0, 299]).unwrap(), 2);
+    assert_eq!([0, 1, 298, 299].map(kept), [None, Some(7), Some(7), None]);
+    let own = |name: &str, at: usize| std::fs::read(folder.path().join("salts").join(name)).unwrap()[at * 32];
+    assert_eq!((own("000", 0), own("001", 43)), (0, 0), "no copy of an erased one is left");
+    assert_eq!(log.prune_salts((0, 256)).unwrap(), 1);
+    assert_eq!([1, 298].map(kept), [None, Some(7)]);
+    assert!(!folder.path().join("salts/000").exists());
 }
 
 #[test]

@@ -93,6 +93,26 @@ fn a_downgrade_to_a_model_that_nothing_takes_is_a_warning() {
 }
 
 #[test]
+fn a_limit_smaller_than_what_a_call_may_read_unseen_is_a_warning() {
+    let warned = |fields: &str, budget: &str| {
+        let found = warnings(&format!("{}{budget}", limit(fields)));
+        found.into_iter().find(|warning| warning.contains("budget.unseen_input"))
+    };
+    let small = "unit: input_tokens, window: day, amount: 127999";
+    assert!(warned(small, "").is_some_and(|text| text.contains("takes all that is left")));
+    assert!(warned(small, "budget: {unseen_input: refuse}\n").is_some_and(|text| text.contains("is refused")));
+    assert!(warned("unit: tokens, window: minute, amount: 1000000, burst: 500", "").is_some());
+    for fields in [
+        "unit: input_tokens, window: day, amount: 128000",
+        "unit: output_tokens, window: day, amount: 100",
+        "unit: tokens, window: day, amount: 100, action: warn, warn_at_percent: [80]",
+        "unit: tokens, window: day, amount: 100, enabled: false",
+    ] {
+        assert_eq!(warned(fields, ""), None, "{fields}");
+    }
+}
+
+#[test]
 fn a_webhook_is_looked_up_and_its_secrets_are_not_shown() {
     refuses("budget: {webhook_url: 'ftp://a'}", "", "http://");
     refuses("budget: {webhook_url: 'https://u:p@a/'}", "", "user name");

@@ -33,6 +33,7 @@ fn other_value(path: &str) -> &'static str {
         "redis.ca_file" => "/etc/ssl/certs/other.pem",
         "redis.request_timeout_ms" | "redis.background_timeout_ms" => "77",
         "budget.when_away" => "admit",
+        "budget.unseen_input" => "refuse",
         "budget.dead_node" => "release",
         "database.away_at_start" => "wait",
         "budget.dead_node_after_ms" => "20000",

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::upkeep::Retry;
-use super::{Door, FeederState, Shared, stopped};
+use super::{Door, FeederSettings, FeederState, LONGEST_BATCH_DELAY, Shared, stopped};
 use crate::error::StoreError;
 use crate::ledger::consumer::Consumer;
 use crate::ledger::journal::{Line, Piece, Segment};
@@ -19,6 +19,9 @@ use crate::unit::clock::Timestamp;
 
 /// How long a taker with nothing to do sleeps at most.
 const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// Below so many lines in a delay nothing is gained by waiting for more.
+const BUSY_LINES: f64 = 16.0;
 
 /// Why a pass over the journal stopped.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,10 @@ pub(super) struct Outlet<'a> {
     /// Somebody wants to know of the end of owners.
     tells_owners: bool,
     progress: HashMap<Arc<str>, Progress>,
+    /// The lines that were handed over since the last rest.
+    lines: usize,
+    /// How long that rest was.
+    rested: Duration,
 }
 
 /// How far one segment has come for this taker.
@@ -52,7 +59,7 @@ impl<'a> Outlet<'a> {
     pub(super) fn new(shared: &'a Shared, number: usize, tells_owners: bool) -> Self {
         #[allow(clippy::indexing_slicing, reason = "the only callers count the doors")]
         let door = &shared.doors[number];
-        Self { shared, door, number, tells_owners, progress: HashMap::new() }
+        Self { shared, door, number, tells_owners, progress: HashMap::new(), lines: 0, rested: Duration::ZERO }
     }
 
     /// Feeds until `stop`; whether it has everything by then.
@@ -92,7 +99,9 @@ impl<'a> Outlet<'a> {
     }
 
     /// Waits for work, then a moment longer for more of it.
-    async fn rest(&self, stop: &mut watch::Receiver<bool>, served: u64, arrived: u64) {
+    async fn rest(&mut self, stop: &mut watch::Receiver<bool>, served: u64, arrived: u64) {
+        let lines = std::mem::take(&mut self.lines);
+        self.rested = delay(&self.shared.settings.load(), lines, self.rested);
         tokio::select! {
             () = self.shared.journal.wait_beyond(arrived) => {}
             () = self.door.wake.notified() => return,
@@ -103,7 +112,7 @@ impl<'a> Outlet<'a> {
             return;
         }
         tokio::select! {
-            () = sleep(self.shared.settings.load().batch_delay) => {}
+            () = sleep(self.rested) => {}
             () = self.door.wake.notified() => {}
             () = stopped(stop) => {}
         }
@@ -181,6 +190,7 @@ impl<'a> Outlet<'a> {
 
     /// Hands a piece over and moves on behind it.
     async fn hand_over(&mut self, segment: &Segment, from: u64, piece: &Piece) -> Result<(), StoreError> {
+        self.lines += piece.lines.len();
         let position = Position { segment: segment.name().clone(), from, to: piece.end };
         match self.door.consumer.take(&piece.lines, &position).await {
             Err(StoreError::Conflict(why)) => {
@@ -318,6 +328,20 @@ impl<'a> Outlet<'a> {
     }
 }
 
+/// How long to wait for more lines, when so many came during the last wait: each transaction, each look and each piece costs the
+/// same whatever it holds, so under load they are made fewer and fuller.
+fn delay(settings: &FeederSettings, lines: usize, last: Duration) -> Duration {
+    let least = settings.batch_delay;
+    let most = (least * 4).min(LONGEST_BATCH_DELAY).max(least);
+    let rate = lines as f64 / last.max(least).as_secs_f64().max(f64::EPSILON);
+    if rate * least.as_secs_f64() < BUSY_LINES {
+        return least;
+    }
+    // A quarter is left for what comes while the transaction is written.
+    let full = settings.batch_rows as f64 * 0.75 / rate;
+    Duration::try_from_secs_f64(full).unwrap_or(least).clamp(least, most)
+}
+
 /// The ledger's database as a taker: it counts what is new.
 pub(super) struct Rows {
     store: Arc<dyn LedgerStore>,
@@ -364,5 +388,46 @@ impl Consumer for Rows {
 
     async fn forget(&self, segment: &str) -> Result<(), StoreError> {
         self.store.forget(segment).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: FeederSettings = FeederSettings {
+        batch_rows: 1_000,
+        batch_delay: Duration::from_millis(50),
+        sync_interval: Duration::from_secs(1),
+        retention: None,
+    };
+
+    /// The delay in milliseconds that a steady rate comes to, and the lines of a batch then.
+    fn settled(settings: &FeederSettings, lines_a_second: f64) -> (u128, f64) {
+        let mut rested = Duration::ZERO;
+        for _ in 0..5 {
+            let lines = (lines_a_second * rested.max(settings.batch_delay).as_secs_f64()) as usize;
+            rested = delay(settings, lines, rested);
+        }
+        (rested.as_millis(), lines_a_second * rested.as_secs_f64())
+    }
+
+    #[test]
+    fn batches_get_fuller_under_load_and_not_too_full() {
+        assert_eq!(settled(&SETTINGS, 0.0).0, 50);
+        assert_eq!(settled(&SETTINGS, 100.0).0, 50);
+        assert_eq!(settled(&SETTINGS, 1_000.0).0, 200, "never longer");
+        let (delay, lines) = settled(&SETTINGS, 11_000.0);
+        assert!((60..80).contains(&delay) && lines < 1_000.0, "{delay} ms, {lines} lines");
+        assert_eq!(settled(&SETTINGS, 1e9).0, 50);
+    }
+
+    #[test]
+    fn a_delay_that_was_asked_for_is_kept() {
+        let slow = FeederSettings { batch_delay: Duration::from_secs(3_600), ..SETTINGS };
+        assert_eq!(settled(&slow, 1_000.0).0, 3_600_000);
+        let quick = FeederSettings { batch_delay: Duration::from_millis(1), ..SETTINGS };
+        assert_eq!(settled(&quick, 1e6).0, 1);
+        assert_eq!(settled(&quick, 20_000.0).0, 4);
     }
 }

@@ -1,22 +1,31 @@
 //! What was read from the journal last, so that takers who stand at the same place share the reading and the decoding.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 
 use crate::ledger::journal::{Piece, Segment};
 
-/// How many pieces are kept; each is at most about two of the longest lines. Those who are close behind the first find theirs.
-const KEPT: usize = 4;
+/// The most pieces that are kept for those who are behind the first; each is at most about two of the longest lines, and about
+/// a megabyte under load. One that all have had is not kept.
+const KEPT: usize = 16;
 
 /// A piece that somebody reads or has read.
-type Cell = Arc<OnceCell<Arc<Piece>>>;
+type Cell = Arc<Shared>;
 type Kept = VecDeque<(Place, Cell)>;
 
-/// The pieces that were read last.
 #[derive(Default)]
+struct Shared {
+    piece: OnceCell<Arc<Piece>>,
+    /// How often it was given.
+    given: AtomicUsize,
+}
+
+/// The pieces that were read last.
 pub(super) struct Pieces {
+    takers: usize,
     kept: Mutex<Kept>,
 }
 
@@ -28,8 +37,13 @@ struct Place {
 }
 
 impl Pieces {
+    /// None yet, for so many takers.
+    pub(super) fn new(takers: usize) -> Self {
+        Self { takers, kept: Mutex::default() }
+    }
+
     /// The piece of that segment from that byte on, read on a thread that may block unless somebody has just read it. It may be
-    /// older than the end of the file; one that holds nothing is never shared.
+    /// older than the end of the file; one that holds nothing is never shared, one that all takers have had is forgotten.
     pub(super) async fn read(
         &self,
         segment: &Arc<Segment>,
@@ -38,13 +52,15 @@ impl Pieces {
     ) -> std::io::Result<Arc<Piece>> {
         let place = Place { segment: segment.name().clone(), from, max_lines };
         let cell = self.cell(&place);
-        let read = cell.get_or_try_init(|| async {
+        let read = cell.piece.get_or_try_init(|| async {
             let segment = segment.clone();
             let read = tokio::task::spawn_blocking(move || segment.read(from, max_lines)).await;
             read.map_err(std::io::Error::other)?.map(Arc::new)
         });
         let piece = read.await?.clone();
-        if piece.end <= from {
+        // A taker that asks again counts twice; then another one may have to read again.
+        let given = cell.given.fetch_add(1, Ordering::AcqRel) + 1;
+        if piece.end <= from || given >= self.takers {
             self.lock().retain(|(kept, _)| *kept != place);
         }
         Ok(piece)

@@ -11,17 +11,22 @@ use uuid::Uuid;
 
 use crate::ledger::record::Record;
 
-/// The most records that are kept, about 4 MB of them. When there are more, readers are behind and all are dropped.
-const MOST: usize = 2_048;
+/// The most records that are kept, about 8 MB of them. When there are more, readers are behind and all are dropped.
+const MOST: usize = 4_096;
+
+/// Larger buffers are not kept.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// Proof that the line of a record was written: the checksum in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written(pub(super) u32);
 
-/// The records written last.
+/// The records written last, and what reading their lines needs.
 #[derive(Default)]
 pub(super) struct Recent {
     kept: Mutex<HashMap<Uuid, (Written, Box<Record>)>>,
+    /// What the last piece was read into: a new one of that size would be cleared by the system page by page.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl Recent {
@@ -42,6 +47,22 @@ impl Recent {
         let id = Uuid::try_parse(id).ok()?;
         let (written, record) = self.lock().remove(&id)?;
         (written == Written(checksum)).then_some(*record)
+    }
+
+    /// Lends bytes to read into, at least so many, with anything in them.
+    pub(super) fn lend(&self, length: usize) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
+        if bytes.len() < length {
+            bytes.resize(length, 0);
+        }
+        bytes
+    }
+
+    /// Takes them back.
+    pub(super) fn take_back(&self, bytes: Vec<u8>) {
+        if bytes.len() <= KEPT_BYTES {
+            *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (Written, Box<Record>)>> {

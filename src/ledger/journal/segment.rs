@@ -140,13 +140,21 @@ impl Segment {
     fn read_some(&self, from: u64, max_lines: usize, max_bytes: usize) -> io::Result<Piece> {
         // Asked before the file is read: what is read afterwards then includes the last write.
         let finished = self.is_finished();
-        let mut bytes = vec![0; max_bytes.min(self.unread(from))];
-        let length = self.fill(&mut bytes, from)?;
-        bytes.truncate(length);
-        let at_end = length < max_bytes;
+        let wanted = max_bytes.min(self.unread(from));
+        let mut buffer = self.recent.lend(wanted);
+        let length = self.fill(buffer.get_mut(..wanted).unwrap_or_default(), from);
+        let piece = length.map(|length| {
+            let bytes = buffer.get(..length).unwrap_or_default();
+            self.parse((from, bytes), max_lines, length < max_bytes, finished)
+        });
+        self.recent.take_back(buffer);
+        piece
+    }
 
+    /// The lines of bytes that begin at a place of the file.
+    fn parse(&self, (from, bytes): (u64, &[u8]), max_lines: usize, at_end: bool, finished: bool) -> Piece {
         let mut piece = Piece { end: from, ..Piece::default() };
-        let mut rest = bytes.as_slice();
+        let mut rest = bytes;
         while piece.lines.len() < max_lines {
             let Some(stop) = memchr::memchr(b'\n', rest) else { break };
             let (text, behind) = rest.split_at(stop);
@@ -159,7 +167,7 @@ impl Segment {
             piece.take((&self.name, &self.recent), rest, 0);
         }
         piece.is_last = at_end && no_line_end;
-        Ok(piece)
+        piece
     }
 
     fn unread(&self, from: u64) -> usize {

@@ -237,7 +237,7 @@ async fn takers_at_the_same_place_share_what_is_read() {
         Journal::open(folder.path(), JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 }).unwrap();
     journal.append(&Line::Record(record("/000"))).unwrap();
     let segment = journal.queue().pop().unwrap();
-    let pieces = Pieces::default();
+    let pieces = Pieces::new(3);
     let (one, two) = tokio::join!(pieces.read(&segment, 0, 9), pieces.read(&segment, 0, 9));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert!(Arc::ptr_eq(&one, &two) && one.lines.len() == 1);

@@ -1,0 +1,138 @@
+//! Calls that are larger than what is left, and providers that count what cannot be.
+
+use serde_json::{Value, json};
+
+use crate::support::answers;
+use crate::support::client::Call;
+use crate::support::marg::{Marg, Setup};
+use crate::support::money::{self, fixed, priced, spent_is};
+use crate::support::reply::{Answer, Reply};
+use crate::support::upstream::Upstream;
+
+/// A gateway with one limit for each key, and these settings of the section `budget`.
+async fn gateway(upstream: &Upstream, unit: &str, amount: i64, budget: Value) -> Marg {
+    let limit = json!([{"name": "tokens", "scope": "key", "unit": unit, "window": "total", "amount": amount}]);
+    priced(Setup::with_default(upstream)).set("limits", limit).set("budget", budget).start().await
+}
+
+fn open_ended() -> Value {
+    json!({"model": "fixed", "messages": [{"role": "user", "content": "Say hello."}]})
+}
+
+/// An answer for which a provider reports that many tokens.
+fn counted(input: u64, output: u64) -> Reply {
+    let usage = json!({
+        "prompt_tokens": input, "completion_tokens": output, "total_tokens": input.saturating_add(output),
+    });
+    Reply::json(200, &answers::completion("fixed", Some(usage)))
+}
+
+#[tokio::test]
+async fn a_limit_smaller_than_a_usual_answer_gives_the_ceiling_that_is_left() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "output_tokens", 100, json!({})).await;
+    upstream.answer("first", counted(9, 40));
+    let answer = marg.chat("first", &open_ended()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(upstream.only("first").await.json()["max_tokens"], 100);
+    spent_is(&marg, "tokens", None, 40).await;
+    upstream.answer("second", counted(9, 50));
+    assert_eq!(marg.chat("second", &open_ended()).await.status, 200);
+    assert_eq!(upstream.only("second").await.json()["max_tokens"], 60);
+    spent_is(&marg, "tokens", None, 90).await;
+    let refused = marg.chat("third", &open_ended()).await;
+    assert_eq!(refused.status, 429, "ten tokens are no answer of a limit that had more: {}", refused.text());
+}
+
+#[tokio::test]
+async fn a_limit_that_never_had_more_gives_the_few_tokens_that_it_has() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "output_tokens", 5, json!({})).await;
+    assert_eq!(marg.chat("few", &open_ended()).await.status, 200);
+    assert_eq!(upstream.only("few").await.json()["max_tokens"], 5);
+}
+
+#[tokio::test]
+async fn a_count_that_cannot_be_true_is_not_charged_and_blocks_nobody() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "output_tokens", 1_000, json!({})).await;
+    for (case, input, output) in
+        [("output", 9, 9_000_000_000_000_000_000), ("input", u64::MAX, 3), ("both", u64::MAX, u64::MAX)]
+    {
+        upstream.answer(case, counted(input, output));
+        let answer = marg.chat(case, &fixed()).await;
+        assert_eq!(answer.status, 200, "{case}: {}", answer.text());
+        let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+        assert_eq!(record["usage_source"], "estimated", "{record}");
+        let counted = (record["usage"]["input"].as_u64().unwrap(), record["usage"]["output"].as_u64().unwrap());
+        assert!(counted.0 < 100 && counted.1 < 100, "{record}");
+    }
+    assert!(money::spent(&marg, "tokens", None).await < 100);
+}
+
+#[tokio::test]
+async fn a_count_beyond_the_reservation_that_can_be_true_is_charged_in_full() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "output_tokens", 1_000, json!({})).await;
+    upstream.answer("more", counted(9, 5_000));
+    let answer = marg.chat("more", &fixed()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(marg.record(&answer.id()).await["usage_source"], "reported");
+    spent_is(&marg, "tokens", None, 5_000).await;
+    assert_eq!(marg.chat("after", &fixed()).await.status, 429);
+}
+
+/// A call whose model reads a conversation that is not in the body.
+fn unseen(case: &str) -> Call {
+    let body = json!({"model": "fixed", "input": "Go on.", "max_output_tokens": 5, "conversation": "conv_1"});
+    Call::post("/v1/responses", case, body.to_string())
+}
+
+fn response(input: u64) -> Reply {
+    let usage = json!({"input_tokens": input, "output_tokens": 3, "total_tokens": input + 3});
+    Answer::json(200, &json!({"id": "resp_1", "object": "response", "model": "fixed", "output": [], "usage": usage}))
+        .into()
+}
+
+#[tokio::test]
+async fn a_call_that_may_read_more_than_a_whole_limit_takes_all_that_is_left_of_it() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "input_tokens", 10_000, json!({"wait_ms": 0})).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("held", reply);
+    let mut client = marg.http1().await;
+    let held = client.open(unseen("held")).await;
+    let counters = money::counters(&marg, "tokens").await;
+    assert_eq!(money::figure(&counters[0]["reserved_here"]), 10_000, "one such call at a time");
+    let refused = marg.http1().await.send(unseen("beside")).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    drop(feed);
+    drop((held, client));
+    upstream.answer("long", response(25_000));
+    let answer = crate::support::until("what was held is free again", || async {
+        let answer = marg.http1().await.send(unseen("long")).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(marg.record(&answer.id()).await["usage"]["input"], 25_000);
+    crate::support::until("all that was read is charged", || async {
+        (money::spent(&marg, "tokens", None).await >= 25_000).then_some(())
+    })
+    .await;
+    assert_eq!(marg.http1().await.send(unseen("after")).await.status, 429);
+    assert!(
+        marg.ask_admin("GET", "/metrics", None)
+            .await
+            .text()
+            .contains("marg_limit_overruns_total{unit=\"input_tokens\"} 1")
+    );
+}
+
+#[tokio::test]
+async fn where_the_operator_says_so_a_call_that_may_exceed_a_limit_is_refused() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "input_tokens", 10_000, json!({"unseen_input": "refuse"})).await;
+    let refused = marg.http1().await.send(unseen("unseen")).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(upstream.seen("unseen").len(), 0, "the provider was asked");
+}
