@@ -35,7 +35,7 @@ pub fn span(text: &str) -> Result<Duration, String> {
 pub fn past(text: &str) -> Result<Timestamp, String> {
     match span(text) {
         Ok(span) => Ok(Timestamp::now().minus(span)),
-        Err(_) => Timestamp::parse(text),
+        Err(_) => Timestamp::parse(text).map_err(|error| format!("{error}, or a span such as 24h for that long ago")),
     }
 }
 
@@ -49,6 +49,8 @@ mod tests {
             assert!(span(wrong).is_err(), "{wrong}");
         }
         assert_eq!(span("30d").unwrap(), Duration::from_secs(30 * 86_400));
+        assert!(past("nonsense").unwrap_err().ends_with("or a span such as 24h for that long ago"));
+        assert_eq!(past("7").unwrap(), Timestamp(7_000_000));
         assert_eq!(span("90m").unwrap(), Duration::from_secs(5_400));
     }
 }

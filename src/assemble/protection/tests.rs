@@ -1,4 +1,5 @@
-//! What the gate costs an exchange, with all that is built for it and written down of it.
+//! The gate in an exchange: what reaches it from an address database, and what it costs, with all that is built for it and
+//! written down of it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,28 +20,32 @@ use crate::ledger::Line;
 use crate::ledger::journal::{Journal, JournalSettings};
 use crate::pipeline::count::Counter;
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::{Gateway, attest};
+use crate::pipeline::{Gateway, attest, recall};
 use crate::unit::clock::{Tick, Timestamp};
 
 const BODY: &str = r#"{"model":"gpt-4.1-mini","max_tokens":256,"messages":[{"role":"user","content":"How are you?"}]}"#;
 
-fn gateway(folder: &Path, mode: &str, policies: &str) -> Arc<Gateway> {
+fn gateway(folder: &Path, kavach: &str, policies: &str) -> Arc<Gateway> {
     let at = |name: &str| folder.join(name).display().to_string();
     std::fs::create_dir_all(folder.join("data")).unwrap();
     std::fs::write(folder.join("policy.cedar"), policies).unwrap();
     let text = format!(
         "data_dir: {}\nproviders: {{main: {{base_url: 'http://127.0.0.1:9/v1', price_provider: openai}}}}\n\
-         default_provider: main\nkavach: {{mode: {mode}, policy: {}}}\n",
+         default_provider: main\nkavach: {{{kavach}, policy: {}}}\n",
         at("data"),
         at("policy.cedar"),
     );
     std::fs::write(folder.join("marg.yaml"), text).unwrap();
-    let live = live::build(&load(&folder.join("marg.yaml")).unwrap(), &[], &[], None).unwrap();
+    let loaded = load(&folder.join("marg.yaml")).unwrap();
+    let live = live::build(&loaded, &[], &[], None).unwrap();
     let settings = JournalSettings { segment_bytes: 1 << 28, max_bytes: 1 << 30 };
     let journal = Arc::new(Journal::open(folder.join("journal"), settings).unwrap());
     let counter = Counter::start(journal.clone()).unwrap();
     let budget = Budget::new(Arc::new(Memory::default()), "a".to_owned(), BudgetSettings::default());
-    Arc::new(Gateway::new(live, Arc::new(Ring::new(HashKey::generate().unwrap())), budget, (journal, counter)))
+    let ring = Arc::new(Ring::new(HashKey::generate().unwrap()));
+    let gateway = Arc::new(Gateway::new(live, ring, budget, (journal, counter)));
+    super::configure(&gateway, &loaded.config.kavach);
+    gateway
 }
 
 fn key() -> Arc<Key> {
@@ -61,6 +66,46 @@ fn exchange(gateway: &Arc<Gateway>, key: &Arc<Key>) -> Exchange {
     exchange.understand(Some("application/json")).unwrap();
     exchange.plan(&HeaderMap::new()).unwrap();
     exchange
+}
+
+/// The database is one of our own making (`mmdb_writer` 0.2.7): 192.0.2.0/25 is DE, 192.0.2.128/25 IN, 198.51.100.0/24 BR
+/// without a position, 203.0.113.0/24 a position without a country, 2001:db8::/32 FR.
+#[tokio::test]
+async fn a_country_of_the_address_database_reaches_a_policy() {
+    let database = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kavach/places.mmdb");
+    let kavach = format!("mode: enforce, drift: {{geo: true, geo_database: '{}'}}", database.display());
+    let folder = tempfile::tempdir().unwrap();
+    let policy = "@id(\"here\") permit(principal, action, resource) when { context has country && \
+                  [\"DE\", \"BR\", \"FR\"].contains(context.country) };";
+    let gateway = gateway(folder.path(), &kavach, policy);
+    for (address, country) in [
+        ("192.0.2.7", Some("DE")),
+        ("::ffff:192.0.2.7", Some("DE")),
+        ("192.0.2.200", Some("IN")),
+        ("198.51.100.1", Some("BR")),
+        ("2001:db8::1", Some("FR")),
+        ("203.0.113.1", None),
+        ("10.0.0.1", None),
+    ] {
+        let mut exchange = exchange(&gateway, &key());
+        exchange.record.address = Some(address.to_owned());
+        let is_let_in = exchange.judge(&HeaderMap::new()).await.is_ok();
+        assert_eq!(is_let_in, country.is_some_and(|country| country != "IN"), "{address}");
+        let judged = recall::call(&exchange.record).unwrap();
+        assert_eq!(judged.facts.country.as_deref(), country, "{address}");
+        exchange.forget();
+    }
+    // Far away within the same moment: the positions of the database tell.
+    let key = key();
+    let mut scores = Vec::new();
+    for address in ["192.0.2.7", "192.0.2.200"] {
+        let mut exchange = exchange(&gateway, &key);
+        exchange.record.address = Some(address.to_owned());
+        drop(exchange.judge(&HeaderMap::new()).await);
+        scores.push(recall::call(&exchange.record).unwrap().facts.drift.geo);
+        exchange.forget();
+    }
+    assert_eq!(scores, [0, 100]);
 }
 
 /// Policies of which five apply: one that permits, and four with conditions.
@@ -119,14 +164,14 @@ async fn what_an_exchange_pays_for_its_judgement() {
     ];
     let steady = ["context.max_output_tokens > 1000000"; 4];
     let fixed = ["resource.region == \"mars\""; 4];
-    for (name, mode, conditions) in [
-        ("off", "off", fixed),
-        ("no context", "enforce", fixed),
-        ("one field", "enforce", steady),
-        ("four", "enforce", mixed),
+    for (name, kavach, conditions) in [
+        ("off", "mode: off", fixed),
+        ("no context", "mode: enforce", fixed),
+        ("one field", "mode: enforce", steady),
+        ("four", "mode: enforce", mixed),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let gateway = gateway(folder.path(), mode, &policies(100, conditions));
+        let gateway = gateway(folder.path(), kavach, &policies(100, conditions));
         let [judge, settle, entry, column, bytes] = cost(&gateway).await;
         println!(
             "{name}: judge {judge} ns, settle {settle} ns, entry {entry} ns, column {column} ns, sum {} ns, {bytes} bytes",
