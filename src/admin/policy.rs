@@ -228,9 +228,9 @@ pub async fn show(state: State) -> Result<Response, Refusal> {
 ))]
 pub async fn explain(state: State, Body(order): Body<ExplainOrder>) -> Result<Response, Refusal> {
     let call = match (order.call, order.operation, order.exchange) {
-        (Some(call), None, None) => Asked::Call(read_as("call", call)?),
+        (Some(call), None, None) => Asked::Call(Box::new(read_as("call", call)?)),
         (None, Some(operation), None) => Asked::Operation(read_as("operation", operation)?),
-        (None, None, Some(id)) => Asked::Call(call_of(&state, &id).await?),
+        (None, None, Some(id)) => Asked::Call(Box::new(call_of(&state, &id).await?)),
         _ => return Err(Refusal::invalid("call", "Give one of `call`, `operation` and `exchange`.")),
     };
     let gate = gate(&state)?;
@@ -253,7 +253,7 @@ pub async fn explain(state: State, Body(order): Body<ExplainOrder>) -> Result<Re
 }
 
 enum Asked {
-    Call(Call),
+    Call(Box<Call>),
     Operation(Operation),
 }
 
