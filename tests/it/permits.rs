@@ -327,7 +327,7 @@ async fn a_rotated_key_stays_published_and_what_it_signed_stays_good() {
         let audit = marg.ask_admin("GET", "/admin/audit/entries?kind=permit", None).await.json();
         let entries = audit["entries"].as_array()?;
         let actors: Vec<&Value> = entries.iter().map(|entry| &entry["entry"]["actor"]["kind"]).collect();
-        // The two starts are the gateway's own doing; both reloads were asked for with a token.
+        // Both starts are the gateway's own doing; both reloads were asked for with a token.
         let by = |kind: &str| actors.iter().filter(|actor| **actor == kind).count();
         ((by("system"), by("admin_token")) == (2, 2)).then_some(())
     })
