@@ -18,11 +18,11 @@ use crate::audit::log::{Log, Settings};
 use crate::audit::policy::Policy;
 use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::WIDTH;
-use crate::cli::Common;
 use crate::cli::audit::find::range;
 use crate::cli::audit::key;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output;
+use crate::cli::{Common, complain};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 
@@ -186,7 +186,23 @@ pub async fn erase(erase: &Erase, common: &Common) -> Result {
     let done = json!({"exchanges": exchanges, "salts": salts, "texts": texts});
     note("done", done.clone())?;
     log.finish(now).map_err(|error| failed(&error))?;
+    if let Some(journal) = waiting(&closed.folder) {
+        complain(&format!(
+            "The journal in {} holds lines that may not be in the log yet, and nothing of them was erased. Start the gateway and \
+             erase again with --server, which waits for them.",
+            journal.display()
+        ));
+    }
     output::item(common.output, &done)
+}
+
+/// The journal beside the audit folder, if it holds anything.
+fn waiting(folder: &Path) -> Option<PathBuf> {
+    let journal = folder.parent().unwrap_or(Path::new(".")).join("journal");
+    let holds = |file: &std::fs::DirEntry| {
+        file.path().extension().is_some_and(|end| end == "journal") && file.metadata().is_ok_and(|file| file.len() > 0)
+    };
+    std::fs::read_dir(&journal).ok()?.flatten().any(|file| holds(&file)).then_some(journal)
 }
 
 /// Moves old files away.
