@@ -108,16 +108,20 @@ async fn a_lost_index_is_made_again_from_the_log() {
     aged(&setup, 600).await;
     let mut marg = setup.start().await;
     let index = marg.path("data/audit/index");
-    assert!(index.join("000").exists() && index.join("001").exists());
+    // 64 bundles share a file.
+    let rows = || std::fs::metadata(index.join("64/000")).unwrap().len();
+    assert_eq!(rows(), 2 * 256 * 64);
     std::fs::remove_dir_all(&index).unwrap();
     assert_eq!(entries(&marg, "subject=old-5").await.len(), 1, "a search makes what it needs");
     std::fs::remove_dir_all(&index).unwrap();
     let (code, said, errors) = marg.try_command(&["audit", "index", "rebuild"]).await;
     assert!(code == 0 && said.contains("2 bundles"), "{said}{errors}");
-    assert!(index.join("000").exists() && index.join("001").exists());
+    assert_eq!(rows(), 2 * 256 * 64);
     marg.signal(Signal::TERM);
     marg.ended().await;
-    std::fs::write(index.join("001"), b"damaged").unwrap();
+    let mut bytes = std::fs::read(index.join("64/000")).unwrap();
+    bytes[300 * 64..310 * 64].fill(7);
+    std::fs::write(index.join("64/000"), bytes).unwrap();
     let (code, said, errors) = marg.try_command(&["audit", "search", "--subject", "old-300"]).await;
     assert!(code == 0 && said.contains("old-300"), "{said}{errors}");
     std::fs::remove_dir_all(&index).unwrap();
@@ -216,11 +220,45 @@ impl Drop for Tail {
 }
 
 #[tokio::test]
+async fn a_running_instance_is_searched_as_its_folder_is() {
+    let setup = Setup::new();
+    aged(&setup, 1_500).await;
+    let marg = setup.start().await;
+    let id = marg.send(Call::new("GET", "/nothing/here")).await.id();
+    receipt(&marg, &id).await;
+    let server = format!("http://{}", marg.admin);
+    let server = ["--server", &server, "--token", &marg.admin_token];
+    let cases: [&[&str]; 6] = [
+        &["search", "--limit", "1200"],
+        &["search", "--subject", "old-300"],
+        &["search", "--kind", "refusal", "--until", "2100-01-01T00:00:00Z"],
+        &["search", "--key", "nobody's"],
+        &["export", "--since", "2100-01-01T00:00:00Z"],
+        &["export"],
+    ];
+    for case in cases {
+        let (code, here, errors) = marg.try_command(&[&["audit"], case].concat()).await;
+        assert_eq!(code, 0, "{case:?}: {errors}");
+        let (code, there, errors) = marg.try_command(&[&["audit"], case, &server[..]].concat()).await;
+        assert_eq!(code, 0, "{case:?}: {errors}");
+        // The gateway goes on writing; everything that the first saw the second must have seen.
+        let whole = case[0] == "search" || there.starts_with(&here);
+        assert!(whole && (here == there || case[0] == "export"), "{case:?}: {} and {}", here.len(), there.len());
+    }
+}
+
+#[tokio::test]
 async fn a_live_tail_follows_what_comes() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).start().await;
     receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
-    let mut lines = Tail::start(&marg, &["--kind", "exchange"]);
+    follows(&marg, &["--kind", "exchange"]).await;
+    let server = format!("http://{}", marg.admin);
+    follows(&marg, &["--kind", "exchange", "--server", &server, "--token", &marg.admin_token]).await;
+}
+
+async fn follows(marg: &Marg, arguments: &[&str]) {
+    let mut lines = Tail::start(marg, arguments);
     // It begins where it is started, which may be a moment from now.
     let line = tokio::select! {
         line = lines.next() => line,
