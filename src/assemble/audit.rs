@@ -32,6 +32,7 @@ use crate::audit::texts::Texts;
 use crate::config::load::Loaded;
 use crate::config::{AuditConfig, AuditMode, Config};
 use crate::error::StoreError;
+use crate::ledger::journal::{Gap, Journal};
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, Line};
 use crate::pipeline::attest;
@@ -500,9 +501,37 @@ pub async fn hold(core: Arc<Core>, keeper: Arc<Keeper>, stopped: watch::Receiver
     tokio::join!(tend(core, keeper.clone(), stopped), posted);
 }
 
+/// Notes for each segment of the journal that was taken away before its end was known to be in the log that something may be
+/// missing.
+fn note_lost_segments(log: &Log, journal: &Journal) -> std::io::Result<()> {
+    let before = log.segments();
+    let known = journal.known_segments()?;
+    // One that went in order meanwhile has no position any more.
+    let after = log.segments();
+    for name in before.into_iter().filter(|name| !known.contains(name) && after.contains(name)) {
+        let detail = format!(
+            "the journal segment {name}, of which {} bytes were taken, is not there any more: what stood behind them is missing",
+            log.position(&name)
+        );
+        let gap = Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail };
+        journal.append(&Line::Gap(gap)).map_err(std::io::Error::other)?;
+        log.forget(&name);
+    }
+    Ok(())
+}
+
 async fn tend(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
     let every = (keeper.settings.interval / 2).max(Duration::from_millis(5));
+    let mut compared = false;
     loop {
+        if let Some(log) = keeper.log().filter(|_| !compared) {
+            let journal = core.gateway.journal.clone();
+            let done = tokio::task::spawn_blocking(move || note_lost_segments(&log, &journal)).await;
+            if let Err(error) = done.map_err(std::io::Error::other).flatten() {
+                tracing::warn!(%error, "the journal cannot be compared with the audit log; the next start does it");
+            }
+            compared = true;
+        }
         let config = core.loaded.load().config.audit.clone();
         let (tended, mode) = (keeper.clone(), config.mode);
         let mut work = tokio::task::spawn_blocking(move || tended.tend(&config, Timestamp::now()));

@@ -155,6 +155,38 @@ async fn a_damaged_line_of_the_journal_is_a_gap_in_the_log_and_an_alarm() {
 }
 
 #[tokio::test]
+async fn a_journal_file_that_somebody_took_away_is_a_gap_in_the_log() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    marg.kill9();
+    let journal = std::fs::read_dir(marg.path("data/journal")).unwrap().map(|file| file.unwrap().path());
+    let full = journal.filter(|file| file.metadata().unwrap().len() > 0).collect::<Vec<_>>();
+    assert_eq!(full.len(), 1, "{full:?}");
+    std::fs::remove_file(&full[0]).unwrap();
+    marg.restart().await;
+    let gaps = until("the gap is in the log", || async {
+        let found = entries(&marg, "kind=gap").await;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    let detail = gaps[0]["entry"]["detail"].as_str().unwrap();
+    assert!(detail.contains(full[0].file_name().unwrap().to_str().unwrap()), "{detail}");
+    for clean in [false, true] {
+        if clean {
+            marg.signal(Signal::TERM);
+            marg.ended().await;
+        } else {
+            marg.kill9();
+        }
+        marg.restart().await;
+        receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+        assert_eq!(entries(&marg, "kind=gap").await.len(), 1, "clean: {clean}");
+    }
+    verified(&marg).await;
+}
+
+#[tokio::test]
 async fn an_alarm_is_told_in_four_ways_and_ends() {
     let (upstream, receiver) = (Upstream::http1().await, Upstream::http1().await);
     let hook = format!("http://{}/hook", receiver.address);
