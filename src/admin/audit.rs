@@ -140,6 +140,9 @@ pub struct EntryPiece {
     /// Only entries below this index.
     #[param(minimum = 0)]
     before: Option<u64>,
+    /// Only entries at this index or above it.
+    #[param(minimum = 0)]
+    from: Option<u64>,
 }
 
 /// Which exchange.
@@ -252,20 +255,23 @@ pub async fn consistency(state: State, Params(Since { since }): Params<Since>) -
     (status = 404, description = "There is no audit log.", body = ErrorAnswer),
 ))]
 pub async fn entries(state: State, query: respond::Params2<EntryQuery, EntryPiece>) -> Result<Response, Refusal> {
-    let respond::Params2(query, EntryPiece { limit, before }) = query;
+    let respond::Params2(query, EntryPiece { limit, before, from }) = query;
     let (filter, limit) = (query.filter()?, shape::check_limit(limit)?);
-    if before.is_some_and(|before| i64::try_from(before).is_err()) {
-        return Err(Refusal::invalid("before", "An index is below 2^63."));
+    for (name, index) in [("before", before), ("from", from)] {
+        if index.is_some_and(|index| i64::try_from(index).is_err()) {
+            return Err(Refusal::invalid(name, "An index is below 2^63."));
+        }
     }
     let log = open(&state)?;
     let found = blocking(move || {
         let Status { pruned, published, .. } = log.status();
         let before = before.unwrap_or(published).min(published);
-        find(&log, (pruned, before), &filter, limit)
+        find(&log, (from.unwrap_or(0).max(pruned), before), &filter, limit)
     });
     let found = found.await?;
     let next_before = (found.len() == limit).then(|| found.last().map(|one| one.index)).flatten();
-    Ok(respond::ok(&EntryList { entries: found, next_before: next_before.filter(|index| *index > 0) }))
+    let next_before = next_before.filter(|index| *index > from.unwrap_or(0));
+    Ok(respond::ok(&EntryList { entries: found, next_before }))
 }
 
 /// The receipt of an exchange, or of any entry by its index.

@@ -3,6 +3,8 @@
 //! Only texts that the operator chose to keep are here (`audit.content`). Erasing takes the salt of a commitment and the text that
 //! was kept; the entry and its proofs stay.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use crate::audit::erase::{self, Erased};
 use crate::audit::index::Filter;
 use crate::audit::log::LogError;
 use crate::audit::texts::{Text, Texts};
+use crate::error::{Error, Kind};
 use crate::unit::id::ExchangeId;
 
 /// Whose link to their texts is erased: everything that is given must match, and something must be given.
@@ -56,6 +59,9 @@ pub struct EraseOrder {
     #[schema(value_type = Time, required = false)]
     until: Option<Time>,
 }
+
+/// How long an erasure waits for what was answered before it.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was erased.
 #[derive(Debug, Serialize, ToSchema)]
@@ -111,15 +117,23 @@ impl EraseOrder {
 /// Erases the salts and kept texts of exchanges.
 ///
 /// Nobody can show any more which prompt or answer their entries are of; the entries and every proof stay. The change is an entry
-/// itself. Copies on their way through the journal are gone as soon as everybody has taken them, within a second as a rule.
+/// itself. What was answered before the call is waited for, so nothing of it is missed. Copies on their way through the journal
+/// are gone as soon as everybody has taken them, within a second as a rule.
 #[utoipa::path(post, path = "/admin/audit/erase", operation_id = "erase_audit_content", tag = "audit",
     request_body = EraseOrder, responses(
     (status = 200, description = "What was erased.", body = ErasedView),
     (status = 404, description = "There is no audit log, or no such exchange in it.", body = ErrorAnswer),
+    (status = 503, description = "The log has not taken everything that was answered; nothing was erased.", body = ErrorAnswer),
 ))]
 pub async fn erase(state: State, Body(order): Body<EraseOrder>) -> Result<Response, Refusal> {
     let filter = order.filter()?;
     let (log, single) = (open(&state)?, filter.id.is_some());
+    let caught_up = tokio::time::timeout(CAUGHT_UP_WITHIN, state.control.audit_is_caught_up()).await;
+    caught_up.map_err(|_| {
+        let text = "The audit log has not taken everything that was answered, so some of it would be missed. Nothing was \
+                    erased; GET /admin/audit says how the log stands.";
+        Error::new(Kind::Unavailable, text).retry_after(5)
+    })??;
     let Erased { exchanges, salts, texts } = blocking(move || erase::erase(&log, &filter)).await?;
     if let Some(journal) = state.journal.clone() {
         // The segment that is being written holds the salts of the last exchanges.

@@ -107,6 +107,14 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// Returns when what was answered before the call is in the audit log, by which no signature is meant. The caller bounds it.
+    ///
+    /// # Errors
+    /// `Unavailable` when the gateway stops.
+    async fn audit_is_caught_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The witness of other logs; `None` where there is none.
     fn witness(&self) -> Option<Arc<Witness>> {
         None

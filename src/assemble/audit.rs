@@ -2,7 +2,9 @@
 //!
 //! The keeper holds the log; while another process has it (during an upgrade) or it cannot be opened, it tries again every
 //! second, and the journal keeps what the log must take. So an exchange that was answered is in the journal before its last
-//! byte, and in the tree within a second. In the mode `enforce` no exchange is taken while the log cannot be written.
+//! byte, and in the tree within a second. In the mode `enforce` no exchange is taken while the log cannot be written; a log that
+//! another process still writes stops nobody, as the journal is there for that, or an upgrade would refuse what it could serve
+//! (`an_upgrade_in_enforce_mode_refuses_nobody`).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,6 +32,7 @@ use crate::audit::texts::Texts;
 use crate::config::load::Loaded;
 use crate::config::{AuditConfig, AuditMode, Config};
 use crate::error::StoreError;
+use crate::ledger::journal::{Gap, Journal};
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, Line};
 use crate::pipeline::attest;
@@ -46,6 +49,8 @@ const OPEN_EVERY: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// A log that was not tended, or not signed, for so long and for ten intervals is in trouble.
 const LATE: Duration = Duration::from_secs(5);
+/// How long another process may keep the log, while it ends, without an alarm.
+const HANDOVER: Duration = Duration::from_secs(60);
 /// How long witnesses may be behind: they are asked every second, and again after ten.
 const UNWITNESSED: Duration = Duration::from_secs(60);
 /// How often entries past their retention are looked for.
@@ -95,6 +100,14 @@ impl Keys {
     }
 }
 
+/// Why the log cannot be written.
+#[derive(Clone, Debug)]
+struct Trouble {
+    text: String,
+    /// Since when another process has it, if that is why: it will be free, and until then the journal keeps everything.
+    held_since: Option<Timestamp>,
+}
+
 /// Holds the log.
 pub struct Keeper {
     settings: Settings,
@@ -106,7 +119,7 @@ pub struct Keeper {
     /// Held while the log is being opened.
     opening: Mutex<()>,
     /// Why it cannot be written, and how it stood, when it was last tended: whoever asks must not wait for the disk.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
     status: Mutex<Status>,
     tried_at: AtomicI64,
     pruned_at: AtomicI64,
@@ -253,18 +266,31 @@ impl Keeper {
                 self.log.store(Some(Arc::new(log)));
                 self.set_trouble(None);
             }
-            Err(error) => self.set_trouble(Some(error.to_string())),
+            Err(error) => {
+                let since = self.present().and_then(|trouble| trouble.held_since);
+                let held_since = matches!(error, LogError::Busy(_)).then(|| since.unwrap_or(now));
+                self.set_trouble(Some(Trouble { text: error.to_string(), held_since }));
+            }
         }
         self.log()
     }
 
-    fn set_trouble(&self, text: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn present(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the log cannot be written; `None` while it can. Does not wait for the disk.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.present().map(|trouble| trouble.text)
+    }
+
+    /// Whether a log that must be written cannot be: one that another process still has is none. Does not wait for the disk.
+    pub fn fails(&self) -> bool {
+        self.present().is_some_and(|trouble| trouble.held_since.is_none())
     }
 
     /// Commits and signs what is due. Blocks on the disk.
@@ -276,19 +302,23 @@ impl Keeper {
             }
             self.retire(&log, config, now);
             let status = log.status();
-            self.set_trouble(status.failing.clone());
+            self.set_trouble(status.failing.clone().map(|text| Trouble { text, held_since: None }));
             *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
         }
         self.tended_at.store(Timestamp::now().micros(), Ordering::Relaxed);
     }
 
-    /// Raises and clears alarms as things stand; whether entries can be written. Does not wait for the disk.
+    /// Raises and clears alarms as things stand; whether exchanges can go on without fear for their entries. Does not wait for
+    /// the disk.
     fn watch(&self, now: Timestamp) -> bool {
         let late = now.minus(self.settings.interval.saturating_mul(10).max(LATE));
         let hangs = || "the disk does not answer".to_owned();
         let stuck = Timestamp(self.tended_at.load(Ordering::Relaxed)) < late;
-        let trouble = self.trouble().or_else(|| stuck.then(hangs));
-        let works = trouble.is_none();
+        let present = self.present();
+        let held_since = present.as_ref().and_then(|trouble| trouble.held_since);
+        let handed_over = held_since.is_some_and(|since| now < since.plus(HANDOVER));
+        let trouble = present.filter(|_| !handed_over).map(|trouble| trouble.text).or_else(|| stuck.then(hangs));
+        let works = !stuck && (trouble.is_none() || held_since.is_some());
         self.alarms.set(What::Writing, trouble);
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unsigned = status.size.saturating_sub(status.published);
@@ -471,9 +501,37 @@ pub async fn hold(core: Arc<Core>, keeper: Arc<Keeper>, stopped: watch::Receiver
     tokio::join!(tend(core, keeper.clone(), stopped), posted);
 }
 
+/// Notes for each segment of the journal that was taken away before its end was known to be in the log that something may be
+/// missing.
+fn note_lost_segments(log: &Log, journal: &Journal) -> std::io::Result<()> {
+    let before = log.segments();
+    let known = journal.known_segments()?;
+    // One that went in order meanwhile has no position any more.
+    let after = log.segments();
+    for name in before.into_iter().filter(|name| !known.contains(name) && after.contains(name)) {
+        let detail = format!(
+            "the journal segment {name}, of which {} bytes were taken, is not there any more: what stood behind them is missing",
+            log.position(&name)
+        );
+        let gap = Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail };
+        journal.append(&Line::Gap(gap)).map_err(std::io::Error::other)?;
+        log.forget(&name);
+    }
+    Ok(())
+}
+
 async fn tend(core: Arc<Core>, keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
     let every = (keeper.settings.interval / 2).max(Duration::from_millis(5));
+    let mut compared = false;
     loop {
+        if let Some(log) = keeper.log().filter(|_| !compared) {
+            let journal = core.gateway.journal.clone();
+            let done = tokio::task::spawn_blocking(move || note_lost_segments(&log, &journal)).await;
+            if let Err(error) = done.map_err(std::io::Error::other).flatten() {
+                tracing::warn!(%error, "the journal cannot be compared with the audit log; the next start does it");
+            }
+            compared = true;
+        }
         let config = core.loaded.load().config.audit.clone();
         let (tended, mode) = (keeper.clone(), config.mode);
         let mut work = tokio::task::spawn_blocking(move || tended.tend(&config, Timestamp::now()));
@@ -540,6 +598,19 @@ mod tests {
         assert!(!keeper.watch(at(110)), "calls may be refused");
         assert_eq!(keeper.alarms.words(), ["writing"]);
         assert!(wrong(&keeper, 111, (5, 5, 5)).is_empty());
+    }
+
+    #[test]
+    fn a_log_that_another_process_has_stops_nobody_and_is_told_of_after_a_minute() {
+        let keeper = keeper();
+        assert!(wrong(&keeper, 100, (5, 5, 5)).is_empty());
+        keeper.set_trouble(Some(Trouble { text: "another process".to_owned(), held_since: Some(at(100)) }));
+        assert!(!keeper.fails() && keeper.watch(at(101)));
+        assert!(wrong(&keeper, 159, (5, 5, 5)).is_empty());
+        assert_eq!(wrong(&keeper, 160, (5, 5, 5)), ["writing"]);
+        assert!(keeper.watch(at(160)), "calls go on");
+        keeper.set_trouble(Some(Trouble { text: "a full disk".to_owned(), held_since: None }));
+        assert!(keeper.fails() && !keeper.watch(at(160)));
     }
 
     #[test]

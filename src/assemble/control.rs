@@ -182,6 +182,11 @@ impl Control for Core {
         self.gateway.sessions.config()
     }
 
+    async fn audit_is_caught_up(&self) -> Result<()> {
+        let fed = self.feeder.flush_to(audit::CONSUMER).await;
+        fed.map_err(|ended| Error::new(Kind::Unavailable, "The gateway stops.").because(ended))
+    }
+
     fn readiness(&self) -> Readiness {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();

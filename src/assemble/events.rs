@@ -25,7 +25,7 @@ fn note(journal: &Journal, event: event::Event) {
 pub fn begin(gateway: &Gateway, source: &Source, config: &Config, keeper: Option<&Keeper>) {
     if let Some(keeper) = keeper {
         gateway.audit.keep_texts(Texts::of(keeper.folder()));
-        gateway.audit.set(true, config.audit.mode == AuditMode::Enforce && keeper.trouble().is_some());
+        gateway.audit.set(true, config.audit.mode == AuditMode::Enforce && keeper.fails());
     }
     let journal = &gateway.journal;
     let detail = json!({

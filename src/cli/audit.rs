@@ -1,10 +1,12 @@
-//! `marg audit`: keys, proofs, searches and upkeep. Everything but `prune` and `erase` reads or moves files only, so it works on a copy of the log, on a
-//! machine that never saw Marg's data, and beside a gateway that writes it.
+//! `marg audit`: keys, proofs, searches and upkeep. Everything but `prune` and `erase` reads or moves files only, so it works on a
+//! copy of the log, on a machine that never saw Marg's data, and beside a gateway that writes it. With `--server` receipts,
+//! searches and texts come from the running instance.
 
 mod find;
 mod keep;
 mod key;
 mod proof;
+mod remote;
 
 use std::path::{Path, PathBuf};
 
@@ -95,6 +97,9 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Verify(command) => verify(&command, format),
         Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
+        Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?).await,
+        Audit::Export(search) if common.server.is_some() => remote::export(&search, &common.door()?).await,
+        Audit::Tail(search) if common.server.is_some() => remote::tail(&search, &common.door()?).await,
         Audit::Search(search) => find::search(&search),
         Audit::Export(search) => find::export(&search),
         Audit::Tail(search) => find::tail(&search).await,

@@ -174,7 +174,7 @@ impl FeederHandle {
     /// # Errors
     /// [`FeederEnded`].
     pub async fn flush(&self) -> Result<(), FeederEnded> {
-        self.flush_doors(1).await
+        self.flush_doors(self.shared.doors.iter().take(1)).await
     }
 
     /// The same, for the database and every consumer.
@@ -182,12 +182,21 @@ impl FeederHandle {
     /// # Errors
     /// [`FeederEnded`].
     pub async fn flush_everywhere(&self) -> Result<(), FeederEnded> {
-        self.flush_doors(self.shared.doors.len()).await
+        self.flush_doors(self.shared.doors.iter()).await
     }
 
-    async fn flush_doors(&self, first: usize) -> Result<(), FeederEnded> {
-        let mut waiting = Vec::with_capacity(first);
-        for door in self.shared.doors.iter().take(first) {
+    /// The same, for the consumer of that name; at once if there is none.
+    ///
+    /// # Errors
+    /// [`FeederEnded`].
+    pub async fn flush_to(&self, consumer: &str) -> Result<(), FeederEnded> {
+        let doors = self.shared.doors.iter().skip(1);
+        self.flush_doors(doors.filter(|door| door.consumer.name() == consumer)).await
+    }
+
+    async fn flush_doors(&self, doors: impl Iterator<Item = &Door>) -> Result<(), FeederEnded> {
+        let mut waiting = Vec::new();
+        for door in doors {
             let served = door.served.subscribe();
             let ticket = door.tickets.fetch_add(1, Ordering::SeqCst) + 1;
             door.wake.notify_one();

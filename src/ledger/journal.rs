@@ -13,7 +13,7 @@ mod segment;
 mod strict;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -411,6 +411,22 @@ impl Journal {
         }
         self.folder_is_dirty.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// The names of all segments that are there or have gone in order. One that somebody keeps a position of, and that is not
+    /// among them, was taken away by others.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn known_segments(&self) -> io::Result<HashSet<String>> {
+        // In this order: one that goes meanwhile is found as gone.
+        let mut names: HashSet<String> = HashSet::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            names.extend(name.to_str().filter(|name| name.ends_with(segment::SUFFIX)).map(str::to_owned));
+        }
+        names.extend(self.gone()?);
+        Ok(names)
     }
 
     /// The names of the segments that are gone and not buried.

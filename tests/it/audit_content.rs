@@ -183,6 +183,29 @@ async fn an_erased_salt_is_nowhere_and_every_proof_stays() {
 }
 
 #[tokio::test]
+async fn an_erasure_waits_for_what_was_answered_before_it() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).set("ledger", json!({"batch_delay_ms": 60_000})).start().await;
+    let (first, second) = (marg.chat("plain", &body()).await.id(), marg.chat("plain", &body()).await.id());
+    let done = marg.ask_admin("POST", "/admin/audit/erase", Some(&json!({"exchange": first}))).await;
+    assert_eq!(done.json(), json!({"exchanges": 1, "salts": 1, "texts": 0}));
+    let third = marg.chat("plain", &body()).await.id();
+    let server = format!("http://{}", marg.admin);
+    let key = marg.key_id.clone();
+    let command = ["audit", "erase", "--key", &key, "--output", "json"];
+    let asked = [&command[..], &["--server", &server, "--token", &marg.admin_token]].concat();
+    let (code, said, errors) = marg.try_command(&asked).await;
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["salts"], 2, "{second} and {third}: {said}");
+    // What nobody carried into the log cannot be found there, and whoever erases must know.
+    marg.chat("plain", &body()).await;
+    marg.kill9();
+    let (code, said, errors) = marg.try_command(&command).await;
+    assert_eq!(code, 0, "{errors}");
+    assert!(errors.contains("journal") && errors.contains("--server"), "{said}{errors}");
+}
+
+#[tokio::test]
 async fn a_salt_outlives_a_kill_right_after_the_answer() {
     let upstream = Upstream::http1().await;
     let mut marg = Setup::with_default(&upstream).set("audit", json!({"interval_ms": 60_000})).start().await;

@@ -92,6 +92,45 @@ async fn a_second_gateway_on_one_folder_waits_for_the_log_and_takes_it_over() {
     }
 }
 
+#[tokio::test]
+async fn an_upgrade_in_enforce_mode_refuses_nobody() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).set("audit", json!({"mode": "enforce"})).start().await;
+    let mut ids = vec![marg.chat("plain", &body()).await.id()];
+    let ports = Setup::new();
+    let beside = Beside::start(&marg, &ports).await;
+    let call = async || {
+        let answer = Client::http1(beside.address, &marg.key).await.send(Call::chat("plain", &body())).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.id()
+    };
+    ids.push(call().await);
+    until("the second knows that the log is another's", || async {
+        let status = beside.status(&marg.admin_token).await;
+        status["trouble"].as_str().is_some_and(|text| text.contains("another process")).then_some(())
+    })
+    .await;
+    ids.push(call().await);
+    let ready = Client::http1(beside.admin, &marg.admin_token).await.open(Call::new("GET", "/ready")).await;
+    assert_eq!(ready.finish_unchecked().await.status, 200);
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    let found = until("every exchange of both is in the log", || async {
+        let found = exchanges(&marg).await;
+        ids.iter().all(|id| found.contains_key(id)).then_some(found)
+    })
+    .await;
+    assert!(found.values().all(|times| *times == 1), "{found:?}");
+    let scratch = marg.path("data/audit/tmp");
+    std::fs::remove_dir_all(&scratch).unwrap();
+    std::fs::write(&scratch, b"in the way").unwrap();
+    until("a log that cannot be written for another reason stops calls", || async {
+        let mut client = Client::http1(beside.address, &marg.key).await;
+        (client.send(Call::chat("plain", &body())).await.status == 503).then_some(())
+    })
+    .await;
+}
+
 /// `tests/golden/audit/node` is the folder of a gateway that an earlier build wrote.
 #[tokio::test]
 async fn a_gateway_goes_on_with_the_log_of_an_earlier_build() {

@@ -108,18 +108,20 @@ async fn a_lost_index_is_made_again_from_the_log() {
     aged(&setup, 600).await;
     let mut marg = setup.start().await;
     let index = marg.path("data/audit/index");
-    let rows = index.join("64/000");
-    let whole = || std::fs::metadata(&rows).unwrap().len();
-    assert_eq!(whole(), 2 * 256 * 64, "64 bytes for each entry of a full bundle");
+    // 64 bundles share a file.
+    let rows = || std::fs::metadata(index.join("64/000")).unwrap().len();
+    assert_eq!(rows(), 2 * 256 * 64);
     std::fs::remove_dir_all(&index).unwrap();
     assert_eq!(entries(&marg, "subject=old-5").await.len(), 1, "a search makes what it needs");
     std::fs::remove_dir_all(&index).unwrap();
     let (code, said, errors) = marg.try_command(&["audit", "index", "rebuild"]).await;
     assert!(code == 0 && said.contains("2 bundles"), "{said}{errors}");
-    assert_eq!(whole(), 2 * 256 * 64);
+    assert_eq!(rows(), 2 * 256 * 64);
     marg.signal(Signal::TERM);
     marg.ended().await;
-    std::fs::write(&rows, b"damaged").unwrap();
+    let mut bytes = std::fs::read(index.join("64/000")).unwrap();
+    bytes[300 * 64..310 * 64].fill(7);
+    std::fs::write(index.join("64/000"), bytes).unwrap();
     let (code, said, errors) = marg.try_command(&["audit", "search", "--subject", "old-300"]).await;
     assert!(code == 0 && said.contains("old-300"), "{said}{errors}");
     std::fs::remove_dir_all(&index).unwrap();
@@ -149,6 +151,38 @@ async fn a_damaged_line_of_the_journal_is_a_gap_in_the_log_and_an_alarm() {
     marg.logs("ALARM: something is missing in the audit log").await;
     let metrics = marg.ask_admin("GET", "/metrics", None).await.text();
     assert!(metrics.contains("marg_audit_gaps_total 1"), "{metrics}");
+    verified(&marg).await;
+}
+
+#[tokio::test]
+async fn a_journal_file_that_somebody_took_away_is_a_gap_in_the_log() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    marg.kill9();
+    let journal = std::fs::read_dir(marg.path("data/journal")).unwrap().map(|file| file.unwrap().path());
+    let full = journal.filter(|file| file.metadata().unwrap().len() > 0).collect::<Vec<_>>();
+    assert_eq!(full.len(), 1, "{full:?}");
+    std::fs::remove_file(&full[0]).unwrap();
+    marg.restart().await;
+    let gaps = until("the gap is in the log", || async {
+        let found = entries(&marg, "kind=gap").await;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    let detail = gaps[0]["entry"]["detail"].as_str().unwrap();
+    assert!(detail.contains(full[0].file_name().unwrap().to_str().unwrap()), "{detail}");
+    for clean in [false, true] {
+        if clean {
+            marg.signal(Signal::TERM);
+            marg.ended().await;
+        } else {
+            marg.kill9();
+        }
+        marg.restart().await;
+        receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+        assert_eq!(entries(&marg, "kind=gap").await.len(), 1, "clean: {clean}");
+    }
     verified(&marg).await;
 }
 
@@ -218,11 +252,45 @@ impl Drop for Tail {
 }
 
 #[tokio::test]
+async fn a_running_instance_is_searched_as_its_folder_is() {
+    let setup = Setup::new();
+    aged(&setup, 1_500).await;
+    let marg = setup.start().await;
+    let id = marg.send(Call::new("GET", "/nothing/here")).await.id();
+    receipt(&marg, &id).await;
+    let server = format!("http://{}", marg.admin);
+    let server = ["--server", &server, "--token", &marg.admin_token];
+    let cases: [&[&str]; 6] = [
+        &["search", "--limit", "1200"],
+        &["search", "--subject", "old-300"],
+        &["search", "--kind", "refusal", "--until", "2100-01-01T00:00:00Z"],
+        &["search", "--key", "nobody's"],
+        &["export", "--since", "2100-01-01T00:00:00Z"],
+        &["export"],
+    ];
+    for case in cases {
+        let (code, here, errors) = marg.try_command(&[&["audit"], case].concat()).await;
+        assert_eq!(code, 0, "{case:?}: {errors}");
+        let (code, there, errors) = marg.try_command(&[&["audit"], case, &server[..]].concat()).await;
+        assert_eq!(code, 0, "{case:?}: {errors}");
+        // The gateway goes on writing; everything that the first saw the second must have seen.
+        let whole = case[0] == "search" || there.starts_with(&here);
+        assert!(whole && (here == there || case[0] == "export"), "{case:?}: {} and {}", here.len(), there.len());
+    }
+}
+
+#[tokio::test]
 async fn a_live_tail_follows_what_comes() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).start().await;
     receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
-    let mut lines = Tail::start(&marg, &["--kind", "exchange"]);
+    follows(&marg, &["--kind", "exchange"]).await;
+    let server = format!("http://{}", marg.admin);
+    follows(&marg, &["--kind", "exchange", "--server", &server, "--token", &marg.admin_token]).await;
+}
+
+async fn follows(marg: &Marg, arguments: &[&str]) {
+    let mut lines = Tail::start(marg, arguments);
     // It begins where it is started, which may be a moment from now.
     let line = tokio::select! {
         line = lines.next() => line,

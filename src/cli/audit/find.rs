@@ -1,4 +1,4 @@
-//! `marg audit receipt`, `search`, `export`, `tail` and `text`.
+//! `marg audit receipt`, `search`, `export`, `tail` and `text` on a folder; `remote` has those that ask a running instance.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 
 /// How often `tail` looks for a new checkpoint.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
 /// An entry.
 #[derive(Debug, Args)]
@@ -39,12 +39,9 @@ pub struct Wanted {
     folder: PathBuf,
 }
 
-/// What is looked for; every flag that is given must match.
+/// Whose entries, and of which time.
 #[derive(Debug, Args)]
-pub struct Search {
-    /// The audit folder.
-    #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
-    folder: PathBuf,
+pub struct Whose {
     /// The id of a key.
     #[arg(long, value_name = "ID")]
     key: Option<String>,
@@ -57,6 +54,45 @@ pub struct Search {
     /// A user.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    /// At this time or later: RFC 3339, or seconds since 1970.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    since: Option<Timestamp>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    until: Option<Timestamp>,
+}
+
+impl Whose {
+    /// What that asks of an entry.
+    pub(super) fn filter(&self) -> Filter {
+        let Self { key, org, team, user, since, until } = self;
+        let texts = [key, org, team, user].map(Clone::clone);
+        let [key, org, team, user] = texts;
+        Filter { key, org, team, user, since: *since, until: *until, ..Filter::default() }
+    }
+
+    /// The same, as the admin API names it.
+    pub(super) fn asked(&self) -> [(&'static str, Option<String>); 6] {
+        let Self { key, org, team, user, since, until } = self;
+        [
+            ("key", key.clone()),
+            ("org", org.clone()),
+            ("team", team.clone()),
+            ("user", user.clone()),
+            ("since", since.map(Timestamp::rfc3339)),
+            ("until", until.map(Timestamp::rfc3339)),
+        ]
+    }
+}
+
+/// What is looked for; every flag that is given must match.
+#[derive(Debug, Args)]
+pub struct Search {
+    /// The audit folder, where no --server is given.
+    #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
+    folder: PathBuf,
+    #[command(flatten)]
+    whose: Whose,
     /// A model, as asked for or as served.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -69,12 +105,6 @@ pub struct Search {
     /// What was done by the gate's verdict (allow, deny, would-deny), or the outcome where the gate was not asked.
     #[arg(long, value_name = "WORD")]
     verdict: Option<String>,
-    /// At this time or later: RFC 3339, or seconds since 1970.
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    since: Option<Timestamp>,
-    /// Before this time.
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    until: Option<Timestamp>,
     /// The most entries that a search prints.
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: usize,
@@ -95,20 +125,26 @@ pub struct Text {
 
 impl Search {
     fn filter(&self) -> Filter {
-        let Self { key, org, team, user, model, subject, kind, verdict, since, until, .. } = self;
+        let Self { whose, model, subject, kind, verdict, .. } = self;
         Filter {
-            id: None,
-            key: key.clone(),
-            org: org.clone(),
-            team: team.clone(),
-            user: user.clone(),
             model: model.clone(),
             subject: subject.clone(),
             kind: kind.clone(),
             verdict: verdict.clone(),
-            since: *since,
-            until: *until,
+            ..whose.filter()
         }
+    }
+
+    /// The same, as the admin API names it.
+    pub(super) fn asked(&self) -> Vec<(&'static str, Option<String>)> {
+        let Self { whose, model, subject, kind, verdict, .. } = self;
+        let more = [("model", model), ("subject", subject), ("kind", kind), ("verdict", verdict)];
+        whose.asked().into_iter().chain(more.map(|(name, text)| (name, text.clone()))).collect()
+    }
+
+    /// The most entries that a search prints.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.max(1)
     }
 }
 
@@ -174,7 +210,7 @@ pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
 /// Prints the newest matches.
 pub fn search(search: &Search) -> Result {
     let folder = &search.folder;
-    found(folder, range(folder)?, &search.filter(), search.limit.max(1))?.iter().try_for_each(print)
+    found(folder, range(folder)?, &search.filter(), search.limit())?.iter().try_for_each(print)
 }
 
 /// Prints all matches, oldest first, a bundle at a time.

@@ -18,11 +18,11 @@ use crate::audit::log::{Log, Settings};
 use crate::audit::policy::Policy;
 use crate::audit::tail::{LOG, Taken};
 use crate::audit::tiles::WIDTH;
-use crate::cli::Common;
-use crate::cli::audit::find::range;
+use crate::cli::audit::find::{Whose, range};
 use crate::cli::audit::key;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output;
+use crate::cli::{Common, complain};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 
@@ -57,24 +57,8 @@ pub struct Erase {
     /// One exchange.
     #[arg(long, value_name = "ID")]
     exchange: Option<ExchangeId>,
-    /// All of a key, by its id.
-    #[arg(long, value_name = "ID")]
-    key: Option<String>,
-    /// All of an organisation.
-    #[arg(long, value_name = "NAME")]
-    org: Option<String>,
-    /// All of a team.
-    #[arg(long, value_name = "NAME")]
-    team: Option<String>,
-    /// All of a user.
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// All that began at this time or later: RFC 3339, or seconds since 1970.
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    since: Option<Timestamp>,
-    /// All that began before this time.
-    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
-    until: Option<Timestamp>,
+    #[command(flatten)]
+    whose: Whose,
     #[command(flatten)]
     closed: Closed,
 }
@@ -144,17 +128,10 @@ pub fn prune(prune: &Prune) -> Result {
 
 /// Erases salts and texts.
 pub async fn erase(erase: &Erase, common: &Common) -> Result {
-    let Erase { exchange, key, org, team, user, since, until, closed } = erase;
-    let mut asked = Map::new();
-    let mut ask = |name: &str, value: Option<String>| {
-        asked.extend(value.map(|value| (name.to_owned(), Value::from(value))));
-    };
-    ask("exchange", exchange.map(|id| id.to_string()));
-    for (name, value) in [("key", key), ("org", org), ("team", team), ("user", user)] {
-        ask(name, value.clone());
-    }
-    ask("since", since.map(Timestamp::rfc3339));
-    ask("until", until.map(Timestamp::rfc3339));
+    let Erase { exchange, whose, closed } = erase;
+    let all = whose.asked().into_iter().chain([("exchange", exchange.map(|id| id.to_string()))]);
+    let asked: Map<String, Value> =
+        all.filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?)))).collect();
     if asked.is_empty() {
         return Err(Failure::usage(
             "Say what is to be erased: --exchange, --key, --org, --team, --user, --since or --until.",
@@ -164,16 +141,7 @@ pub async fn erase(erase: &Erase, common: &Common) -> Result {
         let answer = common.door()?.ask(Method::POST, "/admin/audit/erase", Some(&Value::Object(asked))).await?;
         return output::item(common.output, &answer);
     }
-    let filter = Filter {
-        id: exchange.map(|id| id.0),
-        key: key.clone(),
-        org: org.clone(),
-        team: team.clone(),
-        user: user.clone(),
-        since: *since,
-        until: *until,
-        ..Filter::default()
-    };
+    let filter = Filter { id: exchange.map(|id| id.0), ..whose.filter() };
     let now = Timestamp::now();
     let log = closed.open(now)?;
     // As with a running gateway: one entry before it is done, one after.
@@ -186,7 +154,23 @@ pub async fn erase(erase: &Erase, common: &Common) -> Result {
     let done = json!({"exchanges": exchanges, "salts": salts, "texts": texts});
     note("done", done.clone())?;
     log.finish(now).map_err(|error| failed(&error))?;
+    if let Some(journal) = waiting(&closed.folder) {
+        complain(&format!(
+            "The journal in {} holds lines that may not be in the log yet, and nothing of them was erased. Start the gateway and \
+             erase again with --server, which waits for them.",
+            journal.display()
+        ));
+    }
     output::item(common.output, &done)
+}
+
+/// The journal beside the audit folder, if it holds anything.
+fn waiting(folder: &Path) -> Option<PathBuf> {
+    let journal = folder.parent().unwrap_or(Path::new(".")).join("journal");
+    let holds = |file: &std::fs::DirEntry| {
+        file.path().extension().is_some_and(|end| end == "journal") && file.metadata().is_ok_and(|file| file.len() > 0)
+    };
+    std::fs::read_dir(&journal).ok()?.flatten().any(|file| holds(&file)).then_some(journal)
 }
 
 /// Moves old files away.
