@@ -17,7 +17,7 @@ use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::money::NanoUsd;
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{Images, Usage, UsageSource};
 
 impl Exchange {
     /// Ends the exchange.
@@ -98,6 +98,7 @@ impl Exchange {
         reader.finish();
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
         let usage = reported.filter(|usage| self.believes(usage, delivered));
+        self.record.images = self.drawn();
         let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
@@ -148,10 +149,31 @@ impl Exchange {
             model: self.priced_as(&current.step).to_owned(),
             at: self.record.started_at,
             tier: self.record.service_tier.unwrap_or_default(),
+            images: self.record.images.clone(),
             catalog: self.live.catalog.clone(),
             reservation: None,
             habits: None,
         })
+    }
+
+    /// The images that the answer holds, or, where it does not say, those that were asked for.
+    fn drawn(&self) -> Option<Images> {
+        let Relaying::Passing { reader, .. } = &self.relaying else { return None };
+        let facts = self.facts.as_ref().filter(|_| matches!(self.record.status, 200..=299))?;
+        let asked = if facts.operation == Operation::Images { facts.images_drawn } else { 0 };
+        let count = match (reader.images(), self.record.outcome) {
+            (Some(count), Outcome::Answered) => count,
+            // A stream that ends with an error has drawn no more than it said.
+            (found, _) if reader.stream_error().is_some() => found.unwrap_or(0),
+            // What was cut the provider may have drawn all the same.
+            (found, _) => found.unwrap_or(0).max(asked),
+        };
+        let (size, quality) = reader.image_kind();
+        let named = |of_answer: Option<&str>, of_request: &Option<String>| {
+            of_answer.map(str::to_owned).or_else(|| of_request.clone())
+        };
+        let (size, quality) = (named(size, &facts.image_size), named(quality, &facts.image_quality));
+        (count > 0).then_some(Images { count, size, quality })
     }
 
     fn close_attempt(&mut self, outcome: Outcome) {
@@ -183,10 +205,7 @@ impl Exchange {
                 at: self.record.started_at,
                 tier: self.record.service_tier.unwrap_or_default(),
             };
-            match usage {
-                Some(usage) => self.live.catalog.cost(&query, usage),
-                None => self.live.catalog.fixed_cost(&query),
-            }
+            self.live.catalog.bill(&query, usage, self.record.images.as_ref())
         };
         // The model that the provider names is what it bills; if that has no price, the one that was asked for may.
         let served = self.record.model_served.as_deref();

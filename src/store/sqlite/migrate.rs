@@ -21,6 +21,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
     (6, "kavach", include_str!("../migrations/sqlite/0006_kavach.sql")),
     (7, "memory", include_str!("../migrations/sqlite/0007_memory.sql")),
+    (8, "images", include_str!("../migrations/sqlite/0008_images.sql")),
 ];
 
 /// Applies what is missing, all or nothing.
