@@ -4,6 +4,7 @@
 //! kind, made from these types (`the_published_schemas_are_those_of_the_types`). Prompts and answers are in no entry, only
 //! salted commitments to them (`unit::commit`). Texts are clipped so that no entry exceeds what a bundle can hold.
 
+pub mod canonical;
 mod sorted;
 
 use std::borrow::Cow;

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::entry::canonical;
 use crate::audit::log::{Log, LogError};
 use crate::audit::merkle::{self, Hash, leaf_hash, root_of_inclusion};
 use crate::audit::note::{Malformed, NOTE_LIMIT_BYTES};
@@ -111,7 +112,7 @@ impl Receipt {
     /// # Errors
     /// [`LogError::Missing`] when there is no such entry under the checkpoint, or its bundle is gone.
     pub fn from_files(folder: &Path, index: u64) -> Result<Self, LogError> {
-        let bytes = std::fs::read(folder.join("checkpoint")).map_err(LogError::Disk)?;
+        let bytes = tiles::read_file(&folder.join("checkpoint"), NOTE_LIMIT_BYTES).map_err(LogError::Disk)?;
         let (checkpoint, note) =
             Checkpoint::from_note(&bytes).map_err(|error| LogError::Contradiction(format!("checkpoint: {error}")))?;
         if index >= checkpoint.size {
@@ -216,7 +217,13 @@ impl Receipt {
                 );
                 Err(Fault::new(place, text))
             }
-            Some(_) => Ok(standing),
+            Some(_) => match canonical::check(self.entry.as_bytes()) {
+                Ok(()) => Ok(standing),
+                Err(what) => Err(Fault::new(
+                    place,
+                    format!("it is not written as RFC 8785 asks, so it may say two things: {what}"),
+                )),
+            },
         }
     }
 }

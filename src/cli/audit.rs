@@ -36,9 +36,9 @@ pub enum Audit {
     /// Print the newest entries that match, newest first.
     Search(find::Search),
     /// Print all entries that match as JSON lines, oldest first.
-    Export(find::Search),
+    Export(find::Matching),
     /// Print entries that match as they come under a checkpoint, until interrupted.
-    Tail(find::Search),
+    Tail(find::Matching),
     /// Delete old entries; their hashes stay, so everything that remains can be proved. The gateway must not be running.
     Prune(keep::Prune),
     /// Erase the link between entries and the prompts and answers that they commit to; entries and proofs stay.
@@ -98,11 +98,11 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
         Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?).await,
-        Audit::Export(search) if common.server.is_some() => remote::export(&search, &common.door()?).await,
-        Audit::Tail(search) if common.server.is_some() => remote::tail(&search, &common.door()?).await,
+        Audit::Export(matching) if common.server.is_some() => remote::export(&matching, &common.door()?).await,
+        Audit::Tail(matching) if common.server.is_some() => remote::tail(&matching, &common.door()?).await,
         Audit::Search(search) => find::search(&search),
-        Audit::Export(search) => find::export(&search),
-        Audit::Tail(search) => find::tail(&search).await,
+        Audit::Export(matching) => find::export(&matching),
+        Audit::Tail(matching) => find::tail(&matching).await,
         Audit::Prune(prune) => keep::prune(&prune),
         Audit::Erase(erase) => keep::erase(&erase, common).await,
         Audit::Text(text) => find::text(&text, common).await,

@@ -87,7 +87,7 @@ impl Whose {
 
 /// What is looked for; every flag that is given must match.
 #[derive(Debug, Args)]
-pub struct Search {
+pub struct Matching {
     /// The audit folder, where no --server is given.
     #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
     folder: PathBuf,
@@ -105,7 +105,14 @@ pub struct Search {
     /// What was done by the gate's verdict (allow, deny, would-deny), or the outcome where the gate was not asked.
     #[arg(long, value_name = "WORD")]
     verdict: Option<String>,
-    /// The most entries that a search prints.
+}
+
+/// A search; what is exported or followed has no bound.
+#[derive(Debug, Args)]
+pub struct Search {
+    #[command(flatten)]
+    pub(super) matching: Matching,
+    /// The most entries that are printed.
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: usize,
 }
@@ -123,7 +130,7 @@ pub struct Text {
     folder: PathBuf,
 }
 
-impl Search {
+impl Matching {
     fn filter(&self) -> Filter {
         let Self { whose, model, subject, kind, verdict, .. } = self;
         Filter {
@@ -141,8 +148,10 @@ impl Search {
         let more = [("model", model), ("subject", subject), ("kind", kind), ("verdict", verdict)];
         whose.asked().into_iter().chain(more.map(|(name, text)| (name, text.clone()))).collect()
     }
+}
 
-    /// The most entries that a search prints.
+impl Search {
+    /// The most entries that are printed.
     pub(super) fn limit(&self) -> usize {
         self.limit.max(1)
     }
@@ -209,21 +218,21 @@ pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
 
 /// Prints the newest matches.
 pub fn search(search: &Search) -> Result {
-    let folder = &search.folder;
-    found(folder, range(folder)?, &search.filter(), search.limit())?.iter().try_for_each(print)
+    let Matching { folder, .. } = &search.matching;
+    found(folder, range(folder)?, &search.matching.filter(), search.limit())?.iter().try_for_each(print)
 }
 
 /// Prints all matches, oldest first, a bundle at a time.
-pub fn export(search: &Search) -> Result {
-    let (first, size) = range(&search.folder)?;
-    part(search, (first, size))
+pub fn export(matching: &Matching) -> Result {
+    let (first, size) = range(&matching.folder)?;
+    part(matching, (first, size))
 }
 
-fn part(search: &Search, (from, to): (u64, u64)) -> Result {
-    let filter = search.filter();
+fn part(matching: &Matching, (from, to): (u64, u64)) -> Result {
+    let filter = matching.filter();
     for number in from / WIDTH..to.div_ceil(WIDTH) {
         let piece = (from.max(number * WIDTH), to.min((number + 1) * WIDTH));
-        let mut entries = found(&search.folder, piece, &filter, usize::MAX)?;
+        let mut entries = found(&matching.folder, piece, &filter, usize::MAX)?;
         entries.reverse();
         entries.iter().try_for_each(print)?;
     }
@@ -231,13 +240,13 @@ fn part(search: &Search, (from, to): (u64, u64)) -> Result {
 }
 
 /// Prints matches as they come.
-pub async fn tail(search: &Search) -> Result {
-    let (_, mut seen) = range(&search.folder)?;
+pub async fn tail(matching: &Matching) -> Result {
+    let (_, mut seen) = range(&matching.folder)?;
     loop {
         tokio::time::sleep(LOOK).await;
-        let (_, size) = range(&search.folder)?;
+        let (_, size) = range(&matching.folder)?;
         if size > seen {
-            part(search, (seen, size))?;
+            part(matching, (seen, size))?;
             seen = size;
         }
     }
