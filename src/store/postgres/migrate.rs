@@ -20,6 +20,7 @@ const STEPS: &[Step] = &[
     (6, "memory", include_str!("../migrations/postgres/0006_memory.sql")),
     (7, "counter calls", include_str!("../migrations/postgres/0007_counter_calls.sql")),
     (8, "images", include_str!("../migrations/postgres/0008_images.sql")),
+    (9, "protocol", include_str!("../migrations/postgres/0009_protocol.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

@@ -22,6 +22,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (6, "kavach", include_str!("../migrations/sqlite/0006_kavach.sql")),
     (7, "memory", include_str!("../migrations/sqlite/0007_memory.sql")),
     (8, "images", include_str!("../migrations/sqlite/0008_images.sql")),
+    (9, "protocol", include_str!("../migrations/sqlite/0009_protocol.sql")),
 ];
 
 /// Applies what is missing, all or nothing.
