@@ -71,24 +71,27 @@ impl Exchange {
         if !asked {
             return None;
         }
-        let used = self.used();
-        self.record.charges = reservation.charges(&used);
+        self.record.charges = match self.used() {
+            Some(used) => reservation.charges(&used),
+            None => reservation.charges_unknown(self.record.cost.map(NanoUsd::nanos)),
+        };
         // The record is handed to the journal before the reservation ends by being dropped: what is in neither is free.
         self.ended = Some(reservation);
         None
     }
 
-    /// What was used. An answer that was served without anybody counting it used what was reserved: absent is not zero.
-    fn used(&self) -> Amounts {
+    /// What was used. `None` for an answer that was served without anybody counting it: it used what was reserved, as absent is
+    /// not zero.
+    fn used(&self) -> Option<Amounts> {
         let served = matches!(self.record.status, 200..=299);
         match &self.record.usage {
-            Some(usage) => Amounts {
+            Some(usage) => Some(Amounts {
                 usd: self.record.cost.map(NanoUsd::nanos),
                 input_tokens: signed(usage.input_total()),
                 output_tokens: signed(usage.output_total()),
-            },
-            None if served => Amounts { usd: self.record.cost.map(NanoUsd::nanos), ..self.reserved },
-            None => Amounts { usd: Some(0), ..Amounts::default() },
+            }),
+            None if served => None,
+            None => Some(Amounts { usd: Some(0), ..Amounts::default() }),
         }
     }
 

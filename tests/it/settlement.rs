@@ -106,10 +106,14 @@ async fn images_are_reserved_charged_told_and_priced_again_by_the_piece() {
     assert!(csv.lines().next().unwrap().contains(",images,image_size,image_quality,"), "{csv}");
     assert!(csv.contains(",2,1024x1792,hd,240000000,"), "{csv}");
     let set = ["prices", "set", "painter", "--per-image", "0.05", "--image-price", "quality=hd,usd=0.10"];
+    let set = [&set[..], &["--output", "json"]].concat();
     let stored = marg.command(&set).await;
     assert_eq!(stored["prices"][0]["price"]["image_prices"][0]["per_image_usd"], 0.10, "{stored}");
-    let shown = marg.command(&["prices", "show", "painter", "--provider", "main"]).await;
-    assert_eq!(shown["prices"][0]["price"]["per_image_usd"], 0.05, "{shown}");
+    until("the gateway has heard of the price", || async {
+        let shown = marg.ask_admin("GET", "/admin/prices/lookup?model=painter&provider=main", None).await.json();
+        (shown["prices"][0]["price"]["per_image_usd"] == 0.05).then_some(())
+    })
+    .await;
     // Twice 0.10 for 0.24, and thrice 0.05 for 0.12: 0.01 less.
     let order = json!({"since": "2026-01-01T00:00:00Z", "dry_run": false});
     let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await.json();
