@@ -75,6 +75,12 @@ pub enum Noun {
     Erasure,
 }
 
+/// Whether entries of that kind are written.
+pub fn is_kind(word: &str) -> bool {
+    ["exchange", "refusal", "amendment", "rotation", "gap"].contains(&word)
+        || serde_json::from_value::<Noun>(Value::from(word)).is_ok()
+}
+
 /// Who did it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Actor {

@@ -22,7 +22,7 @@ use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::state::State;
 use crate::audit::tail::{LOG, Mended, Tail, WITNESSED};
-use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
+use crate::audit::tiles::{self, Row, TileError, TreeFiles, WIDTH};
 
 /// So many of the last entries are recognised when a lost state makes the journal offer them again.
 const KNOWN_LIMIT: u64 = 1_000_000;
@@ -71,7 +71,7 @@ pub fn open(
         None => without_state(folder, &candidates, checkpoint.as_deref())?,
     };
     let tail = Tail::load(folder, state.size, state.root());
-    let tail = tail.map_err(|error| contradiction(folder, &error.path, &error.what))?;
+    let tail = tail.map_err(|error| unreadable(folder, &error))?;
     if state.root() != Some(tail.tree().root()) {
         let text = format!(
             "the tiles of size {} have the root {}, the state says {}: a tile or entry was changed",
@@ -105,6 +105,13 @@ fn lock(folder: &Path) -> Result<File, LogError> {
 
 fn contradiction(folder: &Path, file: &str, what: &str) -> LogError {
     LogError::Contradiction(format!("{}: {what}", folder.join(file).display()))
+}
+
+/// A file that is missing or malformed, by its whole path.
+fn unreadable(folder: &Path, error: &TileError) -> LogError {
+    let below =
+        if error.path.starts_with("tile/") { Path::new(LOG).join(&error.path) } else { error.path.clone().into() };
+    contradiction(folder, &below.display().to_string(), &error.what)
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
@@ -196,7 +203,7 @@ fn checked((folder, file): (&Path, &str), bytes: &[u8], state: &State, tail: &Ta
         return Err(wrong(&text));
     }
     let tree = Mended { tail, files: TreeFiles::new(&folder.join(LOG), state.size) };
-    let root = merkle::root(checkpoint.size, &tree).map_err(|error| contradiction(folder, &error.path, &error.what))?;
+    let root = merkle::root(checkpoint.size, &tree).map_err(|error| unreadable(folder, &error))?;
     if root != checkpoint.root {
         let text = format!("it signs the root {} at size {}, the tiles have {root}", checkpoint.root, checkpoint.size);
         return Err(wrong(&text));

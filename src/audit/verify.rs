@@ -402,12 +402,23 @@ fn strays(folder: &Path, size: u64) -> Result<(), Fault> {
 }
 
 /// Verifies that one checkpoint continues another, by a proof alone. `proof` is the text of a tlog-witness request (`old SIZE`,
-/// the hashes, an empty line, the new checkpoint).
+/// the hashes, an empty line, the new checkpoint). `rotations` are the statements by which the log went over to new keys between
+/// the two, if it did.
 ///
 /// # Errors
 /// The first fault.
-pub fn consistency(old: &Kept, proof: &[u8], policy: &Policy) -> Result<(Standing, Standing), Fault> {
+pub fn consistency(
+    old: &Kept,
+    proof: &[u8],
+    policy: &Policy,
+    rotations: &[String],
+) -> Result<(Standing, Standing), Fault> {
     let request = AddCheckpoint::parse(proof).map_err(|error| Fault::new("proof", error))?;
+    let (named, _) =
+        Checkpoint::from_note(request.checkpoint.as_bytes()).map_err(|error| Fault::new("proof", error))?;
+    let mut policy = policy.clone();
+    is_chain(rotations)?;
+    rotation::apply_all(&mut policy, &named.origin, rotations);
     let before = policy.standing(&old.note).map_err(|error| Fault::new(&old.name, error))?;
     let after = policy.standing(request.checkpoint.as_bytes()).map_err(|error| Fault::new("proof", error))?;
     let (first, second) = (&before.checkpoint, &after.checkpoint);

@@ -175,6 +175,7 @@ fn a_file_is_for_its_owner_only_and_is_never_replaced() {
     keys(Purpose::Log).save(&path, None).unwrap();
     assert!(SigningKeys::load(&path, Purpose::Log, None).is_ok());
     assert!(matches!(keys(Purpose::Log).save(&path, None), Err(KeyError::File(..))));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing secret is left beside it");
     assert!(matches!(SigningKeys::load(&path, Purpose::Witness, None), Err(KeyError::Purpose(..))));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     let error = SigningKeys::load(&path, Purpose::Log, None).unwrap_err().to_string();

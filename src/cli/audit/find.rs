@@ -1,5 +1,6 @@
 //! `marg audit receipt`, `search`, `export`, `tail` and `text` on a folder; `remote` has those that ask a running instance.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use data_encoding::BASE64;
 use serde_json::Value;
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::entry;
 use crate::audit::index::{self, Filter};
 use crate::audit::receipt::Receipt;
 use crate::audit::salts;
@@ -43,16 +45,16 @@ pub struct Wanted {
 #[derive(Debug, Args)]
 pub struct Whose {
     /// The id of a key.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = text_of)]
     key: Option<String>,
     /// An organisation.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     org: Option<String>,
     /// A team.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     team: Option<String>,
     /// A user.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     user: Option<String>,
     /// At this time or later: RFC 3339, or seconds since 1970.
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
@@ -94,16 +96,16 @@ pub struct Matching {
     #[command(flatten)]
     whose: Whose,
     /// A model, as asked for or as served.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     model: Option<String>,
     /// What an event happened to.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = text_of)]
     subject: Option<String>,
     /// The kind of entry, such as exchange, refusal, key, policy.
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = kind)]
     kind: Option<String>,
     /// What was done by the gate's verdict (allow, deny, would-deny), or the outcome where the gate was not asked.
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = text_of)]
     verdict: Option<String>,
 }
 
@@ -113,8 +115,21 @@ pub struct Search {
     #[command(flatten)]
     pub(super) matching: Matching,
     /// The most entries that are printed.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = NonZeroUsize::new(100).unwrap_or(NonZeroUsize::MIN))]
+    limit: NonZeroUsize,
+}
+
+/// A kind that entries have: a word that none has finds nothing, which is no answer.
+fn kind(word: &str) -> std::result::Result<String, String> {
+    if entry::is_kind(word) {
+        return Ok(word.to_owned());
+    }
+    Err("no entry is of this kind; docs/audit.md lists them, such as exchange, refusal, key, policy".to_owned())
+}
+
+/// A text that is looked for.
+fn text_of(word: &str) -> std::result::Result<String, String> {
+    if word.is_empty() { Err("it is empty; leave the flag out to take all".to_owned()) } else { Ok(word.to_owned()) }
 }
 
 /// A text.
@@ -153,7 +168,7 @@ impl Matching {
 impl Search {
     /// The most entries that are printed.
     pub(super) fn limit(&self) -> usize {
-        self.limit.max(1)
+        self.limit.get()
     }
 }
 
