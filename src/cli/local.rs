@@ -145,7 +145,7 @@ impl Control for Nobody {
 
     async fn limit_states(&self, limit: Option<&str>, most: usize) -> crate::error::Result<Vec<LimitState>> {
         let standings = limits::states(&*self.authority, limit, most).await?;
-        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0 }).collect())
+        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0, held_ahead: 0 }).collect())
     }
 
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> crate::error::Result<u64> {

@@ -24,6 +24,8 @@ pub(super) struct Form {
     pub(super) model: Option<Range<usize>>,
     pub(super) stream: bool,
     pub(super) choices: Option<u64>,
+    pub(super) size: Option<String>,
+    pub(super) quality: Option<String>,
     pub(super) end_user: Option<String>,
     /// Bytes of the part `prompt`.
     pub(super) text_bytes: u64,
@@ -133,7 +135,7 @@ impl Form {
         if part.name == "prompt" || part.name == "input" {
             self.text_bytes = self.text_bytes.saturating_add(span.len() as u64);
         }
-        if !matches!(part.name.as_str(), "model" | "stream" | "n" | "user") {
+        if !matches!(part.name.as_str(), "model" | "stream" | "n" | "user" | "size" | "quality") {
             return Ok(());
         }
         let content = body.get(span.clone()).unwrap_or_default();
@@ -148,6 +150,8 @@ impl Form {
                 self.stream |= !matches!(text.trim().to_ascii_lowercase().as_str(), "" | "false" | "0" | "no" | "off")
             }
             "n" => self.choices = self.choices.max(Some(text.trim().parse().unwrap_or(u64::MAX))),
+            "size" => self.size = Some(text.to_owned()),
+            "quality" => self.quality = Some(text.to_owned()),
             "user" => self.end_user = Some(text.to_owned()).filter(|user| !user.is_empty()),
             _ => {}
         }

@@ -43,10 +43,13 @@ pub(super) enum Field {
     EnableSearch,
     Models,
     Fallbacks,
+    Size,
+    Quality,
+    MaxToolCalls,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 30] = [
+const FIELDS: [(Field, &str); 33] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -77,6 +80,9 @@ const FIELDS: [(Field, &str); 30] = [
     (Field::EnableSearch, "enable_search"),
     (Field::Models, "models"),
     (Field::Fallbacks, "fallbacks"),
+    (Field::Size, "size"),
+    (Field::Quality, "quality"),
+    (Field::MaxToolCalls, "max_tool_calls"),
 ];
 
 impl Field {
@@ -115,6 +121,8 @@ pub(super) struct Shape<'a> {
     /// The model reads something that is not in the body: a stored file or item, a link to a file, what a tool of the provider
     /// finds.
     pub(super) refers: bool,
+    /// The provider's own tool that draws images is offered.
+    pub(super) draws: bool,
     /// A known field in other letters than its own, such as `MAX_TOKENS`: there are providers that take it for the field.
     pub(super) miswritten: Option<Field>,
 }
@@ -140,6 +148,7 @@ impl<'a> Shape<'a> {
             media: Media::default(),
             modalities: Modalities::default(),
             refers: false,
+            draws: false,
             miswritten: None,
         }
     }
@@ -251,7 +260,9 @@ impl<'a> Shape<'a> {
     fn reference(&mut self, part_type: &[u8]) {
         const HOSTED: [&[u8]; 5] = [b"web_search", b"file_search", b"code_interpreter", b"mcp", b"computer_use"];
         let hosted = || HOSTED.iter().any(|name| part_type.starts_with(name));
-        self.refers |= part_type == b"item_reference" || (self.current == Some(Field::Tools) && hosted());
+        let tool = self.current == Some(Field::Tools);
+        self.refers |= part_type == b"item_reference" || (tool && hosted());
+        self.draws |= tool && part_type == b"image_generation";
     }
 
     /// *Source*: content parts of chat (`image_url`, `input_audio`, `file`; `video_url` at DashScope, vLLM and
