@@ -5,6 +5,7 @@ use sqlx::{QueryBuilder, Sqlite};
 
 use super::super::filter::push_key_state;
 use super::super::noun;
+use super::super::value::gather;
 use super::{Store, failed, filled, found, or_conflict};
 use crate::error::StoreError;
 use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
@@ -90,8 +91,7 @@ impl KeyStore for Store {
     }
 
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        let rows = sqlx::query(SELECT).fetch_all(&self.readers).await.map_err(failed)?;
-        rows.iter().map(noun::key).collect()
+        gather(sqlx::query(SELECT).fetch(&self.readers), failed, noun::key).await
     }
 
     async fn generation(&self) -> Result<u64, StoreError> {
