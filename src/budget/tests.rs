@@ -138,9 +138,9 @@ async fn a_row_that_is_told_to_holds_its_rest_and_every_other_the_whole_need() {
     drop(held);
     bench.memory.apply("a", &charges);
     assert_eq!(bench.standing("large").await.0, 600);
-    let more = [refused(budget.reserve_rest(&payer(&key), &need, &rests, false).await).rest(5)];
-    assert_eq!(more[0].most, 5, "at least what is written");
-    assert!(budget.reserve_rest(&payer(&key), &need, &more, false).await.is_err(), "and that must fit");
+    let none_left = Refused { remaining: 0, ..never };
+    assert_eq!(none_left.rest(5).most, 5, "at least what is written, and that must fit");
+    assert!(budget.reserve_rest(&payer(&key), &amounts(10), &[none_left.rest(5)], false).await.is_err());
 }
 
 #[tokio::test]
