@@ -1,8 +1,9 @@
 //! How the log touches the disk: few operations, so that tests can make each of them fail.
 //!
 //! A file appears whole or not at all: it is written under another name, forced to the disk, and renamed; then its folder is
-//! forced to the disk. Only salts grow in place: nothing that was written before is touched there. Reading needs no seam: what
-//! is read is checked.
+//! forced to the disk. What can be made again from such files is not forced ([`place`]), and of the checkpoint only the content
+//! ([`replace`]): a loss of power may bring back the one before. Salts and the tail grow in place: nothing that counts is
+//! touched there. Reading needs no seam: what is read is checked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +20,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Those of the system; a part may have been written, and what was written may be lost.
     fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
+
+    /// Writes a file with that mode, replacing what is there; a loss of power may tear it.
+    ///
+    /// # Errors
+    /// Those of the system; a part may have been written.
+    fn write_loosely(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()>;
 
     /// Writes into a file from a byte on, and forces that to the disk. A file that is not there is made, with that mode.
     ///
@@ -58,6 +65,10 @@ pub struct System;
 impl Disk for System {
     fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         written(path, bytes, mode)?.sync_data()
+    }
+
+    fn write_loosely(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        written(path, bytes, mode).map(drop)
     }
 
     fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -133,6 +144,34 @@ pub fn put(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::R
     folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder))
 }
 
+/// Replaces one file in a folder that is there: whole, also after a loss of power, but then it may be the one before.
+///
+/// # Errors
+/// Those of the system; the file is the one before, or the new one.
+pub fn replace(disk: &dyn Disk, scratch: &Path, (path, bytes): (&Path, &[u8])) -> io::Result<()> {
+    let temporary = scratch.join("0");
+    disk.write(&temporary, bytes, mode(path, scratch))?;
+    disk.rename(&temporary, path)
+}
+
+/// Makes files appear whole that can be made again from others: a loss of power may tear or lose them. A file that is replaced
+/// keeps its place for whoever reads it meanwhile.
+///
+/// # Errors
+/// Those of the system; some of the files may have appeared.
+pub fn place(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+    let temporary = scratch.join("0");
+    for (path, bytes) in files {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            disk.create_folders(parent)?;
+        }
+        disk.write_loosely(&temporary, bytes, mode(path, scratch))?;
+        disk.rename(&temporary, path)?;
+    }
+    Ok(())
+}
+
 /// What may be served is for all to read, as far as the folders above let them; the rest is the writer's own.
 fn mode(path: &Path, scratch: &Path) -> u32 {
     if path.starts_with(common(scratch).join(LOG)) { 0o644 } else { 0o600 }
@@ -144,6 +183,7 @@ fn common(scratch: &Path) -> &Path {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
     use super::*;
@@ -202,6 +242,123 @@ pub(super) mod tests {
         }
     }
 
+    /// The system's file system, which dies after some operations and then loses its power: of what was not forced to the disk, the
+    /// worst is left.
+    #[derive(Default)]
+    pub struct Lossy {
+        left: AtomicI64,
+        forced: AtomicI64,
+        loose: Mutex<BTreeSet<PathBuf>>,
+        /// Names that are not forced to the disk, and what stood there before.
+        named: Mutex<Vec<(PathBuf, Option<Vec<u8>>)>>,
+    }
+
+    /// What becomes of a file that was not forced to the disk.
+    #[derive(Clone, Copy, Debug)]
+    pub enum Loss {
+        Gone,
+        Empty,
+        Half,
+        Other,
+        Kept,
+    }
+
+    impl Lossy {
+        pub fn after(operations: i64) -> Self {
+            Self { left: AtomicI64::new(operations), ..Self::default() }
+        }
+
+        /// How often something was forced to the disk.
+        pub fn forced(&self) -> i64 {
+            self.forced.load(Ordering::SeqCst)
+        }
+
+        pub fn lose_power(&self, loss: Loss) {
+            for (path, before) in self.named.lock().unwrap().drain(..).rev() {
+                match before {
+                    Some(bytes) => fs::write(&path, bytes).unwrap(),
+                    None => drop(fs::remove_file(&path)),
+                }
+            }
+            for path in &*self.loose.lock().unwrap() {
+                let Ok(bytes) = fs::read(path) else { continue };
+                match loss {
+                    Loss::Gone => fs::remove_file(path).unwrap(),
+                    Loss::Empty => fs::write(path, b"").unwrap(),
+                    Loss::Half => fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+                    Loss::Other => fs::write(path, vec![0; bytes.len()]).unwrap(),
+                    Loss::Kept => {}
+                }
+            }
+        }
+
+        pub fn struck(&self) -> bool {
+            self.left.load(Ordering::SeqCst) < 0
+        }
+
+        fn step(&self) -> io::Result<()> {
+            match self.left.fetch_sub(1, Ordering::SeqCst) {
+                ..=0 => Err(io::Error::other("dead")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl Disk for Lossy {
+        fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+            self.step()?;
+            self.forced.fetch_add(1, Ordering::SeqCst);
+            self.loose.lock().unwrap().remove(path);
+            written(path, bytes, mode).map(drop)
+        }
+
+        fn write_loosely(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+            self.step()?;
+            self.loose.lock().unwrap().insert(path.to_owned());
+            written(path, bytes, mode).map(drop)
+        }
+
+        fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()> {
+            self.step()?;
+            self.forced.fetch_add(1, Ordering::SeqCst);
+            if !path.exists() {
+                self.named.lock().unwrap().push((path.to_owned(), None));
+            }
+            written_at(path, from, bytes, mode).map(drop)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.step()?;
+            let before = fs::read(to).ok();
+            System.rename(from, to)?;
+            let mut loose = self.loose.lock().unwrap();
+            if loose.remove(from) {
+                loose.insert(to.to_owned());
+            } else {
+                loose.remove(to);
+                self.named.lock().unwrap().push((to.to_owned(), before));
+            }
+            Ok(())
+        }
+
+        fn sync_folder(&self, path: &Path) -> io::Result<()> {
+            self.step()?;
+            self.forced.fetch_add(1, Ordering::SeqCst);
+            self.named.lock().unwrap().retain(|(named, _)| named.parent() != Some(path));
+            Ok(())
+        }
+
+        fn create_folders(&self, path: &Path) -> io::Result<()> {
+            self.step()?;
+            System.create_folders(path)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.step()?;
+            System.remove(path)
+        }
+    }
+
     impl Disk for Faulty {
         fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
             let part = |length: usize| written(path, &bytes[..length], mode).map(drop);
@@ -211,6 +368,10 @@ pub(super) mod tests {
         fn write_at(&self, path: &Path, from: u64, bytes: &[u8], mode: u32) -> io::Result<()> {
             let part = |length: usize| written_at(path, from, &bytes[..length], mode).map(drop);
             self.step(|| part(bytes.len()), || part(bytes.len() / 2))
+        }
+
+        fn write_loosely(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+            self.write(path, bytes, mode)
         }
 
         fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! kind, made from these types (`the_published_schemas_are_those_of_the_types`). Prompts and answers are in no entry, only
 //! salted commitments to them (`unit::commit`). Texts are clipped so that no entry exceeds what a bundle can hold.
 
+pub mod canonical;
 mod sorted;
 
 use std::borrow::Cow;
@@ -72,6 +73,12 @@ pub enum Noun {
     Prune,
     /// Salts and kept texts were erased, so that nobody can show any more which prompt or answer some entries are of.
     Erasure,
+}
+
+/// Whether entries of that kind are written.
+pub fn is_kind(word: &str) -> bool {
+    ["exchange", "refusal", "amendment", "rotation", "gap"].contains(&word)
+        || serde_json::from_value::<Noun>(Value::from(word)).is_ok()
 }
 
 /// Who did it.

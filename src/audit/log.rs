@@ -1,7 +1,8 @@
 //! The one writer of a log.
 //!
-//! Entries are taken into memory and made durable by a *commit*: tiles, bundles, then the state that names their size and the
-//! journal's positions, each file whole or not at all. Until a commit the journal still holds what was taken, so a crash loses
+//! Entries are taken into memory and made durable by a *commit*: full tiles and bundles, the entries of the unfinished bundle,
+//! salts, then the state that names their size and the journal's positions. That is two orders to the disk, one each for new
+//! salts and entries, and four more when a bundle is full, whatever their number. Until a commit the journal still holds what was taken, so a crash loses
 //! nothing and nothing comes twice (`no_fault_of_the_disk_loses_or_doubles_an_entry`). A *publication* signs a checkpoint over
 //! what was committed, at most once in an interval, whatever the load. What waits in memory is bounded by
 //! [`PENDING_LIMIT_BYTES`]; beyond it, while the disk refuses, entries are refused. A tree that contradicts its checkpoint or
@@ -26,8 +27,8 @@ use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::salts;
 use crate::audit::state::State;
-use crate::audit::tail::{Finished, LOG, Tail, Taken, WITNESSED};
-use crate::audit::tiles::TileError;
+use crate::audit::tail::{Finished, LOG, OPEN, Pending, Tail, Taken, WITNESSED};
+use crate::audit::tiles::{TileError, WIDTH};
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 use crate::unit::commit::Salt;
@@ -158,6 +159,8 @@ pub(super) struct Writer {
     kept: VecDeque<(u64, Vec<PathBuf>)>,
     /// The partial files of the last commit of this life: whole, and never to change.
     whole: Vec<PathBuf>,
+    /// The number of the bundle whose entries stand in the file [`OPEN`], and how many bytes of them were committed.
+    open: Option<(u64, usize)>,
     /// The beginnings of leaf hashes that a lost state may make come again.
     known: HashSet<u64>,
     pub(super) published: Option<Published>,
@@ -209,6 +212,7 @@ impl Log {
             dirty: true,
             kept: VecDeque::from([(0, partials)]),
             whole: Vec::new(),
+            open: None,
             known,
             witnessed,
             published,
@@ -377,15 +381,13 @@ impl Log {
         }
         let text = published.note.to_string();
         if writer.published.as_ref().is_some_and(|last| last.checkpoint == published.checkpoint) {
-            let path = writer.folder.join(LOG).join("checkpoint");
-            writer.put(&[(path, text.as_bytes())])?;
+            writer.replace("checkpoint", &text)?;
             writer.published = Some(published.clone());
         }
         let standing = policy.standing(text.as_bytes()).map_err(|error| contradiction(&error))?;
         let known = writer.witnessed.as_ref().map_or(0, |last| last.checkpoint.size);
         if standing.witnessed && policy.asks_for_witnesses() && known <= published.checkpoint.size {
-            let path = writer.folder.join(LOG).join(WITNESSED);
-            writer.put(&[(path, text.as_bytes())])?;
+            writer.replace(WITNESSED, &text)?;
             writer.witnessed = Some(published);
         }
         Ok(standing.witnessed)
@@ -497,6 +499,7 @@ impl Writer {
         self.finished.clear();
         self.pending_bytes = 0;
         self.dirty = true;
+        self.open = None;
     }
 
     /// Everything taken so far, on the disk. On failure all of it waits in memory for the next call, which writes new files.
@@ -513,9 +516,10 @@ impl Writer {
     fn try_commit(&mut self) -> Result<(), LogError> {
         let partials = self.tail.partials();
         let new = partials.iter().filter(|(path, _)| !self.whole.contains(path));
-        let files: Vec<(PathBuf, &[u8])> =
-            self.finished.files.iter().chain(new).map(|(path, bytes)| (self.folder.join(path), &bytes[..])).collect();
-        self.put(&files)?;
+        self.put(&below(&self.folder, self.finished.files.iter()))?;
+        let (scratch, new) = (self.folder.join("tmp"), below(&self.folder, new));
+        disk::place(self.disk.as_ref(), &scratch, &new).map_err(LogError::Disk)?;
+        let open = self.keep_open()?;
         let (first, salts) = self.tail.salts();
         salts::store(self.disk.as_ref(), &self.folder, first, salts).map_err(LogError::Disk)?;
         let (size, root) = (self.tail.tree().size(), self.tail.tree().root().to_string());
@@ -523,6 +527,7 @@ impl Writer {
         let text = state.to_text(&self.keys).map_err(|error| LogError::Disk(io::Error::other(error)))?;
         self.put(&[(self.folder.join("state"), text.as_bytes())])?;
         self.state = state;
+        self.open = Some(open);
         self.tail.salts_are_kept();
         // Only now: a row that stands there before its entry would find another one.
         self.finished.rows.iter().for_each(|(number, rows)| index::keep(&self.folder, *number, rows));
@@ -532,6 +537,33 @@ impl Writer {
         self.whole = partials.into_iter().map(|(path, _)| path).collect();
         self.tidy(self.whole.clone());
         Ok(())
+    }
+
+    /// Keeps the entries of the unfinished bundle; gives its number and how long they are. Those that are committed stay as they are,
+    /// and those of the bundle before are in a full one, so a crash in the middle finds one of the two.
+    fn keep_open(&mut self) -> Result<(u64, usize), LogError> {
+        let number = self.tail.tree().size() / WIDTH;
+        let from = self.open.take().filter(|(kept, _)| *kept == number).map_or(0, |(_, length)| length);
+        let bundle = self.tail.bundle();
+        let new = bundle.get(from..).unwrap_or_default();
+        if !new.is_empty() {
+            disk::put_at(self.disk.as_ref(), &self.folder.join(OPEN), from as u64, new).map_err(LogError::Disk)?;
+        }
+        Ok((number, bundle.len()))
+    }
+
+    /// Writes the file of the unfinished bundle's entries anew, without what stands behind them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn tidy_open(&mut self) -> Result<(), LogError> {
+        self.put(&[(self.folder.join(OPEN), self.tail.bundle())])
+    }
+
+    /// Replaces one of the signed notes that are served.
+    fn replace(&self, name: &str, note: &str) -> Result<(), LogError> {
+        let path = self.folder.join(LOG).join(name);
+        disk::replace(self.disk.as_ref(), &self.folder.join("tmp"), (&path, note.as_bytes())).map_err(LogError::Disk)
     }
 
     pub(super) fn put(&self, files: &[(PathBuf, &[u8])]) -> Result<(), LogError> {
@@ -568,7 +600,7 @@ impl Writer {
         let checkpoint = Checkpoint::new(self.keys.name(), self.state.size, self.tail.tree().root());
         let text = checkpoint.to_string();
         let note = Note { signatures: self.keys.sign(&text)?, text };
-        self.put(&[(self.folder.join(LOG).join("checkpoint"), note.to_string().as_bytes())])?;
+        self.replace("checkpoint", &note.to_string())?;
         let published = Published { checkpoint, note };
         self.published = Some(published.clone());
         Ok(published)
@@ -578,6 +610,11 @@ impl Writer {
     pub(super) fn mark(&mut self) {
         self.dirty = true;
     }
+}
+
+/// Files with their paths below a folder.
+fn below<'a>(folder: &Path, files: impl Iterator<Item = &'a Pending>) -> Vec<(PathBuf, &'a [u8])> {
+    files.map(|(path, bytes)| (folder.join(path), &bytes[..])).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How a log is opened: what is on the disk must be one log, at one size, under our keys, or it is not opened.
 //!
-//! Partial tiles are made again, so torn ones mend themselves; a lost state is made again from the checkpoint, and entries that
+//! Partial files are made again, so torn ones mend themselves; a lost state is made again from the checkpoint, and entries that
 //! the journal then offers twice are recognised by their hashes. Whatever else does not fit is a contradiction that names the
 //! file and the figures. A whole folder put back to an old copy is consistent in itself: only a checkpoint kept elsewhere or a
 //! witness can tell.
@@ -22,7 +22,7 @@ use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::state::State;
 use crate::audit::tail::{LOG, Mended, Tail, WITNESSED};
-use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
+use crate::audit::tiles::{self, Row, TileError, TreeFiles, WIDTH};
 
 /// So many of the last entries are recognised when a lost state makes the journal offer them again.
 const KNOWN_LIMIT: u64 = 1_000_000;
@@ -70,7 +70,8 @@ pub fn open(
         }
         None => without_state(folder, &candidates, checkpoint.as_deref())?,
     };
-    let tail = Tail::load(folder, state.size).map_err(|error| contradiction(folder, &error.path, &error.what))?;
+    let tail = Tail::load(folder, state.size, state.root());
+    let tail = tail.map_err(|error| unreadable(folder, &error))?;
     if state.root() != Some(tail.tree().root()) {
         let text = format!(
             "the tiles of size {} have the root {}, the state says {}: a tile or entry was changed",
@@ -88,7 +89,7 @@ pub fn open(
         Some(size) if state.size < size + KNOWN_LIMIT => known(folder, size)?,
         _ => HashSet::new(),
     };
-    let partials = partials(folder, state.size);
+    let partials = sound(folder, partials(folder, state.size), &tail, disk)?;
     Ok(Opened { state, tail, published, witnessed, uses_next: signed == 1, partials, known, lock, lost })
 }
 
@@ -104,6 +105,13 @@ fn lock(folder: &Path) -> Result<File, LogError> {
 
 fn contradiction(folder: &Path, file: &str, what: &str) -> LogError {
     LogError::Contradiction(format!("{}: {what}", folder.join(file).display()))
+}
+
+/// A file that is missing or malformed, by its whole path.
+fn unreadable(folder: &Path, error: &TileError) -> LogError {
+    let below =
+        if error.path.starts_with("tile/") { Path::new(LOG).join(&error.path) } else { error.path.clone().into() };
+    contradiction(folder, &below.display().to_string(), &error.what)
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
@@ -195,7 +203,7 @@ fn checked((folder, file): (&Path, &str), bytes: &[u8], state: &State, tail: &Ta
         return Err(wrong(&text));
     }
     let tree = Mended { tail, files: TreeFiles::new(&folder.join(LOG), state.size) };
-    let root = merkle::root(checkpoint.size, &tree).map_err(|error| contradiction(folder, &error.path, &error.what))?;
+    let root = merkle::root(checkpoint.size, &tree).map_err(|error| unreadable(folder, &error))?;
     if root != checkpoint.root {
         let text = format!("it signs the root {} at size {}, the tiles have {root}", checkpoint.root, checkpoint.size);
         return Err(wrong(&text));
@@ -216,6 +224,37 @@ fn known(folder: &Path, size: u64) -> Result<HashSet<u64>, LogError> {
         known.extend(tiles::hashes(&bytes).unwrap_or_default().iter().map(short));
     }
     Ok(known)
+}
+
+/// Those of the partial files that are the beginnings of what is there now. A loss of power tears others, as they are not forced to
+/// the disk; they go, and whoever asks for one is given a wider one.
+fn sound(folder: &Path, partials: Vec<PathBuf>, tail: &Tail, disk: &dyn Disk) -> Result<Vec<PathBuf>, LogError> {
+    let size = tail.tree().size();
+    let present = tail.partials();
+    let mut kept = Vec::new();
+    for path in partials {
+        let named = path.strip_prefix(LOG).ok().and_then(|name| tiles::parse(name.to_str()?));
+        let Some((row, number, width)) = named else { continue };
+        let edge = Path::new(LOG).join(tiles::path(row, number, tiles::width(row, number, size)));
+        let whole = match present.iter().find(|(path, _)| *path == edge) {
+            Some((_, bytes)) => Some(bytes.clone()),
+            None => tiles::read(&folder.join(LOG), row, number, size).ok(),
+        };
+        let beginning = |bytes: Vec<u8>| {
+            let long = match row {
+                Row::Level(_) => bytes.len() as u64 == width * 32,
+                Row::Entries => tiles::entries(&bytes).is_ok_and(|entries| entries.len() as u64 == width),
+            };
+            long && whole.is_some_and(|whole| whole.starts_with(&bytes))
+        };
+        if !read(&folder.join(&path))?.is_some_and(beginning) {
+            tracing::warn!(file = %path.display(), "a partial file of the audit log is not what it must be; it is made again");
+            disk.remove(&folder.join(&path)).map_err(LogError::Disk)?;
+        } else {
+            kept.push(path);
+        }
+    }
+    Ok(kept)
 }
 
 /// The partial files of the tiles at the right edge and left of it, which a crash may have left.

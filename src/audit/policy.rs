@@ -307,6 +307,11 @@ impl Policy {
         }
     }
 
+    /// A policy that trusts these keys alone, as strictly as this one, and asks for no witness.
+    pub fn only(&self, keys: &[PublicKey]) -> Self {
+        Self { accept_one: self.accept_one, ..Self::of_log(keys) }
+    }
+
     /// The witnesses.
     pub fn witnesses(&self) -> &[WitnessKey] {
         &self.witnesses

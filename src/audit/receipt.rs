@@ -8,12 +8,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::entry::canonical;
 use crate::audit::log::{Log, LogError};
 use crate::audit::merkle::{self, Hash, leaf_hash, root_of_inclusion};
 use crate::audit::note::{Malformed, NOTE_LIMIT_BYTES};
 use crate::audit::policy::{Policy, Standing};
 use crate::audit::rotation;
-use crate::audit::tiles::{self, TreeFiles, WIDTH};
+use crate::audit::tiles::{self, Row, TreeFiles, WIDTH};
 use crate::audit::verify::Fault;
 use crate::unit::commit::{Commitment, Salt};
 
@@ -90,7 +91,8 @@ impl Receipt {
     /// The receipt of an entry: under the last witnessed checkpoint that holds it, else under the last one.
     ///
     /// # Errors
-    /// [`LogError::Missing`] when there is no such entry, it is not under a checkpoint yet, or it was pruned.
+    /// [`LogError::Missing`] when there is no such entry, it is not under a checkpoint yet, or it was pruned;
+    /// [`LogError::Contradiction`] when a file was changed, so that the receipt would prove nothing.
     pub fn make(log: &Log, index: u64) -> Result<Self, LogError> {
         let (last, witnessed) = log.published();
         let holds = |size: u64| index < size;
@@ -111,7 +113,7 @@ impl Receipt {
     /// # Errors
     /// [`LogError::Missing`] when there is no such entry under the checkpoint, or its bundle is gone.
     pub fn from_files(folder: &Path, index: u64) -> Result<Self, LogError> {
-        let bytes = std::fs::read(folder.join("checkpoint")).map_err(LogError::Disk)?;
+        let bytes = tiles::read_file(&folder.join("checkpoint"), NOTE_LIMIT_BYTES).map_err(LogError::Disk)?;
         let (checkpoint, note) =
             Checkpoint::from_note(&bytes).map_err(|error| LogError::Contradiction(format!("checkpoint: {error}")))?;
         if index >= checkpoint.size {
@@ -125,7 +127,16 @@ impl Receipt {
         let proof = merkle::inclusion(index, size, &TreeFiles::new(folder, size))?.unwrap_or_default();
         let mut rotations = rotation::load(folder).map_err(LogError::Disk)?;
         rotations.truncate(most);
-        Ok(Self { entry: entry(folder, index, size)?, index, proof, checkpoint, rotations, salt: None })
+        let entry = entry(folder, index, size)?;
+        let signed = Checkpoint::from_note(checkpoint.as_bytes()).ok().map(|(checkpoint, _)| checkpoint.root);
+        if signed != root_of_inclusion(index, size, leaf_hash(entry.as_bytes()), &proof) {
+            let text = format!(
+                "entry {index} ({}) is not what was logged, or a tile is not: the checkpoint of size {size} does not hold it",
+                tiles::path(Row::Entries, index / WIDTH, tiles::width(Row::Entries, index / WIDTH, size))
+            );
+            return Err(LogError::Contradiction(text));
+        }
+        Ok(Self { entry, index, proof, checkpoint, rotations, salt: None })
     }
 
     /// Its file.
@@ -216,7 +227,13 @@ impl Receipt {
                 );
                 Err(Fault::new(place, text))
             }
-            Some(_) => Ok(standing),
+            Some(_) => match canonical::check(self.entry.as_bytes()) {
+                Ok(()) => Ok(standing),
+                Err(what) => Err(Fault::new(
+                    place,
+                    format!("it is not written as RFC 8785 asks, so it may say two things: {what}"),
+                )),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::audit::key::{KeyError, SigningKeys};
 use crate::audit::note::{Algorithm, Malformed, Note, PublicKey};
 use crate::audit::policy::{Policy, PolicyError};
+use crate::audit::tiles;
 
 /// The first line. No log may have it as its origin.
 pub const HEADER: &str = "marg-audit-rotation/v1";
@@ -17,12 +18,15 @@ pub const HEADER: &str = "marg-audit-rotation/v1";
 /// same; the file stays when they are past their retention.
 pub const FILE: &str = "rotations";
 
+/// The largest such file; a note has about 25 KiB.
+const LIMIT_BYTES: usize = 64 * 1024 * 1024;
+
 /// Reads that file; without one there was no rotation.
 ///
 /// # Errors
 /// When it cannot be read or has another form.
 pub fn load(folder: &Path) -> io::Result<Vec<String>> {
-    match std::fs::read(folder.join(FILE)) {
+    match tiles::read_file(&folder.join(FILE), LIMIT_BYTES) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -77,26 +81,40 @@ pub fn make(old: &SigningKeys, new: &SigningKeys) -> Result<String, KeyError> {
     Ok(Note { text, signatures }.to_string())
 }
 
+fn malformed() -> Malformed {
+    Malformed("it does not name two old and two new keys".to_owned())
+}
+
+/// What a statement says: the log, its old and its new keys.
+fn parse(note: &Note) -> Result<(String, [[PublicKey; 2]; 2]), Malformed> {
+    let lines: Vec<&str> = note.text.lines().collect();
+    let [HEADER, origin, old_1, old_2, new_1, new_2] = lines.as_slice() else { return Err(malformed()) };
+    let key = |word: &str, line: &str| line.strip_prefix(word).map(PublicKey::parse).ok_or_else(malformed)?;
+    let both = [[key("old ", old_1)?, key("old ", old_2)?], [key("new ", new_1)?, key("new ", new_2)?]];
+    let right = |keys: &[PublicKey; 2]| {
+        keys.iter().map(PublicKey::algorithm).eq([Algorithm::Ed25519, Algorithm::MlDsa65])
+            && keys.iter().all(|key| key.name() == *origin)
+    };
+    if both.iter().all(right) { Ok(((*origin).to_owned(), both)) } else { Err(malformed()) }
+}
+
+/// The old and the new keys that a statement names; whether it is signed is not asked.
+///
+/// # Errors
+/// When it is malformed.
+pub fn keys(note: &str) -> Result<[[PublicKey; 2]; 2], Malformed> {
+    parse(&Note::parse(note.as_bytes())?).map(|(_, both)| both)
+}
+
 /// Checks a statement and lets the policy trust the new keys; gives them.
 ///
 /// # Errors
 /// When it is malformed, another log's, or not signed as it must be. Then the policy is unchanged.
 pub fn apply(policy: &mut Policy, origin: &str, note: &str) -> Result<[PublicKey; 2], RotationError> {
     let note = Note::parse(note.as_bytes())?;
-    let malformed = || Malformed("it does not name two old and two new keys".to_owned());
-    let lines: Vec<&str> = note.text.lines().collect();
-    let [HEADER, named, old_1, old_2, new_1, new_2] = lines.as_slice() else { return Err(malformed().into()) };
-    if *named != origin {
-        return Err(RotationError::Origin((*named).to_owned(), origin.to_owned()));
-    }
-    let key = |word: &str, line: &str| line.strip_prefix(word).map(PublicKey::parse).ok_or_else(malformed)?;
-    let old = [key("old ", old_1)?, key("old ", old_2)?];
-    let new = [key("new ", new_1)?, key("new ", new_2)?];
-    for keys in [&old, &new] {
-        let right = keys.iter().map(PublicKey::algorithm).eq([Algorithm::Ed25519, Algorithm::MlDsa65]);
-        if !right || keys.iter().any(|key| key.name() != origin) {
-            return Err(malformed().into());
-        }
+    let (named, [old, new]) = parse(&note)?;
+    if named != origin {
+        return Err(RotationError::Origin(named, origin.to_owned()));
     }
     let known = policy.generations(origin).into_iter().any(|generation| {
         let has = |trusted: &Option<PublicKey>, key| trusted.as_ref().is_none_or(|trusted| trusted == key);

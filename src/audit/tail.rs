@@ -1,7 +1,9 @@
 //! The right edge of a log in memory: what the next entry is hashed with, and the partial files that it is written to.
 //!
 //! Its size is that of one bundle and one tile a level, whatever the size of the log. It can always be made again from the
-//! full files left of it and the last entries; nothing of a partial hash tile is believed.
+//! full files left of it and the last entries. Those stand in the file `tail`, which grows in place and is forced to the disk
+//! with each commit, so the partial files that are served need not be: nothing of them is believed, and a loss of power may tear
+//! them (`a_loss_of_power_at_any_moment_loses_nothing`).
 
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,9 @@ impl Finished {
 /// Where the public files are, below the audit folder.
 pub const LOG: &str = "log";
 
+/// The entries of the unfinished bundle, below the audit folder; what stands behind them is of earlier bundles.
+pub const OPEN: &str = "tail";
+
 /// The last checkpoint that enough witnesses cosigned, beside the checkpoint.
 pub const WITNESSED: &str = "witnessed";
 
@@ -60,28 +65,45 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Reads the edge of a log of that size.
+    /// Reads the edge of a log of that size and root. Where no copy of the last entries has that root, it is the one that is served,
+    /// with another root.
     ///
     /// # Errors
     /// When a file that it needs is missing or malformed.
-    pub fn load(audit: &Path, size: u64) -> Result<Self, TileError> {
+    pub fn load(audit: &Path, size: u64, root: Option<Hash>) -> Result<Self, TileError> {
         let log = audit.join(LOG);
-        let mut tail = Self::default();
+        let mut edge = Self::default();
         let mut row = 0;
         while tiles::count(Row::Level(row), size) > 0 {
-            tail.levels.push(unfinished(&log, row, size)?);
+            edge.levels.push(if row == 0 { Vec::new() } else { unfinished(&log, row, size)? });
             row += 1;
         }
-        if !size.is_multiple_of(WIDTH) {
-            let entries = tiles::read_entries(&log, size / WIDTH, size)?;
-            tail.rows = index::rows(entries.iter().map(Vec::as_slice));
-            entries.iter().for_each(|entry| push_entry(&mut tail.bundle, entry));
-            let place = || salts::path(size / WIDTH).display().to_string();
-            let mut salts =
-                salts::load(audit, size / WIDTH).map_err(|error| TileError::new(place(), error.to_string()))?;
-            salts.resize(entries.len() * SALT_BYTES, 0);
-            tail.salts.1 = salts;
+        if size.is_multiple_of(WIDTH) {
+            return edge.with(&[], size);
         }
+        let served = || tiles::read_entries(&log, size / WIDTH, size);
+        for copy in [open_entries(audit, size), served().ok(), full_entries(&log, size)].into_iter().flatten() {
+            let mut tail = edge.with(&copy, size)?;
+            if Some(tail.tree.root()) == root {
+                let place = || salts::path(size / WIDTH).display().to_string();
+                let mut salts =
+                    salts::load(audit, size / WIDTH).map_err(|error| TileError::new(place(), error.to_string()))?;
+                salts.resize(copy.len() * SALT_BYTES, 0);
+                tail.salts.1 = salts;
+                return Ok(tail);
+            }
+        }
+        edge.with(&served()?, size)
+    }
+
+    /// This edge of full tiles, with the entries of the unfinished bundle.
+    fn with(&self, entries: &[Vec<u8>], size: u64) -> Result<Self, TileError> {
+        let mut tail = self.clone();
+        if let Some(leaves) = tail.levels.first_mut() {
+            leaves.extend(entries.iter().map(|entry| leaf_hash(entry)));
+        }
+        tail.rows = index::rows(entries.iter().map(Vec::as_slice));
+        entries.iter().for_each(|entry| push_entry(&mut tail.bundle, entry));
         // Those of an unfinished bundle are written again: an earlier build has them elsewhere.
         tail.salts.0 = size / WIDTH * WIDTH;
         tail.tree = Frontier::read(size, &Edge(&tail.levels))?;
@@ -119,6 +141,11 @@ impl Tail {
             finished.files.push((file(row(level), number, WIDTH), tiles::tile(tile)));
             tile.clear();
         }
+    }
+
+    /// The entries of the unfinished bundle, as its file has them.
+    pub fn bundle(&self) -> &[u8] {
+        &self.bundle
     }
 
     /// The partial files of the present size.
@@ -189,17 +216,25 @@ fn push_entry(bundle: &mut Vec<u8>, entry: &[u8]) {
     bundle.extend_from_slice(entry);
 }
 
-/// The hashes of the unfinished tile of a level, from the full tiles (or the entries) below it.
+/// The entries of the unfinished bundle, if the file for them holds so many.
+fn open_entries(audit: &Path, size: u64) -> Option<Vec<Vec<u8>>> {
+    first_entries(&std::fs::read(audit.join(OPEN)).ok()?, size)
+}
+
+/// The same from the full bundle, which stands there already when a process died before it said so.
+fn full_entries(log: &Path, size: u64) -> Option<Vec<Vec<u8>>> {
+    let number = size / WIDTH;
+    first_entries(&tiles::read(log, Row::Entries, number, (number + 1) * WIDTH).ok()?, size)
+}
+
+fn first_entries(bundle: &[u8], size: u64) -> Option<Vec<Vec<u8>>> {
+    Some(tiles::first_entries(bundle, size % WIDTH)?.into_iter().map(<[u8]>::to_vec).collect())
+}
+
+/// The hashes of the unfinished tile of a level above the lowest, from the full tiles below it.
 fn unfinished(log: &Path, level: u8, size: u64) -> Result<Vec<Hash>, TileError> {
     let count = tiles::count(Row::Level(level), size);
-    if level == 0 {
-        if size.is_multiple_of(WIDTH) {
-            return Ok(Vec::new());
-        }
-        let entries = tiles::read_entries(log, size / WIDTH, size)?;
-        return Ok(entries.iter().map(|entry| leaf_hash(entry)).collect());
-    }
-    let below = Row::Level(level - 1);
+    let below = Row::Level(level.saturating_sub(1));
     let first = count / WIDTH * WIDTH;
     (first..count)
         .map(|number| {

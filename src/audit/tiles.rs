@@ -7,8 +7,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::audit::merkle::{Hash, Nodes, fold};
 
@@ -68,6 +71,21 @@ pub fn number_path(number: u64) -> String {
     text
 }
 
+/// Reads a path as [`path`] writes it, and no other: row, number and width.
+pub fn parse(name: &str) -> Option<(Row, u64, u64)> {
+    let rest = name.strip_prefix("tile/")?;
+    let (row, rest) = rest.split_once('/')?;
+    let row = if row == "entries" { Row::Entries } else { Row::Level(row.parse().ok()?) };
+    let (number, width) = match rest.split_once(".p/") {
+        Some((number, width)) => (number, width.parse().ok()?),
+        None => (rest, WIDTH),
+    };
+    let number = number.split('/').try_fold(0_u64, |sum, group| {
+        sum.checked_mul(1000)?.checked_add(group.trim_start_matches('x').parse().ok()?)
+    })?;
+    (path(row, number, width) == name).then_some((row, number, width))
+}
+
 /// The number of things that a tree of `size` leaves has at a tile level.
 pub fn count(row: Row, size: u64) -> u64 {
     match row {
@@ -99,6 +117,18 @@ pub fn entries(bundle: &[u8]) -> Result<Vec<&[u8]>, String> {
     Ok(entries)
 }
 
+/// The first entries of a bundle that may hold anything behind them; `None` if it does not hold so many.
+pub fn first_entries(bundle: &[u8], count: u64) -> Option<Vec<&[u8]>> {
+    let mut rest = bundle;
+    let next = |_| {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (entry, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        rest = after;
+        Some(entry)
+    };
+    (0..count).map(next).collect()
+}
+
 /// The hashes of a tile.
 pub fn hashes(tile: &[u8]) -> Option<Vec<Hash>> {
     tile.chunks(32).map(Hash::from_bytes).collect()
@@ -117,7 +147,7 @@ pub const ARCHIVE: &str = "archive";
 
 /// The folder that full files were moved to, if any were.
 pub fn archive(folder: &Path) -> Option<PathBuf> {
-    let text = fs::read_to_string(folder.join(ARCHIVE)).ok()?;
+    let text = String::from_utf8(read_file(&folder.join(ARCHIVE), 64 * 1024).ok()?).ok()?;
     let name = text.trim_end_matches('\n');
     (!name.is_empty()).then(|| folder.join(name))
 }
@@ -129,6 +159,33 @@ pub fn locate(folder: &Path, path: &str) -> PathBuf {
         return here;
     }
     archive(folder).map(|moved| moved.join(path)).filter(|moved| moved.exists()).unwrap_or(here)
+}
+
+/// Reads a file that somebody else may have made: no more than `limit` bytes, and no pipe or device, which might have no end.
+///
+/// # Errors
+/// When it is larger or no file, or the system fails.
+pub fn read_file(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(limit).min(limit) + 1);
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The most bytes of a file of that row.
+fn limit(row: Row) -> usize {
+    match row {
+        Row::Entries => WIDTH as usize * (ENTRY_LIMIT_BYTES + 2),
+        Row::Level(_) => WIDTH as usize * 32,
+    }
 }
 
 /// Reads a file of a log as a tree of `size` leaves has it. Where the partial file of that width is gone, the full one or a wider
@@ -144,13 +201,13 @@ pub fn read(folder: &Path, row: Row, number: u64, size: u64) -> Result<Vec<u8>, 
     let here = [&exact, &full].map(|path| folder.join(path));
     let moved = || archive(folder).map(|moved| moved.join(&full));
     for candidate in here.into_iter().map(Some).chain(std::iter::once_with(moved)).flatten() {
-        match fs::read(candidate) {
+        match read_file(&candidate, limit(row)) {
             Ok(bytes) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
     }
-    match wider(folder, row, number, width).map(fs::read) {
+    match wider(folder, row, number, width).map(|path| read_file(&path, limit(row))) {
         Some(bytes) => bytes.map_err(failed),
         None => Err(TileError::new(exact, "it is missing")),
     }

@@ -102,6 +102,7 @@ impl Writer {
         }
         index::forget(&self.folder, from..below).map_err(LogError::Disk)?;
         self.prune_salts((from * WIDTH, below * WIDTH))?;
+        self.tidy_open()?;
         Ok(self.state.pruned)
     }
 

@@ -12,13 +12,18 @@ use std::io;
 use std::path::Path;
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::entry::canonical;
 use crate::audit::index::Seen;
 use crate::audit::merkle::{Frontier, Hash, fold, is_consistent, leaf_hash};
+use crate::audit::note::{NOTE_LIMIT_BYTES, PublicKey};
 use crate::audit::policy::{Policy, PolicyError, Standing};
 use crate::audit::rotation;
 use crate::audit::tail::WITNESSED;
 use crate::audit::tiles::{self, Row, WIDTH};
 use crate::audit::witness::AddCheckpoint;
+
+/// The largest file of a log: a bundle of the largest entries.
+const STALE_LIMIT_BYTES: usize = WIDTH as usize * (tiles::ENTRY_LIMIT_BYTES + 2);
 
 /// What does not fit, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +89,8 @@ pub struct Report {
 pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Fault> {
     // A log may be written meanwhile: whatever is read before its checkpoint is not newer than that.
     let witnessed = witnessed(folder)?;
-    let bytes = fs::read(folder.join("checkpoint")).map_err(|error| Fault::new("checkpoint", error))?;
+    let bytes = tiles::read_file(&folder.join("checkpoint"), NOTE_LIMIT_BYTES)
+        .map_err(|error| Fault::new("checkpoint", error))?;
     let (checkpoint, _) = Checkpoint::from_note(&bytes).map_err(|error| Fault::new("checkpoint", error))?;
     let wrong = |error: &PolicyError| Fault::new("checkpoint", error);
     match policy.standing(&bytes) {
@@ -103,15 +109,20 @@ pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Faul
     let mut trusted = policy.clone();
     let mut rotations = rotation::load(folder).map_err(|error| Fault::new(rotation::FILE, error))?;
     compare_rotations(&rotations, &walk)?;
-    rotations.extend(walk.rotations.iter().map(|(_, note)| note.clone()));
+    if let Some((_, last)) = walk.rotations.last().filter(|(_, last)| rotations.last() != Some(last)) {
+        rotations.push(last.clone());
+    }
+    is_chain(&rotations)?;
     let refused = rotation::apply_all(&mut trusted, &checkpoint.origin, &rotations);
     let standing = trusted.standing(&bytes).map_err(|error| match refused {
         Some(refused) => Fault::new("checkpoint", format!("{error}; and {refused}")),
         None => wrong(&error),
     })?;
+    in_force("checkpoint", &bytes, &trusted, &walk)?;
     let mut standings = vec![standing.clone()];
     for Kept { name, note } in &kept {
         standings.push(trusted.standing(note).map_err(|error| Fault::new(name.clone(), error))?);
+        in_force(name, note, &trusted, &walk)?;
     }
     strays(folder, checkpoint.size)?;
     let witnessed = standings.into_iter().filter(|one| trusted.asks_for_witnesses() && one.witnessed);
@@ -124,6 +135,35 @@ pub fn log(folder: &Path, policy: &Policy, kept: &[Kept]) -> Result<Report, Faul
         witnessed: witnessed.max_by_key(|one| one.checkpoint.size),
         standing,
     })
+}
+
+/// A checkpoint is signed by the keys that the last rotation in it names: keys that were given up may be in anybody's hands.
+fn in_force(name: &str, note: &[u8], trusted: &Policy, walk: &Walk<'_>) -> Result<(), Fault> {
+    let (checkpoint, note) = Checkpoint::from_note(note).map_err(|error| Fault::new(name, error))?;
+    let Some((index, last)) = walk.rotations.iter().rfind(|(index, _)| *index < checkpoint.size) else { return Ok(()) };
+    let [_, keys] = rotation::keys(last).map_err(|error| Fault::new(format!("entry {index}"), error))?;
+    let signed = trusted.only(&keys).signed(&note, &checkpoint.origin, checkpoint.size);
+    signed.map(drop).map_err(|error| {
+        Fault::new(
+            name,
+            format!("it is signed by keys that the log gave up in entry {index}, not by those after it: {error}"),
+        )
+    })
+}
+
+/// Each rotation goes on from the keys of the one before: those that were given up cannot name others.
+fn is_chain(notes: &[String]) -> Result<(), Fault> {
+    let mut before: Option<[PublicKey; 2]> = None;
+    for (number, note) in notes.iter().enumerate() {
+        let [old, new] = rotation::keys(note).map_err(|error| Fault::new(rotation::FILE, error))?;
+        if before.is_some_and(|before| before != old) {
+            let text =
+                format!("rotation {number} is from keys that the log gave up before, not from those that it had");
+            return Err(Fault::new(rotation::FILE, text));
+        }
+        before = Some(new);
+    }
+    Ok(())
 }
 
 /// The list of rotations says what their entries say. The last may be missing from it, as it is written after its entry; the
@@ -149,7 +189,7 @@ fn compare_rotations(listed: &[String], walk: &Walk<'_>) -> Result<(), Fault> {
 
 /// The last checkpoint that enough witnesses cosigned, if the log has one.
 fn witnessed(folder: &Path) -> Result<Option<Kept>, Fault> {
-    match fs::read(folder.join(WITNESSED)) {
+    match tiles::read_file(&folder.join(WITNESSED), NOTE_LIMIT_BYTES) {
         Ok(note) => Ok(Some(Kept { name: WITNESSED.to_owned(), note })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Fault::new(WITNESSED, error)),
@@ -250,6 +290,12 @@ impl<'a> Walk<'a> {
     }
 
     fn read(&mut self, index: u64, entry: &[u8]) -> Result<(), Fault> {
+        canonical::check(entry).map_err(|what| {
+            Fault::new(
+                format!("entry {index}"),
+                format!("it is not written as RFC 8785 asks, so it may say two things: {what}"),
+            )
+        })?;
         let seen = Seen::parse(entry)
             .map_err(|error| Fault::new(format!("entry {index}"), format!("it is no entry: {error}")))?;
         match (&*seen.kind, seen.note) {
@@ -327,16 +373,21 @@ fn strays(folder: &Path, size: u64) -> Result<(), Fault> {
     while let Some(here) = folders.pop() {
         for entry in fs::read_dir(&here).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path.is_dir() {
+            // A link to a folder is not followed: it may lead round in a circle.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(path);
                 continue;
             }
+            if path.is_dir() {
+                continue;
+            }
             let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-            let (row, number, width) = parse(&name).ok_or_else(|| Fault::new(&name, "it is no file of a log"))?;
+            let (row, number, width) =
+                tiles::parse(&name).ok_or_else(|| Fault::new(&name, "it is no file of a log"))?;
             let present = tiles::width(row, number, size);
             // What is beyond the checkpoint is not signed yet.
             if width < present {
-                let stale = fs::read(&path).map_err(|error| Fault::new(&name, error))?;
+                let stale = tiles::read_file(&path, STALE_LIMIT_BYTES).map_err(|error| Fault::new(&name, error))?;
                 let whole = match tiles::read(folder, row, number, size) {
                     Err(error) if row == Row::Entries && error.what == "it is missing" => continue,
                     other => other?,
@@ -350,28 +401,24 @@ fn strays(folder: &Path, size: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads a path as [`tiles::path`] writes it, and no other.
-fn parse(name: &str) -> Option<(Row, u64, u64)> {
-    let rest = name.strip_prefix("tile/")?;
-    let (row, rest) = rest.split_once('/')?;
-    let row = if row == "entries" { Row::Entries } else { Row::Level(row.parse().ok()?) };
-    let (number, width) = match rest.split_once(".p/") {
-        Some((number, width)) => (number, width.parse().ok()?),
-        None => (rest, WIDTH),
-    };
-    let number = number.split('/').try_fold(0_u64, |sum, group| {
-        sum.checked_mul(1000)?.checked_add(group.trim_start_matches('x').parse().ok()?)
-    })?;
-    (tiles::path(row, number, width) == name).then_some((row, number, width))
-}
-
 /// Verifies that one checkpoint continues another, by a proof alone. `proof` is the text of a tlog-witness request (`old SIZE`,
-/// the hashes, an empty line, the new checkpoint).
+/// the hashes, an empty line, the new checkpoint). `rotations` are the statements by which the log went over to new keys between
+/// the two, if it did.
 ///
 /// # Errors
 /// The first fault.
-pub fn consistency(old: &Kept, proof: &[u8], policy: &Policy) -> Result<(Standing, Standing), Fault> {
+pub fn consistency(
+    old: &Kept,
+    proof: &[u8],
+    policy: &Policy,
+    rotations: &[String],
+) -> Result<(Standing, Standing), Fault> {
     let request = AddCheckpoint::parse(proof).map_err(|error| Fault::new("proof", error))?;
+    let (named, _) =
+        Checkpoint::from_note(request.checkpoint.as_bytes()).map_err(|error| Fault::new("proof", error))?;
+    let mut policy = policy.clone();
+    is_chain(rotations)?;
+    rotation::apply_all(&mut policy, &named.origin, rotations);
     let before = policy.standing(&old.note).map_err(|error| Fault::new(&old.name, error))?;
     let after = policy.standing(request.checkpoint.as_bytes()).map_err(|error| Fault::new("proof", error))?;
     let (first, second) = (&before.checkpoint, &after.checkpoint);

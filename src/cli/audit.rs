@@ -36,9 +36,9 @@ pub enum Audit {
     /// Print the newest entries that match, newest first.
     Search(find::Search),
     /// Print all entries that match as JSON lines, oldest first.
-    Export(find::Search),
+    Export(find::Matching),
     /// Print entries that match as they come under a checkpoint, until interrupted.
-    Tail(find::Search),
+    Tail(find::Matching),
     /// Delete old entries; their hashes stay, so everything that remains can be proved. The gateway must not be running.
     Prune(keep::Prune),
     /// Erase the link between entries and the prompts and answers that they commit to; entries and proofs stay.
@@ -67,6 +67,9 @@ pub struct Verify {
     /// Whom to trust: keys of logs and witnesses, as `marg audit key export-public` writes them.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
+    /// With --proof: the statements by which the log went over to new keys (the file `rotations` beside its checkpoint).
+    #[arg(long, value_name = "FILE")]
+    rotations: Option<PathBuf>,
     /// A checkpoint that was kept: the log must continue it; may be given more than once.
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
@@ -98,11 +101,11 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
         Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?).await,
-        Audit::Export(search) if common.server.is_some() => remote::export(&search, &common.door()?).await,
-        Audit::Tail(search) if common.server.is_some() => remote::tail(&search, &common.door()?).await,
+        Audit::Export(matching) if common.server.is_some() => remote::export(&matching, &common.door()?).await,
+        Audit::Tail(matching) if common.server.is_some() => remote::tail(&matching, &common.door()?).await,
         Audit::Search(search) => find::search(&search),
-        Audit::Export(search) => find::export(&search),
-        Audit::Tail(search) => find::tail(&search).await,
+        Audit::Export(matching) => find::export(&matching),
+        Audit::Tail(matching) => find::tail(&matching).await,
         Audit::Prune(prune) => keep::prune(&prune),
         Audit::Erase(erase) => keep::erase(&erase, common).await,
         Audit::Text(text) => find::text(&text, common).await,
@@ -146,13 +149,17 @@ fn verify(command: &Verify, format: Format) -> Result {
         let found = Receipt::parse(&read(path)?).map_err(|error| wrong(path, &error))?;
         let standing = found.verify(&trusted).map_err(|fault| wrong(path, &fault))?;
         let shown = shown(command, path, &found)?;
-        tell(format, &path.display().to_string(), &standing, json!({ "index": found.index, "shows": shown }))?;
+        let more = json!({ "index": found.index, "shows": shown });
+        tell(format, &path.display().to_string(), (&standing, &trusted), more)?;
         enough(path, &standing)?;
     }
     if let Some(path) = proof {
         let [old] = kept.as_slice() else { return Err(Failure::usage("--proof needs exactly one --since.")) };
-        let (before, after) = verify::consistency(old, &read(path)?, &trusted).map_err(|fault| wrong(path, &fault))?;
-        tell(format, &path.display().to_string(), &after, json!({ "continues": before.checkpoint.size }))?;
+        let notes = command.rotations.as_deref().map(statements).transpose()?.unwrap_or_default();
+        let (before, after) =
+            verify::consistency(old, &read(path)?, &trusted, &notes).map_err(|fault| wrong(path, &fault))?;
+        let more = json!({ "continues": before.checkpoint.size });
+        tell(format, &path.display().to_string(), (&after, &trusted), more)?;
         enough(path, &after)?;
     }
     let Some(folder) = log else { return Ok(()) };
@@ -163,7 +170,7 @@ fn verify(command: &Verify, format: Format) -> Result {
         "entries": report.entries, "pruned": report.pruned, "rotations": report.rotations, "continues": continues,
         "witnessed_size": last.map(|last| last.checkpoint.size), "witnessed_by": last.map(names),
     });
-    tell(format, &folder.display().to_string(), &report.standing, more)?;
+    tell(format, &folder.display().to_string(), (&report.standing, &trusted), more)?;
     how_far(folder, &report, command.unwitnessed_end)
 }
 
@@ -222,13 +229,19 @@ fn enough(path: &Path, standing: &Standing) -> Result {
     Err(Failure::new(Exit::Failed, format!("{}: too few witnesses cosigned it.", path.display())))
 }
 
-/// Says what was verified.
-fn tell(format: Format, name: &str, standing: &Standing, more: serde_json::Value) -> Result {
+/// Reads the statements of rotations.
+fn statements(path: &Path) -> Result<Vec<String>> {
+    serde_json::from_slice(&read(path)?)
+        .map_err(|error| Failure::failed(format!("{} is no list of rotations: {error}.", path.display())))
+}
+
+/// Says what was verified. Where the policy asks for no witness, nothing is said of being witnessed: nobody looked.
+fn tell(format: Format, name: &str, (standing, policy): (&Standing, &Policy), more: serde_json::Value) -> Result {
     let mut answer = json!({
         "name": name, "status": if standing.witnessed { "verified" } else { "verified, but not witnessed as the policy asks" },
         "origin": standing.checkpoint.origin, "size": standing.checkpoint.size, "root": standing.checkpoint.root.to_string(),
         "signatures": standing.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
-        "witnesses": names(standing), "witnessed": standing.witnessed,
+        "witnesses": names(standing), "witnessed": policy.asks_for_witnesses().then_some(standing.witnessed),
     });
     if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), more) {
         answer.extend(more);

@@ -56,6 +56,7 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    house.keep_suspensions(&ring).map_err(|error| failure(&error))?;
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let prices = house.store.prices().await?;
     let stored = LimitStore::list(&*house.store).await?;

@@ -283,6 +283,7 @@ async fn a_witness_that_lies_counts_for_nothing() {
         ("fickle.test", says(409, "1\n")),
         ("broken.test", says(500, "later\n")),
         ("long.test", says(200, &"x".repeat(100_000))),
+        ("moved.test", says(302, "elsewhere\n")),
     ];
     let (marg, _honest) = among(&upstream, &liars, 2).await;
     exchange(&marg).await;
@@ -293,6 +294,7 @@ async fn a_witness_that_lies_counts_for_nothing() {
         ("fickle.test-ed25519", "409"),
         ("broken.test-ed25519", "500: later"),
         ("long.test-ed25519", "too long"),
+        ("moved.test-ed25519", "302"),
     ] {
         trouble(&marg, name, part).await;
     }

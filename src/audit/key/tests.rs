@@ -84,6 +84,71 @@ fn signatures_of_the_c2sp_vectors_are_accepted_and_no_others() {
     accumulated!(ml_dsa_44, Purpose::Witness, "d51148e1f9f4fa1a723a6cf42e25f2a99eb5c1b378b3d2dbbd561b1203beeae4");
 }
 
+/// What a published vector says of one signature.
+struct Signed {
+    name: String,
+    valid: bool,
+    key: Vec<u8>,
+    message: Vec<u8>,
+    context: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+/// Reads a file of vectors; they say themselves where they are from.
+fn vectors(text: &str) -> Vec<Signed> {
+    let file: serde_json::Value = serde_json::from_str(text).unwrap();
+    let bytes = |value: &serde_json::Value| BASE64.decode(value.as_str().unwrap().as_bytes()).unwrap();
+    let groups = file["groups"].as_array().unwrap().iter();
+    let tests = groups.flat_map(|group| group["tests"].as_array().unwrap().iter().map(move |test| (group, test)));
+    tests
+        .map(|(group, test)| {
+            let key = test["key"].as_u64().map_or(&test["key"], |at| &group["keys"][at as usize]);
+            Signed {
+                name: format!("{} {} {}", group["set"].as_str().unwrap(), test["id"], test["comment"]),
+                valid: test["valid"].as_bool().unwrap(),
+                key: bytes(key),
+                message: bytes(&test["message"]),
+                context: bytes(&test["context"]),
+                signature: bytes(&test["signature"]),
+            }
+        })
+        .collect()
+}
+
+/// What the second implementation says of it.
+fn second(signed: &Signed) -> bool {
+    use fips204::{ml_dsa_44, ml_dsa_65};
+    macro_rules! verifies {
+        ($set:ident) => {{
+            let key = <[u8; $set::PK_LEN]>::try_from(signed.key.as_slice()).ok();
+            let key = key.and_then(|bytes| $set::PublicKey::try_from_bytes(bytes).ok());
+            let signature = <[u8; $set::SIG_LEN]>::try_from(signed.signature.as_slice()).ok();
+            let both = key.zip(signature);
+            both.is_some_and(|(key, signature)| key.verify(&signed.message, &signature, &signed.context))
+        }};
+    }
+    if signed.name.starts_with("ML-DSA-44") { verifies!(ml_dsa_44) } else { verifies!(ml_dsa_65) }
+}
+
+/// Notes are signed with an empty context: a signature that is valid under another one is worth nothing here.
+#[test]
+fn signatures_of_acvp_and_wycheproof_are_judged_as_they_say() {
+    let acvp = vectors(include_str!("../../../tests/golden/acvp/ml-dsa-sigver.json"));
+    let wycheproof = vectors(include_str!("../../../tests/golden/wycheproof/ml-dsa-verify.json"));
+    let mut counts = [0; 3];
+    for signed in acvp.iter().chain(&wycheproof) {
+        assert_eq!(second(signed), signed.valid, "{}", signed.name);
+        let quantum =
+            if signed.name.starts_with("ML-DSA-44") { Algorithm::CosignatureMlDsa44 } else { Algorithm::MlDsa65 };
+        let key = PublicKey::new("vectors", quantum, &signed.key);
+        let ours = key.is_ok_and(|key| key.verifies(&signed.message, &signed.signature));
+        assert_eq!(ours, signed.valid && signed.context.is_empty(), "{}", signed.name);
+        counts[if ours { 0 } else { 1 + usize::from(signed.valid) }] += 1;
+    }
+    assert_eq!((acvp.len(), wycheproof.len()), (20, 89));
+    assert_eq!(counts, [42, 57, 10], "accepted, refused as they must be, valid under another context");
+}
+
 #[test]
 fn a_second_implementation_verifies_a_cosignature() {
     use fips204::ml_dsa_44;
@@ -110,6 +175,7 @@ fn a_file_is_for_its_owner_only_and_is_never_replaced() {
     keys(Purpose::Log).save(&path, None).unwrap();
     assert!(SigningKeys::load(&path, Purpose::Log, None).is_ok());
     assert!(matches!(keys(Purpose::Log).save(&path, None), Err(KeyError::File(..))));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing secret is left beside it");
     assert!(matches!(SigningKeys::load(&path, Purpose::Witness, None), Err(KeyError::Purpose(..))));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     let error = SigningKeys::load(&path, Purpose::Log, None).unwrap_err().to_string();

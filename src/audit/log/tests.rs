@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::audit::disk::System;
-use crate::audit::disk::tests::{Fault, Faulty};
+use crate::audit::disk::tests::{Fault, Faulty, Loss, Lossy};
 use crate::audit::entry::Noun;
 use crate::audit::entry::tests::{event, exchange};
 use crate::audit::key::Purpose;
@@ -153,6 +153,38 @@ fn no_fault_of_the_disk_loses_or_doubles_an_entry() {
     }
 }
 
+/// The same where the power goes with the process, and what was not forced to the disk is gone, empty, half or other bytes.
+#[test]
+fn a_loss_of_power_at_any_moment_loses_nothing() {
+    let salted = |number: u128| Taken { salt: [number as u8 | 1; 32], ..taken(number) };
+    let all: Vec<Taken> = (0..280).map(salted).collect();
+    let expected: Vec<Vec<u8>> = all.iter().map(|entry| entry.bytes.clone()).collect();
+    for loss in [Loss::Gone, Loss::Empty, Loss::Half, Loss::Other, Loss::Kept] {
+        for operations in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let lossy = Arc::new(Lossy::after(operations));
+            let dead = feed(folder.path(), lossy.clone(), &all);
+            lossy.lose_power(loss);
+            drop(Log::open(settings(folder.path()), keys(1), None, Arc::new(System), now(2)).unwrap());
+            if folder.path().join("log/checkpoint").exists() {
+                // What was signed before the loss is whole, too.
+                drop(verified(folder.path()));
+            }
+            assert!(!feed(folder.path(), Arc::new(System), &all), "{loss:?} after {operations}");
+            assert_eq!(verified(folder.path()).entries, 280, "{loss:?} after {operations}");
+            assert!(bytes_of(folder.path()) == expected, "{loss:?} after {operations}");
+            for (index, entry) in (0..).zip(&all) {
+                let salt = salts::read(folder.path(), index).unwrap().map(|salt| *salt.expose());
+                assert_eq!(salt, Some(entry.salt), "{loss:?} after {operations}, entry {index}");
+            }
+            if !dead && !lossy.struck() {
+                assert!(operations > 30, "the losses struck");
+                break;
+            }
+        }
+    }
+}
+
 /// Feeds 280 entries in pieces; whether the process died on the way.
 fn feed(folder: &Path, disk: Arc<dyn Disk>, all: &[Taken]) -> bool {
     let mut tries = 0;
@@ -241,7 +273,7 @@ fn a_lost_state_is_made_again_and_nothing_comes_twice() {
 fn torn_partial_tiles_mend_themselves() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), 300);
-    for tile in ["log/tile/0/001.p/44", "log/tile/1/000.p/1"] {
+    for tile in ["log/tile/0/001.p/44", "log/tile/1/000.p/1", "log/tile/entries/001.p/44"] {
         std::fs::write(folder.path().join(tile), b"torn").unwrap();
         assert!(verify::log(&folder.path().join(LOG), &Policy::of_log(keys(1).public()), &[]).is_err());
         drop(open(folder.path()));
@@ -249,15 +281,64 @@ fn torn_partial_tiles_mend_themselves() {
     }
 }
 
+/// A log of a build that had no such file, and one that lost it.
+#[test]
+fn without_the_file_of_the_last_entries_the_served_ones_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 300);
+    for damage in [None, Some(&b"\0\x01x"[..])] {
+        std::fs::remove_file(folder.path().join("tail")).unwrap();
+        if let Some(bytes) = damage {
+            std::fs::write(folder.path().join("tail"), bytes).unwrap();
+        }
+        assert_eq!(open(folder.path()).status().size, 300);
+        assert_eq!(verified(folder.path()).entries, 300);
+        let mode = std::fs::metadata(folder.path().join("tail")).unwrap().permissions().mode() & 0o777;
+        assert!(damage.is_some() || mode == 0o600);
+    }
+}
+
+#[test]
+fn a_checkpoint_asks_little_of_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Lossy::after(i64::MAX));
+    let log = Log::open(settings(folder.path()), keys(1), None, disk.clone(), now(0)).unwrap();
+    let mut at = 0;
+    let mut orders = |count: u64| {
+        let salted = |number: u64| Taken { salt: [7; 32], ..taken(u128::from(number)) };
+        let entries: Vec<Taken> = (at..at + count).map(salted).collect();
+        let before = disk.forced();
+        log.take(&entries, "s", (at, at + count)).unwrap();
+        at += count;
+        log.finish(now(at as i64)).unwrap().unwrap();
+        disk.forced() - before
+    };
+    orders(3);
+    assert_eq!(orders(1), 5, "entries, salts, state and its folder, checkpoint");
+    assert_eq!(orders(252), 8, "a full bundle and its tile, with their folders, and no entries behind them");
+    assert_eq!(orders(255), 5);
+    assert_eq!(orders(200), 9, "a full bundle and its tile, with their folders, and entries behind them");
+}
+
 #[test]
 fn a_log_that_contradicts_itself_is_not_opened() {
     type Edit = fn(&Path);
     let cases: [(&str, Edit, &str); 7] = [
-        ("an entry", |folder| flip(&folder.join("log/tile/entries/001.p/44"), 40), "log/tile"),
+        (
+            "an entry",
+            |folder| {
+                flip(&folder.join("log/tile/entries/001.p/44"), 40);
+                flip(&folder.join("tail"), 40);
+            },
+            "log/tile",
+        ),
         ("an old entry's hash", |folder| flip(&folder.join("log/tile/0/000"), 40), "log/tile"),
         (
             "a missing bundle",
-            |folder| std::fs::remove_file(folder.join("log/tile/entries/001.p/44")).unwrap(),
+            |folder| {
+                std::fs::remove_file(folder.join("log/tile/entries/001.p/44")).unwrap();
+                std::fs::remove_file(folder.join("tail")).unwrap();
+            },
             "001.p/44",
         ),
         ("an edited state", |folder| replace(&folder.join("state"), "\"s\":300", "\"s\":100"), "state"),
@@ -416,6 +497,8 @@ fn old_entries_go_and_their_proofs_stay() {
     assert!(Receipt::make(&log, 600).unwrap().verify(&log.policy()).is_ok());
     assert!(receipt.verify(&log.policy()).is_ok());
     drop(log);
+    let kept = std::fs::read(folder.path().join("tail")).unwrap();
+    assert_eq!(tiles::entries(&kept).unwrap().len(), 1_001 % 256, "nothing of old entries is left in it");
     let report = verified(folder.path());
     assert_eq!((report.entries, report.pruned), (489, 512));
     std::fs::remove_file(folder.path().join("log/tile/entries/002")).unwrap();

@@ -211,6 +211,107 @@ fn what_is_of_another_log_is_named() {
     assert!(fault.place == "checkpoint" && fault.what.contains("the entries have the root"), "{fault}");
 }
 
+/// Keys are given up because somebody else may have them; what they sign from then on is worth nothing.
+#[test]
+fn keys_that_were_given_up_can_neither_sign_more_nor_name_others() {
+    let watched = watched();
+    let log_folder = watched.folder.path().join(LOG);
+    let mut all = tiles::read_entries(&log_folder, 0, 7).unwrap();
+    let policy = Policy::of_log(keys(1).public());
+    let attacked = |all: &[Vec<u8>], signer: u8| {
+        rewrite(watched.folder.path(), all);
+        let (size, tree) = (all.len() as u64, TreeFiles::new(&log_folder, all.len() as u64));
+        let text = Checkpoint::new(ORIGIN, size, merkle::root(size, &tree).unwrap()).to_string();
+        let signatures = keys(signer).sign(&text).unwrap();
+        fs::write(watched.path("checkpoint"), Note { signatures, text }.to_string()).unwrap();
+        log(&log_folder, &policy, &[]).unwrap_err()
+    };
+    all.push(taken(99).bytes);
+    let fault = attacked(&all, 1);
+    assert!(fault.place == "checkpoint" && fault.what.contains("gave up in entry 4"), "{fault}");
+    let note = rotation::make(&keys(1), &keys(9)).unwrap();
+    let stolen = crate::audit::entry::Rotation { at: now(9), note: note.clone() };
+    all.push(crate::audit::entry::Entry::Rotation(stolen).to_bytes());
+    let fault = attacked(&all, 9);
+    assert!(fault.place == "rotations" && fault.what.contains("rotation 1 is from keys"), "{fault}");
+    // The same with his statement in the list.
+    let mut notes = rotation::load(&log_folder).unwrap();
+    notes.push(note);
+    fs::write(watched.path("rotations"), serde_json::to_vec(&notes).unwrap()).unwrap();
+    assert!(attacked(&all, 9).what.contains("rotation 1 is from keys"));
+    // Their own checkpoints of before stay good.
+    all.truncate(7);
+    rewrite(watched.folder.path(), &all);
+    let text = watched.log.published().0.unwrap().note.to_string();
+    fs::write(watched.path("checkpoint"), text).unwrap();
+    notes_of_one(&watched);
+    let tree = TreeFiles::new(&log_folder, 7);
+    let text = Checkpoint::new(ORIGIN, 4, merkle::root(4, &tree).unwrap()).to_string();
+    let note = Note { signatures: keys(1).sign(&text).unwrap(), text }.to_string().into_bytes();
+    let report = log(&log_folder, &policy, &[Kept { name: "old.txt".to_owned(), note }]).unwrap();
+    assert_eq!(report.continues, [("old.txt".to_owned(), 4)]);
+}
+
+/// Takes all statements but the first out of the list.
+fn notes_of_one(watched: &Watched) {
+    let notes = rotation::load(&watched.folder.path().join(LOG)).unwrap();
+    fs::write(watched.path("rotations"), serde_json::to_vec(&notes[..1]).unwrap()).unwrap();
+}
+
+/// Whoever has the keys can log bytes of which two readers read two things.
+#[test]
+fn an_entry_in_another_spelling_is_no_proof() {
+    let plain = String::from_utf8(taken(1).bytes).unwrap();
+    let twice = plain.replacen("\"status\":200", "\"status\":200,\"status\":403", 1);
+    let spaced = plain.replacen(':', ": ", 1);
+    assert!(twice != plain && spaced != plain, "{plain}");
+    for entry in [twice, spaced] {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 1);
+        rewrite(folder.path(), &[entry.clone().into_bytes()]);
+        sign(folder.path(), 1);
+        let log_folder = folder.path().join(LOG);
+        let fault = log(&log_folder, &Policy::of_log(keys(1).public()), &[]).unwrap_err();
+        assert!(fault.place == "entry 0" && fault.what.contains("RFC 8785"), "{fault}");
+        let receipt = crate::audit::receipt::Receipt::from_files(&log_folder, 0).unwrap();
+        let fault = receipt.verify(&Policy::of_log(keys(1).public())).unwrap_err();
+        assert!(fault.place.contains("entry 0") && fault.what.contains("RFC 8785"), "{fault}");
+    }
+}
+
+/// A folder that somebody else made may hold anything.
+#[test]
+fn pipes_endless_files_and_circles_of_links_do_not_hold_up_a_verifier() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 300);
+    let log_folder = folder.path().join(LOG);
+    let verified = || log(&log_folder, &Policy::of_log(keys(1).public()), &[]);
+    std::os::unix::fs::symlink("..", log_folder.join("tile/0/x000")).unwrap();
+    std::os::unix::fs::symlink(".", log_folder.join("tile/entries/x001")).unwrap();
+    assert!(verified().is_ok(), "links to folders are passed by");
+    for name in ["checkpoint", "witnessed", "rotations", "tile/0/000", "tile/entries/001.p/44", "tile/0/000.p/7"] {
+        let path = log_folder.join(name);
+        let whole = fs::read(&path).ok();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let strange: [&dyn Fn(); 3] = [
+            &|| assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+            &|| std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            &|| fs::File::create(&path).unwrap().set_len(1 << 40).unwrap(),
+        ];
+        for make in strange {
+            drop(fs::remove_file(&path));
+            make();
+            let fault = verified().unwrap_err();
+            assert!(fault.place.contains(name) || name == "tile/0/000.p/7", "{name}: {fault}");
+        }
+        fs::remove_file(&path).unwrap();
+        if let Some(whole) = whole {
+            fs::write(&path, whole).unwrap();
+        }
+    }
+    assert!(verified().is_ok());
+}
+
 #[test]
 fn a_list_of_rotations_that_differs_from_the_log_is_seen() {
     let watched = watched();

@@ -239,13 +239,46 @@ fn two_checkpoints_are_consistent_by_a_proof_alone() {
     log.take(&[taken(300), taken(301)], "s", (300, 302)).unwrap();
     let published: Published = log.finish(now(3)).unwrap().unwrap();
     let proof = AddCheckpoint::make(&published, 300, &TreeFiles::new(&log.log_folder(), 302)).unwrap();
-    let (before, after) = consistency(&old, proof.to_text().as_bytes(), &policy()).unwrap();
+    let (before, after) = consistency(&old, proof.to_text().as_bytes(), &policy(), &[]).unwrap();
     assert_eq!((before.checkpoint.size, after.checkpoint.size), (300, 302));
     let mut forged = proof.clone();
     forged.proof[0] = merkle::empty_root();
-    assert!(consistency(&old, forged.to_text().as_bytes(), &policy()).unwrap_err().what.contains("does not show"));
+    assert!(consistency(&old, forged.to_text().as_bytes(), &policy(), &[]).unwrap_err().what.contains("does not show"));
     let shifted = AddCheckpoint { old: 299, ..proof };
-    assert!(consistency(&old, shifted.to_text().as_bytes(), &policy()).unwrap_err().what.contains("size 299"));
+    assert!(consistency(&old, shifted.to_text().as_bytes(), &policy(), &[]).unwrap_err().what.contains("size 299"));
+}
+
+#[test]
+fn no_receipt_is_given_of_an_entry_that_somebody_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 700);
+    let log = open(folder.path());
+    assert!(Receipt::make(&log, 3).is_ok());
+    flip(&folder.path().join("log/tile/entries/000"), 3_000);
+    let which = (0..256).filter(|index| Receipt::make(&log, *index).is_err()).collect::<Vec<_>>();
+    let [index] = which.as_slice() else { panic!("{which:?}") };
+    let error = Receipt::make(&log, *index).unwrap_err().to_string();
+    assert!(error.contains(&format!("entry {index} (tile/entries/000) is not what was logged")), "{error}");
+    assert!(Receipt::from_files(&log.log_folder(), *index).is_err());
+    flip(&folder.path().join("log/tile/0/001"), 3_000);
+    assert!(Receipt::make(&log, 300).is_err(), "a tile that was changed gives no proof");
+}
+
+#[test]
+fn a_checkpoint_after_a_rotation_continues_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), 5);
+    let old = kept(folder.path());
+    let log = open(folder.path());
+    log.rotate(keys(2), now(2)).unwrap();
+    let published = log.published().0.unwrap();
+    let tree = TreeFiles::new(&log.log_folder(), published.checkpoint.size);
+    let proof = AddCheckpoint::make(&published, 5, &tree).unwrap().to_text();
+    let checked = |notes: &[String]| consistency(&old, proof.as_bytes(), &policy(), notes);
+    let notes = rotation::load(&log.log_folder()).unwrap();
+    assert_eq!(checked(&notes).unwrap().1.checkpoint.size, 6);
+    assert!(checked(&[]).unwrap_err().what.contains("by a known key"));
+    assert!(checked(&[rotation::make(&keys(3), &keys(2)).unwrap()]).is_err(), "a stranger's statement");
 }
 
 /// Figures, not limits: `cargo test --release --lib -- --ignored --nocapture what_a_log_costs`.

@@ -1,5 +1,6 @@
 //! `marg audit receipt`, `search`, `export`, `tail` and `text` on a folder; `remote` has those that ask a running instance.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use data_encoding::BASE64;
 use serde_json::Value;
 
 use crate::audit::checkpoint::Checkpoint;
+use crate::audit::entry;
 use crate::audit::index::{self, Filter};
 use crate::audit::receipt::Receipt;
 use crate::audit::salts;
@@ -43,16 +45,16 @@ pub struct Wanted {
 #[derive(Debug, Args)]
 pub struct Whose {
     /// The id of a key.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = text_of)]
     key: Option<String>,
     /// An organisation.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     org: Option<String>,
     /// A team.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     team: Option<String>,
     /// A user.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     user: Option<String>,
     /// At this time or later: RFC 3339, or seconds since 1970.
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
@@ -87,27 +89,47 @@ impl Whose {
 
 /// What is looked for; every flag that is given must match.
 #[derive(Debug, Args)]
-pub struct Search {
+pub struct Matching {
     /// The audit folder, where no --server is given.
     #[arg(long, value_name = "FOLDER", default_value = "data/audit")]
     folder: PathBuf,
     #[command(flatten)]
     whose: Whose,
     /// A model, as asked for or as served.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_of)]
     model: Option<String>,
     /// What an event happened to.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = text_of)]
     subject: Option<String>,
     /// The kind of entry, such as exchange, refusal, key, policy.
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = kind)]
     kind: Option<String>,
     /// What was done by the gate's verdict (allow, deny, would-deny), or the outcome where the gate was not asked.
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = text_of)]
     verdict: Option<String>,
-    /// The most entries that a search prints.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    limit: usize,
+}
+
+/// A search; what is exported or followed has no bound.
+#[derive(Debug, Args)]
+pub struct Search {
+    #[command(flatten)]
+    pub(super) matching: Matching,
+    /// The most entries that are printed.
+    #[arg(long, value_name = "COUNT", default_value_t = NonZeroUsize::new(100).unwrap_or(NonZeroUsize::MIN))]
+    limit: NonZeroUsize,
+}
+
+/// A kind that entries have: a word that none has finds nothing, which is no answer.
+fn kind(word: &str) -> std::result::Result<String, String> {
+    if entry::is_kind(word) {
+        return Ok(word.to_owned());
+    }
+    Err("no entry is of this kind; docs/audit.md lists them, such as exchange, refusal, key, policy".to_owned())
+}
+
+/// A text that is looked for.
+fn text_of(word: &str) -> std::result::Result<String, String> {
+    if word.is_empty() { Err("it is empty; leave the flag out to take all".to_owned()) } else { Ok(word.to_owned()) }
 }
 
 /// A text.
@@ -123,7 +145,7 @@ pub struct Text {
     folder: PathBuf,
 }
 
-impl Search {
+impl Matching {
     fn filter(&self) -> Filter {
         let Self { whose, model, subject, kind, verdict, .. } = self;
         Filter {
@@ -141,10 +163,12 @@ impl Search {
         let more = [("model", model), ("subject", subject), ("kind", kind), ("verdict", verdict)];
         whose.asked().into_iter().chain(more.map(|(name, text)| (name, text.clone()))).collect()
     }
+}
 
-    /// The most entries that a search prints.
+impl Search {
+    /// The most entries that are printed.
     pub(super) fn limit(&self) -> usize {
-        self.limit.max(1)
+        self.limit.get()
     }
 }
 
@@ -209,21 +233,21 @@ pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
 
 /// Prints the newest matches.
 pub fn search(search: &Search) -> Result {
-    let folder = &search.folder;
-    found(folder, range(folder)?, &search.filter(), search.limit())?.iter().try_for_each(print)
+    let Matching { folder, .. } = &search.matching;
+    found(folder, range(folder)?, &search.matching.filter(), search.limit())?.iter().try_for_each(print)
 }
 
 /// Prints all matches, oldest first, a bundle at a time.
-pub fn export(search: &Search) -> Result {
-    let (first, size) = range(&search.folder)?;
-    part(search, (first, size))
+pub fn export(matching: &Matching) -> Result {
+    let (first, size) = range(&matching.folder)?;
+    part(matching, (first, size))
 }
 
-fn part(search: &Search, (from, to): (u64, u64)) -> Result {
-    let filter = search.filter();
+fn part(matching: &Matching, (from, to): (u64, u64)) -> Result {
+    let filter = matching.filter();
     for number in from / WIDTH..to.div_ceil(WIDTH) {
         let piece = (from.max(number * WIDTH), to.min((number + 1) * WIDTH));
-        let mut entries = found(&search.folder, piece, &filter, usize::MAX)?;
+        let mut entries = found(&matching.folder, piece, &filter, usize::MAX)?;
         entries.reverse();
         entries.iter().try_for_each(print)?;
     }
@@ -231,13 +255,13 @@ fn part(search: &Search, (from, to): (u64, u64)) -> Result {
 }
 
 /// Prints matches as they come.
-pub async fn tail(search: &Search) -> Result {
-    let (_, mut seen) = range(&search.folder)?;
+pub async fn tail(matching: &Matching) -> Result {
+    let (_, mut seen) = range(&matching.folder)?;
     loop {
         tokio::time::sleep(LOOK).await;
-        let (_, size) = range(&search.folder)?;
+        let (_, size) = range(&matching.folder)?;
         if size > seen {
-            part(search, (seen, size))?;
+            part(matching, (seen, size))?;
             seen = size;
         }
     }

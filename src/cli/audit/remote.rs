@@ -6,7 +6,7 @@
 use axum::http::Method;
 use serde_json::Value;
 
-use crate::cli::audit::find::{LOOK, Search};
+use crate::cli::audit::find::{LOOK, Matching, Search};
 use crate::cli::door::{Door, with_query};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output;
@@ -19,7 +19,7 @@ pub async fn search(search: &Search, door: &Door) -> Result {
     let mut left = search.limit() as u64;
     let mut before = None;
     while left > 0 {
-        let answer = piece(search, door, (None, before, left.min(PIECE))).await?;
+        let answer = piece(&search.matching, door, (None, before, left.min(PIECE))).await?;
         let entries = entries(&answer)?;
         entries.iter().try_for_each(print)?;
         left -= (entries.len() as u64).min(left);
@@ -32,29 +32,29 @@ pub async fn search(search: &Search, door: &Door) -> Result {
 }
 
 /// Prints all matches, oldest first.
-pub async fn export(search: &Search, door: &Door) -> Result {
-    part(search, door, range(door).await?).await
+pub async fn export(matching: &Matching, door: &Door) -> Result {
+    part(matching, door, range(door).await?).await
 }
 
 /// Prints matches as they come.
-pub async fn tail(search: &Search, door: &Door) -> Result {
+pub async fn tail(matching: &Matching, door: &Door) -> Result {
     let (_, mut seen) = range(door).await?;
     loop {
         tokio::time::sleep(LOOK).await;
         let (_, size) = range(door).await?;
         if size > seen {
-            part(search, door, (seen, size)).await?;
+            part(matching, door, (seen, size)).await?;
             seen = size;
         }
     }
 }
 
 /// Prints the matches of a range, oldest first.
-async fn part(search: &Search, door: &Door, (first, size): (u64, u64)) -> Result {
+async fn part(matching: &Matching, door: &Door, (first, size): (u64, u64)) -> Result {
     let mut from = first;
     while from < size {
         let to = size.min(from + PIECE);
-        let answer = piece(search, door, (Some(from), Some(to), PIECE)).await?;
+        let answer = piece(matching, door, (Some(from), Some(to), PIECE)).await?;
         entries(&answer)?.iter().rev().try_for_each(print)?;
         from = to;
     }
@@ -69,8 +69,12 @@ async fn range(door: &Door) -> Result<(u64, u64)> {
 }
 
 /// One answer: entries from an index on and below another, at most so many, newest first.
-async fn piece(search: &Search, door: &Door, (from, before, limit): (Option<u64>, Option<u64>, u64)) -> Result<Value> {
-    let mut pairs = search.asked();
+async fn piece(
+    matching: &Matching,
+    door: &Door,
+    (from, before, limit): (Option<u64>, Option<u64>, u64),
+) -> Result<Value> {
+    let mut pairs = matching.asked();
     pairs.push(("from", from.map(|index| index.to_string())));
     pairs.push(("before", before.map(|index| index.to_string())));
     pairs.push(("limit", Some(limit.to_string())));
