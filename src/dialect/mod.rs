@@ -27,7 +27,8 @@ mod golden;
 
 pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
 pub use error::{error_body, upstream_error_body};
+pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};
 pub use splice::{CeilingField, Changes};
-pub use text::{delivered_text, request_text};
+pub use text::{TEXT_LIMIT_BYTES, delivered_text, request_text, tokens_given};

@@ -125,8 +125,12 @@ impl Form {
     fn take(&mut self, part: &Part, span: Range<usize>, body: &[u8]) -> Result<(), Error> {
         if part.file {
             self.files = true;
-            // A file named `model` could be the model to a lenient reader.
-            return if part.name == "model" { Err(malformed("the field model must not be a file")) } else { Ok(()) };
+            // A file of that name could be the field to a lenient reader.
+            return match part.name.as_str() {
+                "model" => Err(malformed("the field model must not be a file")),
+                "n" | "stream" => Err(malformed("the fields n and stream must not be files")),
+                _ => Ok(()),
+            };
         }
         if part.name == "prompt" || part.name == "input" {
             self.text_bytes = self.text_bytes.saturating_add(span.len() as u64);
@@ -141,8 +145,11 @@ impl Form {
             "model" if self.model.replace(span).is_some() => {
                 return Err(malformed("the form names a model twice").param("model"));
             }
-            "stream" => self.stream = matches!(text.trim(), "true" | "True" | "1"),
-            "n" => self.choices = text.trim().parse().ok(),
+            // Readers differ in what they take for true, and in which of two they take; the larger wish counts.
+            "stream" => {
+                self.stream |= !matches!(text.trim().to_ascii_lowercase().as_str(), "" | "false" | "0" | "no" | "off")
+            }
+            "n" => self.choices = self.choices.max(Some(text.trim().parse().unwrap_or(u64::MAX))),
             "size" => self.size = Some(text.to_owned()),
             "quality" => self.quality = Some(text.to_owned()),
             "user" => self.end_user = Some(text.to_owned()).filter(|user| !user.is_empty()),

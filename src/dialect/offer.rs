@@ -3,17 +3,24 @@
 //! Read only when somebody asks, since it walks the body once more. The body was understood before, so it is valid JSON
 //! without a key that is given twice.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::dialect::json::Type;
 use crate::dialect::openai::Facts;
+use crate::dialect::operation::Operation;
 use crate::dialect::value::Value;
+
+/// The most models besides `model` that a request may name; providers take a few.
+pub const MAX_OTHER_MODELS: usize = 16;
 
 impl Facts {
     /// The names of the tools and functions that a request offers. A tool that the provider itself runs is named by its type
     /// as well (`web_search`), whatever name it bears; one of an MCP server also by the server's label and the tools that it
-    /// may use there. `web_search_options` is `web_search`, a plugin is its id. `body` is the body that these facts were read
-    /// from.
+    /// may use there; one that says nothing of the kind by the names of its members (`googleSearch`). `web_search_options`,
+    /// `search_parameters` (xAI) and `enable_search` (DashScope) are `web_search`, a plugin is its id, and a stored prompt, which
+    /// may bring tools along that nobody sees here, is `stored_prompt`. `body` is the body that these facts were read from.
     ///
     /// *Source*: `tools` and `functions` in <https://platform.openai.com/docs/api-reference/chat/create> (`function.name`,
     /// `custom.name`) and <https://platform.openai.com/docs/api-reference/responses/create> (`name`, `type`;
@@ -28,8 +35,13 @@ impl Facts {
         let body = Value::whole(body);
         let lists = ["tools", "functions"].into_iter().filter_map(|list| body.present(list));
         let mut all: BTreeSet<Arc<str>> = lists.flat_map(Value::elements).flat_map(names).collect();
-        if body.present("web_search_options").is_some() {
+        let searches = |name: &str| body.present(name).is_some_and(|on| on.boolean() != Some(false));
+        if ["web_search_options", "search_parameters", "enable_search"].into_iter().any(searches) {
             all.insert("web_search".into());
+        }
+        let prompt = body.present("prompt").filter(|_| self.operation == Operation::Responses);
+        if prompt.is_some_and(|prompt| prompt.kind() == Type::Object) {
+            all.insert("stored_prompt".into());
         }
         let plugins = body.present("plugins").into_iter().flat_map(Value::elements);
         all.extend(plugins.filter_map(|plugin| plugin.present("id")?.string()).map(Arc::from));
@@ -39,6 +51,24 @@ impl Facts {
             all.extend(server.present("tool_configuration").into_iter().flat_map(allowed));
         }
         all
+    }
+
+    /// The models besides `model` that the provider may turn to, as far as the request names them: `models` at OpenRouter,
+    /// `fallbacks` at LiteLLM. At most 17, so that a caller of a bound of 16 notices. `body` is the body that these facts were
+    /// read from.
+    ///
+    /// *Source*: <https://openrouter.ai/docs/features/model-routing>, <https://docs.litellm.ai/docs/proxy/reliability>.
+    ///
+    /// *Cost*: nothing without such lists; else one walk over the body.
+    pub fn other_models(&self, body: &[u8]) -> Vec<String> {
+        if !self.lists_models {
+            return Vec::new();
+        }
+        let body = Value::whole(body);
+        let lists = ["models", "fallbacks"].into_iter().filter_map(|list| body.present(list)).flat_map(Value::elements);
+        let names = lists.filter_map(|one| one.string().or_else(|| one.present("model")?.string()));
+        let others = names.filter(|name| self.model.as_deref() != Some(&**name));
+        others.take(MAX_OTHER_MODELS + 1).map(Cow::into_owned).collect()
     }
 
     /// The session that a request names in its `metadata`: `session_id`, or `user_id` as Anthropic's requests have it. `body`
@@ -64,6 +94,9 @@ fn names(tool: Value<'_>) -> Vec<Arc<str>> {
     let is_plain = |kind: &str| matches!(kind, "function" | "custom");
     names.extend(kind.filter(|kind| names.is_empty() || !is_plain(kind)).map(Arc::from));
     names.extend(allowed(tool));
+    if names.is_empty() {
+        names.extend(tool.members().map(|(name, _)| Arc::from(&*name.decode())));
+    }
     names
 }
 
@@ -104,6 +137,39 @@ mod tests {
         assert_eq!(offered(Operation::Chat, body), ["crm", "mcp", "read", "web", "web_search"]);
         let body = r#"{"model":"m","messages":[{"role":"user","content":"\"tools\":[{\"name\":\"x\"}]"}]}"#;
         assert_eq!(offered(Operation::Chat, body), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_brings_tools_along_without_naming_them_is_named() {
+        let chat = |more: &str| -> &'static str {
+            format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],{more}}}"#).leak()
+        };
+        for (more, names) in [
+            (r#""tools":[{"googleSearch":{}}]"#, vec!["googleSearch"]),
+            (r#""search_parameters":{"mode":"on"}"#, vec!["web_search"]),
+            (r#""enable_search":true"#, vec!["web_search"]),
+            (r#""enable_search":false"#, vec![]),
+            (r#""enable_search":"yes""#, vec!["web_search"]),
+        ] {
+            assert_eq!(offered(Operation::Chat, chat(more)), names, "{more}");
+        }
+        let body = r#"{"model":"m","input":"x","prompt":{"id":"pmpt_1"}}"#;
+        assert_eq!(offered(Operation::Responses, body), ["stored_prompt"]);
+    }
+
+    #[test]
+    fn other_models_are_found_where_a_provider_would() {
+        let others = |more: &str| {
+            let body = Bytes::from(format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}]{more}}}"#));
+            understand(Operation::Chat, None, &body).unwrap().other_models(&body)
+        };
+        assert_eq!(others(""), Vec::<String>::new());
+        assert_eq!(others(r#","models":["m"]"#), Vec::<String>::new());
+        assert_eq!(
+            others(r#","models":["m","\u0065vil"],"fallbacks":[{"model":"worse"},"worst",7]"#),
+            ["evil", "worse", "worst"]
+        );
+        assert_eq!(others(&format!(r#","models":{:?}"#, vec!["a"; 99])).len(), 17);
     }
 
     #[test]

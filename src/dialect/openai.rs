@@ -76,6 +76,10 @@ pub struct Facts {
     pub images: u64,
     /// Reasoning is asked for by name.
     pub reasoning: bool,
+    /// The most tokens of reasoning that are asked for by number.
+    pub reasoning_tokens: u64,
+    /// The provider may turn to other models than `model`; `offer::Facts::other_models` names them.
+    pub lists_models: bool,
     /// The stored answer that this request goes on from (`previous_response_id`), at most 256 bytes.
     pub continues: Option<String>,
     /// The model reads something that is not in the body: a conversation, a stored prompt, file or item, a link to a file, what a
@@ -130,6 +134,8 @@ impl Facts {
             input_tokens_most: 0,
             images: 0,
             reasoning: false,
+            reasoning_tokens: 0,
+            lists_models: false,
             continues: None,
             refers: false,
             service_tier: None,
@@ -241,6 +247,8 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
         input_tokens_most: reading.input_tokens_most(),
         images: reading.images(),
         reasoning: reading.reasoning(),
+        reasoning_tokens: reading.reasoning_tokens(),
+        lists_models: reading.seen(Field::Models).is_some() || reading.seen(Field::Fallbacks).is_some(),
         continues: reading.continues(),
         refers: reading.refers(),
         service_tier: reading.service_tier(),
@@ -324,7 +332,8 @@ impl Reading<'_> {
 
     fn boolean(&self, field: Field) -> Result<Option<bool>, Error> {
         match self.value(field).map(Value::boolean) {
-            Some(None) => self.wrong(field, "true or false"),
+            // Of what passes through nobody knows how an odd one is read; it is asked for by none without a reason.
+            Some(None) => Ok(Some(self.wrong(field, "true or false")?.unwrap_or(true))),
             found => Ok(found.flatten()),
         }
     }
@@ -336,14 +345,32 @@ impl Reading<'_> {
         }
     }
 
+    /// The largest of the ceilings that are written, as providers differ in which one they obey; but none where none of those
+    /// is that the operation knows, as the provider may obey none of the others.
     fn max_output_tokens(&self) -> Result<Option<u64>, Error> {
-        let counts = [
-            self.count(Field::MaxCompletionTokens)?,
-            self.count(Field::MaxOutputTokens)?,
-            self.count(Field::MaxTokens)?,
-        ];
-        // Providers differ in which one they obey if several stand there, so the largest bounds them all.
-        Ok(counts.into_iter().flatten().max())
+        const ALL: [Field; 3] = [Field::MaxCompletionTokens, Field::MaxOutputTokens, Field::MaxTokens];
+        let is_own = |field: Field| match self.operation {
+            Operation::Chat => field != Field::MaxOutputTokens,
+            Operation::Completions => field == Field::MaxTokens,
+            Operation::Responses => field == Field::MaxOutputTokens,
+            _ => true,
+        };
+        let (mut most, mut is_bound) = (None, false);
+        for field in ALL {
+            let Some(count) = self.count(field)? else {
+                // Of what passes through nobody knows how an odd one is read.
+                if self.seen(field).is_some() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            // Some servers read 0 as no ceiling; where a completion of no tokens has a use, it is taken at its word.
+            if count == 0 && self.operation != Operation::Completions {
+                return self.wrong(field, "1 or more");
+            }
+            (most, is_bound) = (most.max(Some(count)), is_bound || is_own(field));
+        }
+        Ok(most.filter(|_| is_bound))
     }
 
     /// Ceilings that are written but `null`, which counts as not written.
@@ -371,7 +398,16 @@ impl Reading<'_> {
     }
 
     fn reasoning(&self) -> bool {
-        [Field::ReasoningEffort, Field::Reasoning, Field::Thinking].into_iter().any(|field| self.seen(field).is_some())
+        let fields = [Field::ReasoningEffort, Field::Reasoning, Field::Thinking, Field::ThinkingBudget];
+        fields.into_iter().any(|field| self.seen(field).is_some())
+    }
+
+    /// *Source*: `thinking_budget` at DashScope, `thinking.budget_tokens` at Anthropic, `reasoning.max_tokens` at OpenRouter.
+    fn reasoning_tokens(&self) -> u64 {
+        let inside = |field, name| self.value(field)?.present(name)?.u64();
+        let plain = self.value(Field::ThinkingBudget).and_then(Value::u64);
+        let all = [plain, inside(Field::Thinking, "budget_tokens"), inside(Field::Reasoning, "max_tokens")];
+        all.into_iter().flatten().max().unwrap_or(0)
     }
 
     fn continues(&self) -> Option<String> {
@@ -380,9 +416,13 @@ impl Reading<'_> {
     }
 
     fn refers(&self) -> bool {
-        let stored = |seen: &Seen| seen.kind == json::Type::Object;
-        let prompt = self.operation == Operation::Responses && self.seen(Field::Prompt).is_some_and(stored);
-        self.shape.refers || prompt || self.seen(Field::Conversation).is_some()
+        self.shape.refers || self.has_stored_prompt() || self.seen(Field::Conversation).is_some()
+    }
+
+    /// *Source*: `prompt` in <https://platform.openai.com/docs/api-reference/responses/create>.
+    fn has_stored_prompt(&self) -> bool {
+        let is_object = |seen: &Seen| seen.kind == json::Type::Object;
+        self.operation == Operation::Responses && self.seen(Field::Prompt).is_some_and(is_object)
     }
 
     fn service_tier(&self) -> Option<String> {
@@ -411,8 +451,10 @@ impl Reading<'_> {
         let mut most = 1;
         for field in [Field::N, Field::BestOf] {
             let count = match self.count(field)? {
-                Some(count) if !(1..=CHOICES_LIMIT).contains(&count) => self.wrong(field, "between 1 and 128")?,
-                count => count,
+                Some(count) if (1..=CHOICES_LIMIT).contains(&count) => Some(count),
+                Some(_) => Some(self.wrong(field, "between 1 and 128")?.unwrap_or(CHOICES_LIMIT)),
+                // Of what passes through nobody knows how an odd one is read.
+                None => self.seen(field).map(|_| CHOICES_LIMIT),
             };
             most = most.max(count.unwrap_or(1));
         }
@@ -432,14 +474,16 @@ impl Reading<'_> {
             });
         }
         // What brings tools along without listing them: OpenAI's search in chat, OpenRouter's plugins, Anthropic's MCP servers.
-        for field in [Field::WebSearchOptions, Field::Plugins, Field::McpServers] {
-            total = total.saturating_add(match self.seen(field) {
-                Some(seen) if seen.kind == json::Type::Array => seen.children,
-                Some(seen) => u32::from(seen.kind == json::Type::Object),
-                None => 0,
+        // xAI's and DashScope's searches, and what a stored prompt of OpenAI's brings along.
+        let fields = [Field::WebSearchOptions, Field::Plugins, Field::McpServers, Field::SearchParameters];
+        for seen in fields.into_iter().filter_map(|field| self.seen(field)) {
+            total = total.saturating_add(match seen.kind {
+                json::Type::Array => seen.children,
+                kind => u32::from(kind == json::Type::Object),
             });
         }
-        Ok(total)
+        let searches = self.value(Field::EnableSearch).is_some_and(|on| on.boolean() != Some(false));
+        Ok(total.saturating_add(u32::from(searches)).saturating_add(u32::from(self.has_stored_prompt())))
     }
 
     fn end_user(&self) -> Option<String> {

@@ -144,7 +144,25 @@ fn find_checked(path: &str) -> Result<Found<'_>, Error> {
     check_raw(path)?;
     let found = find(path);
     check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
+    if let Some((rest, Operation::Passthrough, _)) = found
+        && let Some(plain) = disguised(rest)
+    {
+        return Err(escape(format!("write it as /v1{plain}")));
+    }
     found.ok_or_else(|| Error::new(Kind::NotFound, not_found_text(path)))
+}
+
+/// The known endpoint that a server may take a path for although it is written otherwise: percent-encoded, in other letters, with
+/// something at its end that is dropped. It must not pass as something that is not understood, since that is judged by less.
+fn disguised(rest: &str) -> Option<&'static str> {
+    let mut form = rest.as_bytes().to_vec();
+    for _ in 0..DECODE_ROUNDS {
+        form = decode_once(&form);
+    }
+    let text = String::from_utf8_lossy(&form).to_lowercase();
+    let bare = text.split(['?', '#']).next().unwrap_or_default();
+    let bare = bare.trim_end_matches(|end: char| end.is_whitespace() || matches!(end, '/' | '.'));
+    ENDPOINTS.iter().map(|(name, ..)| *name).find(|name| *name == bare)
 }
 
 fn find(path: &str) -> Option<Found<'_>> {
@@ -182,7 +200,7 @@ fn model_place(rest: &str) -> Result<Place, Error> {
     Ok(Place { operation: Operation::Model, path: rest.to_owned(), model_in_path: Some(id) })
 }
 
-fn escape(reason: &'static str) -> Error {
+fn escape(reason: impl std::fmt::Display) -> Error {
     Error::new(Kind::InvalidRequest, format!("the path is refused: {reason}"))
 }
 
@@ -343,6 +361,17 @@ mod tests {
             "/v1/models/a%252fb",
             "/v1/models/%2e%2e",
             "http://other/v1/files",
+            "/v1/chat/completion%73",
+            "/v1/%63hat/completions",
+            "/v1/chat/completion%2573",
+            "/v1/Chat/Completions",
+            "/v1/chat/completions%20",
+            "/v1/chat/completions.",
+            "/v1/chat/completions%2e/",
+            "/v1/chat/completions%3Fx=1",
+            "/v1/chat/completions%23",
+            "/v1/RESPONSES",
+            "/v1/embedding%53",
         ] {
             refused("GET", path, Kind::InvalidRequest);
         }
@@ -395,7 +424,8 @@ mod tests {
             "/chat/completions/id",
             "/a%20b",
             "/100%25",
-            "/Chat/Completions",
+            "/chat/completions2",
+            "/Chat",
         ] {
             for method in ANY.split(", ") {
                 let found = place(method, &format!("/v1{path}")).unwrap();

@@ -38,13 +38,18 @@ pub(super) enum Field {
     ServiceTier,
     PreviousResponseId,
     Conversation,
+    ThinkingBudget,
+    SearchParameters,
+    EnableSearch,
+    Models,
+    Fallbacks,
     Size,
     Quality,
     MaxToolCalls,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 28] = [
+const FIELDS: [(Field, &str); 33] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -70,6 +75,11 @@ const FIELDS: [(Field, &str); 28] = [
     (Field::ServiceTier, "service_tier"),
     (Field::PreviousResponseId, "previous_response_id"),
     (Field::Conversation, "conversation"),
+    (Field::ThinkingBudget, "thinking_budget"),
+    (Field::SearchParameters, "search_parameters"),
+    (Field::EnableSearch, "enable_search"),
+    (Field::Models, "models"),
+    (Field::Fallbacks, "fallbacks"),
     (Field::Size, "size"),
     (Field::Quality, "quality"),
     (Field::MaxToolCalls, "max_tool_calls"),
@@ -222,6 +232,28 @@ impl<'a> Shape<'a> {
         self.text_bytes = self.text_bytes.saturating_add(span.len().saturating_sub(2) as u64);
     }
 
+    /// What the name of a member says of a part of a message: there are servers that need no `type` to see what a part is.
+    ///
+    /// *Source*: `MM_PARSER_MAP` and the parts without a type in vLLM's `vllm/entrypoints/chat_utils.py`; `audio.id` of an
+    /// assistant's message in <https://platform.openai.com/docs/api-reference/chat/create>; parts without a type in
+    /// <https://api.jina.ai/redoc>, embeddings.
+    #[inline]
+    fn member(&mut self, key: Text) {
+        if !matches!(self.current, Some(Field::Messages | Field::Input)) {
+            return;
+        }
+        let key = key.decode(self.document);
+        match &*key {
+            "image_url" | "input_image" | "image" | "image_base64" => self.modalities.image_input = true,
+            "input_audio" | "audio_url" => self.modalities.audio_input = true,
+            // An earlier answer that the provider keeps.
+            "audio" => (self.modalities.audio_input, self.refers) = (true, true),
+            "file" | "input_file" | "file_data" | "file_id" | "file_url" => self.modalities.file_input = true,
+            "video_url" | "input_video" | "video" => self.modalities.video_input = true,
+            _ => {}
+        }
+    }
+
     /// What is used by reference: items that the provider stores, and tools that it runs and whose findings the model reads.
     ///
     /// *Source*: `item_reference` and the tools of <https://platform.openai.com/docs/api-reference/responses/create>.
@@ -262,6 +294,9 @@ impl Visit for Shape<'_> {
             _ => {}
         }
         if kind == Type::String && self.reads_text {
+            if let Some(key) = key {
+                self.member(key);
+            }
             self.text(key, &span);
         }
     }
@@ -272,6 +307,7 @@ impl Visit for Shape<'_> {
             (0, _) if kind == Type::Object => self.object = Some(at + 1),
             (1, Some(key)) => self.enter_field(key, kind, at..at),
             (2, _) => self.child(kind),
+            (_, Some(key)) => self.member(key),
             _ => {}
         }
     }

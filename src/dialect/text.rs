@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::dialect::json::Type;
+use crate::dialect::openai::cut;
 use crate::dialect::operation::Operation;
 use crate::dialect::sse;
 use crate::dialect::value::Value;
 
-const TEXT_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// The most text that is given; what a longer body holds beyond it is not.
+pub const TEXT_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 /// Answers of one stream that are told apart; further ones run together.
 const ANSWERS_LIMIT: u64 = 128;
 
@@ -32,6 +34,26 @@ pub fn request_text(operation: Operation, body: &[u8]) -> String {
         }
     }
     text.0
+}
+
+/// How many tokens a request gives as numbers in the place of text: all numbers in `prompt` and `input`, in lists of any depth that
+/// a body may have.
+///
+/// *Source*: arrays of tokens in <https://platform.openai.com/docs/api-reference/embeddings/create> and
+/// <https://platform.openai.com/docs/api-reference/completions/create>.
+pub fn tokens_given(body: &[u8]) -> u64 {
+    let Some(request) = Value::first(body).filter(|value| value.kind() == Type::Object) else { return 0 };
+    let lists = request.members().filter(|(name, _)| name.is("prompt") || name.is("input"));
+    lists.map(|(_, value)| numbers_in(value)).sum()
+}
+
+fn numbers_in(list: Value<'_>) -> u64 {
+    let count = |element: Value<'_>| match element.kind() {
+        Type::Number => 1,
+        Type::Array => numbers_in(element),
+        _ => 0,
+    };
+    list.elements().map(count).sum()
 }
 
 /// The text that a model wrote in an answer, or in the beginning of one: contents, reasoning, refusals, calls of tools,
@@ -132,7 +154,9 @@ struct Pieces(String);
 
 impl Pieces {
     fn push(&mut self, piece: &str) {
-        if piece.is_empty() || self.0.len() + piece.len() >= TEXT_LIMIT_BYTES {
+        // Of what is beyond the limit the beginning counts, or a long text would be none.
+        let piece = cut(piece, TEXT_LIMIT_BYTES.saturating_sub(self.0.len() + 1));
+        if piece.is_empty() {
             return;
         }
         if !self.0.is_empty() {
@@ -234,6 +258,23 @@ mod tests {
             {"type":"function_call_output","output":"o"},{"type":"function_call","name":"n","arguments":"{}"}]}"#;
         assert_eq!(text(Operation::Responses, items), "i\na\no\nn\n{}");
         assert_eq!(text(Operation::Audio, "--boundary"), "");
+    }
+
+    #[test]
+    fn tokens_that_are_given_as_numbers_are_counted_and_a_text_beyond_the_limit_is_not_nothing() {
+        for (body, tokens) in [
+            (r#"{"input":[1,2,3]}"#, 3),
+            (r#"{"input":[[1,2],[3],"a",[[4]]],"n":7,"dimensions":256}"#, 4),
+            (r#"{"prompt":[1,2],"input":5}"#, 2),
+            (r#"{"input":"1 2 3","messages":[1,2]}"#, 0),
+            ("[1,2,3]", 0),
+            ("", 0),
+        ] {
+            assert_eq!(tokens_given(body.as_bytes()), tokens, "{body}");
+        }
+        let body = format!(r#"{{"input":"{}"}}"#, "é".repeat(TEXT_LIMIT_BYTES));
+        let text = request_text(Operation::Embeddings, body.as_bytes());
+        assert!((TEXT_LIMIT_BYTES - 4..TEXT_LIMIT_BYTES).contains(&text.len()), "{}", text.len());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod slice;
 pub mod table;
 pub mod verdict;
 
+mod bounds;
 mod context;
 mod slots;
 

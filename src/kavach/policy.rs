@@ -3,7 +3,8 @@
 //! Every policy is validated against the schema in strict mode; one that can never match is an error, as are an annotation
 //! that nobody knows and an id that is given twice, each with line and column. A missing file, an empty folder, a text
 //! without a policy or one that is cut off gives no set at all, so that a mistake never opens the door
-//! (`a_set_that_is_cut_off_anywhere_is_refused`). At most 1,000 files, 16 MiB and 20,000 policies.
+//! (`a_set_that_is_cut_off_anywhere_is_refused`). At most 1,000 files, 16 MiB and 20,000 policies; `bounds` says how deep one
+//! may be.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +16,7 @@ use miette::Diagnostic;
 
 use crate::kavach::rule::{self, Rule};
 use crate::kavach::slice::Index;
-use crate::kavach::{admin, schema};
+use crate::kavach::{admin, bounds, schema};
 
 const MAX_FILES: usize = 1_000;
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -75,7 +76,8 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// Reads a file, or every `*.cedar` of a folder in the order of their names (folders in it are left out).
+    /// Reads a file, or every `*.cedar` of a folder in the order of their names. What is called so and is no file, such as a link
+    /// that leads nowhere, is a fault: it could be what forbids.
     ///
     /// # Errors
     /// Every fault that was found; at least one.
@@ -98,6 +100,19 @@ impl PolicySet {
     /// # Errors
     /// As for [`PolicySet::load`].
     pub fn from_sources(sources: Vec<Source>) -> Result<Self, Vec<Problem>> {
+        let too_deep = |source: &Source| {
+            let (offset, text) = bounds::check(&source.text).err()?;
+            Some(at(source, offset, None, text))
+        };
+        let problems: Vec<Problem> = sources.iter().filter_map(too_deep).collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let built = bounds::with_room(move || Self::build(sources));
+        built.unwrap_or_else(|error| Err(vec![whole("", format!("no thread could be started to read them: {error}"))]))
+    }
+
+    fn build(sources: Vec<Source>) -> Result<Self, Vec<Problem>> {
         let mut problems: Vec<Problem> = sources.iter().filter_map(cut_off).collect();
         let mut rules = Vec::new();
         for (number, source) in sources.iter().enumerate() {
@@ -161,8 +176,10 @@ pub fn formatted(text: &str) -> Result<String, String> {
     let trimmed = text.trim();
     let framed = trimmed.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
     let config = cedar_policy_formatter::Config { line_width: 120, indent_width: 2 };
-    let inner = cedar_policy_formatter::policies_str_to_pretty(framed.unwrap_or(trimmed), &config)
-        .map_err(|error| error.to_string())?;
+    bounds::check(trimmed).map_err(|(_, text)| text)?;
+    let format = || cedar_policy_formatter::policies_str_to_pretty(framed.unwrap_or(trimmed), &config);
+    let inner =
+        bounds::with_room(|| format().map_err(|error| error.to_string())).map_err(|error| error.to_string())??;
     let inner = inner.trim();
     Ok(if framed.is_some() { format!("{BEGIN}\n{inner}\n{END}\n") } else { format!("{inner}\n") })
 }
@@ -196,7 +213,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(missing)? {
         let file = entry.map_err(missing)?.path();
-        if file.extension().is_some_and(|extension| extension == "cedar") && file.is_file() {
+        let is_named = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("cedar"));
+        // Emacs notes in such links who edits a file; they lead nowhere.
+        let is_lock = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".#"));
+        if is_named && !is_lock {
             found.push(file);
         }
         if found.len() > MAX_FILES {
@@ -213,6 +233,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
 fn read_file(file: &Path, left: &mut u64) -> Result<String, String> {
     let state = || {
         let found = std::fs::metadata(file).map_err(|error| format!("it cannot be read: {error}"))?;
+        if !found.is_file() {
+            // A pipe would be waited for, and what is left out could be what forbids.
+            return Err("it is no file; move it elsewhere, or give it another ending than .cedar".to_owned());
+        }
         Ok::<_, String>((found.len(), found.modified().ok()))
     };
     let before = state()?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cedar_policy::{ActionConstraint, Effect, Policy, PolicyId, PrincipalConstraint, ResourceConstraint};
 use serde_json::Value;
 
+use crate::kavach::bounds;
 use crate::kavach::context::Fields;
 
 /// A policy of a set.
@@ -90,6 +91,7 @@ pub(super) fn of(policy: &Policy, fallback_id: &str) -> Result<Rule, String> {
     }
     let json = policy.to_json().map_err(|error| format!("it has no JSON form: {error}"))?;
     let conditions = json.get("conditions").unwrap_or(&Value::Null);
+    bounds::check_depth(conditions)?;
     let canonical = serde_json_canonicalizer::to_string(&json).map_err(|error| error.to_string())?;
     let policy = policy.new_id(PolicyId::new(&rule.id));
     Ok(Rule {

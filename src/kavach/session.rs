@@ -48,10 +48,22 @@ impl Said<'_> {
         if let Some((kind, text)) = plain {
             return Some(bounded(kind, text));
         }
-        let trace = self.traceparent?.split('-').nth(1)?;
-        let sound = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
-        (sound && trace.bytes().any(|byte| byte != b'0')).then(|| bounded("trace:", trace))
+        trace(self.traceparent?).map(|trace| bounded("trace:", trace))
     }
+}
+
+/// The trace of a `traceparent`, if it is a sound one; of a later version only the beginning is looked at.
+///
+/// *Source*: W3C Trace Context, section 3.2.
+fn trace(text: &str) -> Option<&str> {
+    let hex =
+        |part: &str, length| part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_some = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_whole = version != "00" || parts.next().is_none();
+    let sound = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    (sound && is_whole && is_some(trace) && is_some(parent)).then_some(trace)
 }
 
 fn bounded(kind: &str, text: &str) -> Arc<str> {

@@ -103,6 +103,13 @@ impl Verdict {
         }
     }
 
+    /// What is said of a call that the provider may turn into another one: its own permit, and what is said of the other one
+    /// where that is worse.
+    pub fn or_worse(self, other: Self) -> Self {
+        let rank = |verdict: &Self| ["allow", "would-deny", "deny"].iter().position(|word| *word == verdict.word());
+        if rank(&other) > rank(&self) { Self { judgement: other.judgement, ..self } } else { self }
+    }
+
     /// The permit, or why there is none.
     ///
     /// # Errors

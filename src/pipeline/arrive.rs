@@ -1,6 +1,6 @@
 //! **Arrive**: the head of a request, before anything is judged.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use http::HeaderMap;
@@ -33,7 +33,7 @@ impl Exchange {
         self.record.operation.push_str("unknown");
         self.record.request_id = request_id(head.headers);
         self.by_proxy = head.peer.is_some_and(|peer| self.live.settings.trusts(peer.to_canonical()));
-        let address = head.peer.map(|peer| caller_address(&self.live.settings, peer, head.headers));
+        let address = head.peer.and_then(|peer| caller_address(&self.live.settings, peer, head.headers));
         self.record.address = address.map(|address| address.to_string());
         if self.gateway.is_draining() {
             return Err(
@@ -78,21 +78,32 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The caller's address: the connection's, unless that is a trusted proxy's; then the last address of `x-forwarded-for` that
-/// is not itself a trusted proxy's, which is the one that the outermost trusted proxy saw.
-fn caller_address(settings: &Settings, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// is not itself a trusted proxy's, which is the one that the outermost trusted proxy saw. `None` if a trusted proxy says
+/// something that is none: taking the proxy's own would let callers in that only the proxy's network may be.
+fn caller_address(settings: &Settings, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     let mut address = peer.to_canonical();
     if settings.trusted_proxies.is_empty() {
-        return address;
+        return Some(address);
     }
-    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().map(|line| line.to_str().unwrap_or("?")).collect();
+    let hops = lines.iter().rev().flat_map(|line| line.rsplit(',')).map(str::trim).filter(|hop| !hop.is_empty());
+    for hop in hops {
         if !settings.trusts(address) {
             break;
         }
-        let Ok(earlier) = hop.trim().trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() else { break };
-        address = earlier.to_canonical();
+        address = hop_address(hop)?.to_canonical();
     }
-    address
+    Some(address)
+}
+
+/// An address of `x-forwarded-for`, with or without brackets and a port.
+///
+/// *Source*: `ip:port` is what Azure's Application Gateway appends,
+/// <https://learn.microsoft.com/azure/application-gateway/rewrite-http-headers-url#remove-port-information-from-the-x-forwarded-for-header>.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    let plain = bare.parse().ok();
+    plain.or_else(|| hop.parse::<SocketAddr>().ok().map(|both| both.ip()))
 }
 
 fn head_size(head: &Head<'_>) -> usize {
@@ -103,6 +114,23 @@ fn head_size(head: &Head<'_>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_read_with_a_port_and_in_brackets() {
+        let of = |hop: &str| hop_address(hop).map(|address| address.to_string());
+        for (hop, address) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1:443", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+        ] {
+            assert_eq!(of(hop).as_deref(), Some(address));
+        }
+        for hop in ["unknown", "_hidden", "unix:", "192.0.2.1:", "192.0.2.1:99999", "192.0.2", "[192.0.2.1", "?"] {
+            assert_eq!(of(hop), None, "{hop}");
+        }
+    }
 
     #[test]
     fn a_request_id_that_could_break_a_log_is_not_taken() {

@@ -151,7 +151,8 @@ fn usage(job: &Uncounted) -> Usage {
     let input = if job.request.is_empty() {
         job.request_bytes / 4
     } else {
-        tokens::count(&job.model, &dialect::request_text(job.operation, &job.request))
+        let words = tokens::count(&job.model, &dialect::request_text(job.operation, &job.request));
+        words.saturating_add(dialect::tokens_given(&job.request))
     };
     if job.operation == Operation::Audio {
         return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };

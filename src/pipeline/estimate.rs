@@ -105,13 +105,17 @@ impl Exchange {
     pub(super) async fn input_words(&self) -> u64 {
         let Some(facts) = &self.facts else { return 0 };
         let modalities = facts.modalities;
-        if modalities.audio_input || modalities.file_input || modalities.video_input {
-            // Media that are no images have no words to count.
+        let is_media = modalities.audio_input || modalities.file_input || modalities.video_input;
+        if is_media || self.body.len() > dialect::TEXT_LIMIT_BYTES {
+            // Media that are no images have no words to count, and of a text beyond the limit only the beginning is read.
             return self.written_bound();
         }
         let model = self.plan.first().map(|step| step.model.clone()).unwrap_or_default();
         let (operation, body) = (facts.operation, self.body.clone());
-        let count = move || tokens::count(&model, &dialect::request_text(operation, &body));
+        let count = move || {
+            let words = tokens::count(&model, &dialect::request_text(operation, &body));
+            words.saturating_add(dialect::tokens_given(&body))
+        };
         let words = if self.body.len() > COUNT_INLINE_BYTES {
             tokio::task::spawn_blocking(count).await.unwrap_or_else(|_| self.written_bound())
         } else {
@@ -134,7 +138,8 @@ impl Exchange {
                 let beside = facts.reasoning
                     && facts.operation == Operation::Chat
                     && self.plan.iter().any(|step| step.ceiling_field(facts.operation).name() == "max_tokens");
-                each.saturating_mul(choices).saturating_mul(if beside { 2 } else { 1 })
+                let beside = if beside { each.max(facts.reasoning_tokens) } else { 0 };
+                each.saturating_add(beside).saturating_mul(choices)
             }
             Operation::Images => choices.saturating_mul(DRAWN_IMAGE_TOKENS),
             Operation::Audio => facts.input_tokens_most.saturating_mul(SPEECH_TOKENS_A_BYTE),

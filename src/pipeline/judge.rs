@@ -96,10 +96,10 @@ impl Exchange {
             if number > 0 {
                 call.facts.estimated_cost = self.cost_at(step, &call.facts);
             }
-            let verdict = gate.judge(&call);
+            let (verdict, other) = self.judge_step(gate, &call, step);
             let admits = verdict.effective() == Decision::Allow;
             if told.is_none() || (admits && refusal.is_some() && permits.iter().all(Option::is_none)) {
-                told = Some(self.said(gate, &verdict, &call));
+                told = Some(self.said(gate, &verdict, other.as_ref().unwrap_or(&call)));
             }
             match verdict.admit() {
                 Ok(permit) => permits.push(Some(permit)),
@@ -131,6 +131,25 @@ impl Exchange {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What the gate says of a call, and of the same call of each other model that the provider may turn to by the request's own
+    /// words; and that call, if one of these is the worse.
+    fn judge_step(&self, gate: &Gate, call: &Call, step: &Step) -> (Verdict, Option<Call>) {
+        let others = self.facts.as_ref().map(|facts| facts.other_models(&self.body)).unwrap_or_default();
+        let (mut verdict, mut worst) = (gate.judge(call), None);
+        for model in others {
+            let step = Step { model, provider: Arc::clone(&step.provider), permit: None };
+            let mut other = Call { target: self.target(&step), ..call.clone() };
+            other.facts.requested_model = step.model.as_str().into();
+            other.facts.estimated_cost = self.cost_at(&step, &other.facts);
+            let word = verdict.word();
+            verdict = verdict.or_worse(gate.judge(&other));
+            if verdict.word() != word {
+                worst = Some(other);
+            }
+        }
+        (verdict, worst)
     }
 
     fn action(&self) -> Action {
@@ -202,7 +221,9 @@ impl Exchange {
 
     /// Where the caller is: by the word of a trusted proxy, else by the operator's database.
     fn place_of_caller(&self, headers: &HeaderMap) -> Option<Place> {
-        let told = self.by_proxy.then(|| headers.get("x-marg-geo")?.to_str().ok()).flatten();
+        // A proxy that adds its word does so at the end; what stands before it may be the caller's.
+        let last = || headers.get_all("x-marg-geo").iter().next_back()?.to_str().ok();
+        let told = self.by_proxy.then(last).flatten();
         told.and_then(Place::parse).or_else(|| {
             let places = self.live.places.as_ref()?;
             places.find(self.record.address.as_deref()?.parse().ok()?)

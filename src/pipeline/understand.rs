@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::dialect;
+use crate::dialect::{self, MAX_OTHER_MODELS};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::pipeline::attempt::Step;
@@ -42,11 +42,18 @@ impl Exchange {
         let facts = dialect::understand(self.operation(), content_type, &self.body)?;
         self.record.stream = facts.stream;
         self.record.model_requested.clone_from(&facts.model);
-        if let (Some(key), Some(model)) = (&self.key, &facts.model)
-            && !self.gateway.ring.allows_model(key, model)
-        {
-            let text = format!("This API key may not use the model `{model}`.");
-            return Err(Error::new(Kind::PermissionDenied, text).param("model"));
+        let others = facts.other_models(&self.body);
+        if others.len() > MAX_OTHER_MODELS {
+            let text = format!("A request may name at most {MAX_OTHER_MODELS} models besides `model`.");
+            return Err(Error::new(Kind::InvalidRequest, text).param("models"));
+        }
+        let all = facts.model.iter().map(|model| ("model", &**model));
+        let all = all.chain(others.iter().map(|model| ("models", &**model)));
+        for (param, model) in all {
+            if self.key.as_ref().is_some_and(|key| !self.gateway.ring.allows_model(key, model)) {
+                let text = format!("This API key may not use the model `{model}`.");
+                return Err(Error::new(Kind::PermissionDenied, text).param(param));
+            }
         }
         self.facts = Some(facts);
         Ok(())

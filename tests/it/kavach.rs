@@ -184,8 +184,13 @@ async fn a_policy_file_that_is_broken_in_any_way_never_widens_access() {
             "permit(principal, action, resource)",
             "@mode(\"never\") permit(principal, action, resource);",
         ];
+        let deep = format!(
+            "{good}forbid(principal, action, resource) when {{ {}true{} }};",
+            "(".repeat(9_000),
+            ")".repeat(9_000)
+        );
         let cut = (1..good.len()).step_by(23).filter_map(|end| good.get(..end));
-        for text in broken.into_iter().chain(cut) {
+        for text in broken.into_iter().chain([deep.as_str()]).chain(cut) {
             std::fs::write(&file, text).unwrap();
             assert!(!reload(&marg).await, "{text:?} is taken");
         }
@@ -448,6 +453,75 @@ async fn no_spelling_and_no_other_endpoint_evades_a_policy() {
         let refused = post("/v1/chat/completions", &format!("odd {index}"), body).await;
         assert!(matches!(refused.status, 400 | 403), "{more}: {} {}", refused.status, refused.text());
     }
+}
+
+#[tokio::test]
+async fn neither_another_path_nor_another_models_name_nor_a_missing_type_evades_a_policy() {
+    let upstream = Upstream::http1().await;
+    let rules = "@id(\"no-chat\") forbid(principal, action == Action::\"chat\", resource == Model::\"main/evil\");\n\
+                 @id(\"long\") forbid(principal, action, resource) when { context.estimated_input_tokens > 1000 };\n";
+    let marg = gateway(&upstream, "enforce", &format!("{EVERYONE}{CAP}{NO_TOOLS}{rules}")).await;
+    let post = async |path: &str, case: &str, body: String| {
+        let answer = marg.send(Call::post(path, case, body)).await;
+        assert!(upstream.seen(case).is_empty(), "{path} {case}: the provider was asked");
+        answer
+    };
+    let evil = chat(json!({"model": "evil", "max_tokens": 10})).to_string();
+    assert_eq!(post("/v1/chat/completions", "plain", evil.clone()).await.status, 403);
+    for path in
+        ["chat/completion%73", "%63hat/completions", "Chat/Completions", "chat/completions%20", "chat/completions."]
+    {
+        assert_eq!(post(&format!("/v1/{path}"), path, evil.clone()).await.status, 400, "{path}");
+    }
+    let part = |part: &str| format!(r#""max_tokens":10,"messages":[{{"role":"user","content":[{part}]}}]"#);
+    for (index, more) in [
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":10,"models":["m","evil"]"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":10,"fallbacks":[{"model":"evil"}]"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_output_tokens":10"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":60,"thinking_budget":41"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":10,"thinking":{"budget_tokens":91}"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":10,"search_parameters":{"mode":"on"}"#,
+        r#""messages":[{"role":"user","content":"x"}],"max_tokens":10,"enable_search":true"#,
+        r#""messages":[{"role":"assistant","audio":{"id":"a"}},{"role":"user","content":"x"}],"max_tokens":10"#,
+        &part(r#"{"image_url":{"url":"https://x"}}"#),
+        &part(r#"{"image_url":"https://x"}"#),
+        &part(r#"{"type":"IMAGE_URL","im\u0061ge_url":{"url":"https://x"}}"#),
+        &part(r#"{"type":"text","text":"x","video_url":{"url":"https://x"}}"#),
+        &part(r#"{"input_audio":{"data":"AA==","format":"wav"}}"#),
+        &part(r#"{"file":{"file_id":"f"}}"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused =
+            post("/v1/chat/completions", &format!("chat {index}"), format!(r#"{{"model":"m",{more}}}"#)).await;
+        assert_eq!(refused.status, 403, "{more}: {}", refused.text());
+    }
+    for (path, case, more) in [
+        ("/v1/responses", "another ceiling", r#""input":"x","max_tokens":10"#),
+        ("/v1/completions", "a ceiling of chats", r#""prompt":"x","max_completion_tokens":10"#),
+        // What passes through is judged by the worst reading.
+        ("/v1/other", "odd n", r#""max_tokens":60,"n":"2""#),
+        ("/v1/other", "odd ceiling", r#""max_tokens":10,"max_completion_tokens":"9999""#),
+        ("/v1/other", "no ceiling", r#""max_tokens":0"#),
+    ] {
+        let refused = post(path, case, format!(r#"{{"model":"m",{more}}}"#)).await;
+        assert_eq!(refused.status, 403, "{path} {more}: {}", refused.text());
+    }
+    assert_eq!(post("/v1/chat/completions", "nothing", chat(json!({"max_tokens": 0})).to_string()).await.status, 400);
+    // Tokens that are given as numbers are tokens.
+    let numbers = json!({"model": "long", "input": [vec![7; 600], vec![7; 600]]}).to_string();
+    assert_eq!(post("/v1/embeddings", "numbers", numbers).await.status, 403);
+    // A tool may have a parameter that is called as media are.
+    let parameters =
+        json!({"type": "object", "properties": {"image_url": {"type": "string"}, "file": {"type": "string"}}});
+    let tool = json!([{"type": "function", "function": {"name": "look", "parameters": parameters}}]);
+    let passed = marg.chat("tool", &chat(json!({"max_tokens": 10, "tools": tool, "models": ["m", "n"]}))).await;
+    assert_eq!((passed.status, verdict(&passed)), (200, ("enforce", "allow")), "{}", passed.text());
+    // Observing says the same of the other model.
+    let marg = gateway(&upstream, "observe", &format!("{EVERYONE}{rules}")).await;
+    let passed = marg.chat("observed", &chat(json!({"models": ["evil"]}))).await;
+    assert_eq!((passed.status, verdict(&passed)), (200, ("observe", "would-deny")), "{}", passed.text());
 }
 
 /// The entries of the audit log that match a query, once there are so many.

@@ -155,10 +155,52 @@ fn the_content_type_decides_only_where_it_must() {
 }
 
 #[test]
-fn odd_fields_of_a_body_that_passes_through_are_not_known() {
+fn odd_fields_of_a_body_that_passes_through_are_taken_for_the_most_that_they_can_mean() {
     let facts = read(Operation::Passthrough, r#"{"n":500,"stream":"x","tools":{},"max_tokens":"y"}"#).unwrap();
-    assert_eq!((facts.choices, facts.stream, facts.tools, facts.max_output_tokens), (1, false, 0, None));
+    assert_eq!((facts.choices, facts.stream, facts.tools, facts.max_output_tokens), (128, true, 0, None));
+    let bound = |body: &str| read(Operation::Passthrough, body).unwrap().max_output_tokens;
+    assert_eq!(bound(r#"{"max_tokens":10,"max_output_tokens":20}"#), Some(20));
+    assert_eq!(bound(r#"{"max_tokens":10,"max_output_tokens":"20"}"#), None);
+    assert_eq!(bound(r#"{"max_tokens":10,"max_completion_tokens":0}"#), None);
     refused(Operation::Passthrough, r#"{"model":{}}"#, "model must be a string", Some("model"));
+}
+
+#[test]
+fn a_ceiling_bounds_only_what_knows_it() {
+    let chat = |more: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],{more}}}"#);
+        read(Operation::Chat, &body).unwrap()
+    };
+    assert_eq!(chat(r#""max_output_tokens":10"#).max_output_tokens, None);
+    assert_eq!(chat(r#""max_output_tokens":10,"max_tokens":5"#).max_output_tokens, Some(10));
+    assert_eq!(chat(r#""max_completion_tokens":5"#).max_output_tokens, Some(5));
+    let responses = |more: &str| read(Operation::Responses, &format!(r#"{{"model":"m","input":"x",{more}}}"#)).unwrap();
+    assert_eq!(responses(r#""max_tokens":10"#).max_output_tokens, None);
+    assert_eq!(responses(r#""max_tokens":10,"max_output_tokens":5"#).max_output_tokens, Some(10));
+    let completion = read(Operation::Completions, r#"{"model":"m","prompt":"x","max_completion_tokens":10}"#).unwrap();
+    assert_eq!(completion.max_output_tokens, None);
+    let scored = read(Operation::Completions, r#"{"model":"m","prompt":"x","max_tokens":0,"echo":true}"#).unwrap();
+    assert_eq!(scored.max_output_tokens, Some(0));
+    let zero = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":0}"#;
+    refused(Operation::Chat, zero, "max_tokens must be 1 or more", Some("max_tokens"));
+    let budgets = chat(r#""thinking_budget":7,"thinking":{"budget_tokens":9},"reasoning":{"max_tokens":8}"#);
+    assert_eq!((budgets.reasoning, budgets.reasoning_tokens), (true, 9));
+}
+
+#[test]
+fn a_field_of_a_form_that_is_there_twice_counts_as_the_larger() {
+    let field = |name: &str| format!("Content-Disposition: form-data; name=\"{name}\"");
+    let (n, stream) = (field("n"), field("stream"));
+    let both = form(&[(&n, "9"), (&n, "1"), (&stream, "YES"), (&stream, "false")]);
+    let facts = understand(Operation::Images, Some(FORM), &both).unwrap();
+    assert_eq!((facts.choices, facts.stream), (9, true));
+    let odd = form(&[(&n, "1.0"), (&stream, "0")]);
+    let facts = understand(Operation::Images, Some(FORM), &odd).unwrap();
+    assert_eq!((facts.choices, facts.stream), (128, false));
+    for name in ["n", "stream"] {
+        let file = format!("{}; filename=\"x\"", field(name));
+        assert!(understand(Operation::Images, Some(FORM), &form(&[(&file, "9")])).is_err());
+    }
 }
 
 const FORM: &str = "multipart/form-data; boundary=\"xY z\"";

@@ -54,6 +54,19 @@ fn the_first_thing_that_a_caller_says_names_its_session() {
     assert_eq!(Said { header: None, metadata: None, ..all }.name().as_deref(), Some("user:u"));
     let traced = Said { traceparent: Some(trace), ..Said::default() };
     assert_eq!(traced.name().as_deref(), Some("trace:0af7651916cd43dd8448eb211c80319c"));
+    let later = trace.replacen("00", "cc", 1) + "-what-comes";
+    assert_eq!(Said { traceparent: Some(&later), ..Said::default() }.name(), traced.name());
+    let unsound = [
+        trace.replacen("00", "ff", 1),
+        trace.replacen("00", "zz", 1),
+        trace.to_uppercase(),
+        format!("{trace}-more"),
+        trace.trim_end_matches("-01").to_owned(),
+        trace.replace("b7ad6b7169203331", "0000000000000000"),
+    ];
+    for text in unsound {
+        assert_eq!(Said { traceparent: Some(&text), ..Said::default() }.name(), None, "{text}");
+    }
     for text in ["", "00", "00-xyz-b7ad6b7169203331-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
         assert_eq!(Said { traceparent: Some(text), ..Said::default() }.name(), None, "{text}");
     }

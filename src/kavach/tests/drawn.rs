@@ -263,7 +263,7 @@ proptest! {
 
 proptest! {
     // Each case makes a gate for each call.
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_said_of_a_context_holds_for_the_same_one_alone(

@@ -65,6 +65,32 @@ fn each_mistake_is_told_with_its_place() {
 }
 
 #[test]
+fn what_is_called_a_policy_and_is_no_file_is_a_fault_and_not_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("all.cedar"), "permit(principal, action, resource);").unwrap();
+    let loaded = || PolicySet::load(folder.path());
+    assert_eq!(loaded().unwrap().rules().len(), 1);
+    // A link that leads nowhere, a folder, a pipe, a device without an end.
+    std::os::unix::fs::symlink(at("gone"), at("b.cedar")).unwrap();
+    assert!(loaded().unwrap_err()[0].text.contains("cannot be read"));
+    fs::remove_file(at("b.cedar")).unwrap();
+    fs::create_dir(at("b.cedar")).unwrap();
+    assert!(loaded().unwrap_err()[0].text.contains("no file"));
+    fs::remove_dir(at("b.cedar")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("b.cedar")).unwrap();
+    assert!(loaded().unwrap_err()[0].text.contains("no file"));
+    assert!(PolicySet::load(&at("b.cedar")).unwrap_err()[0].text.contains("no file"));
+    fs::remove_file(at("b.cedar")).unwrap();
+    // An ending in other letters counts, and a link to a file, and what an editor notes does not.
+    fs::write(at("no.CEDAR"), "forbid(principal, action, resource);").unwrap();
+    std::os::unix::fs::symlink(at("kept"), at("linked.cedar")).unwrap();
+    fs::write(at("kept"), "forbid(principal, action, resource);").unwrap();
+    std::os::unix::fs::symlink("somebody@machine.1", at(".#all.cedar")).unwrap();
+    assert_eq!(loaded().unwrap().rules().len(), 3);
+}
+
+#[test]
 fn a_missing_file_an_empty_folder_and_a_binary_give_no_set() {
     let folder = tempfile::tempdir().unwrap();
     let load = |path: &Path| PolicySet::load(path).unwrap_err()[0].text.clone();
