@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde::Deserialize;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 
 use crate::features::{Features, MOST_LIMITS};
 use crate::fleet::Recipe;
@@ -120,6 +122,27 @@ fn configuration(folder: &Path, data: SocketAddr, admin: SocketAddr, wanted: &Wa
         text += "audit:\n  enabled: false\n";
     }
     text
+}
+
+/// How many keys the scenario `keys` adds.
+pub const MANY_KEYS: u64 = 100_000;
+
+/// Adds keys to the database of a gateway that is not running: names, teams and users as an organisation has them, and hashes that
+/// no token has.
+///
+/// # Errors
+/// When there is no database, or its keys look otherwise.
+pub async fn add_keys(folder: &Path, count: u64) -> anyhow::Result<()> {
+    let path = folder.join("data").join("marg.db");
+    let mut database = SqliteConnectOptions::new().filename(&path).connect().await?;
+    let statement = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?1) \
+         INSERT INTO app_key (id, name, hint, hash, org, team, user, labels, models, addresses, enabled, created_at) \
+         SELECT printf('key_%026d', n), printf('service-%d', n), printf('%04d', n % 10000), randomblob(32), 'acme', \
+         printf('team-%d', n % 500), printf('user-%d', n % 20000), '{}', '[]', '[]', 1, 1700000000000000 + n FROM numbers";
+    let added = sqlx::query(statement).bind(i64::try_from(count)?).execute(&mut database).await;
+    let added = added.with_context(|| format!("add keys to {}", path.display()))?;
+    ensure!(added.rows_affected() == count, "{} of {count} keys were added", added.rows_affected());
+    database.close().await.context("close the database")
 }
 
 /// What `marg keys create --output json` prints, as far as it matters here.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::clock::now_ns;
@@ -59,6 +59,68 @@ pub struct Slow {
     pub rss_after: u64,
     /// How long the readers refused to read, in seconds.
     pub seconds: f64,
+}
+
+/// A gateway that knows many keys.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Keys {
+    /// How many were added.
+    pub count: u64,
+    /// Resident bytes at rest without them.
+    pub rss_before: u64,
+    /// Resident bytes at rest with them, after a start.
+    pub rss_with: u64,
+    /// Bytes for each of them.
+    pub bytes_per_key: u64,
+    /// Milliseconds from that start to the first answer.
+    pub start_ms: f64,
+}
+
+/// No key fits into less: its hash and its id. Less than that means that the keys were not read.
+const LEAST_BYTES_PER_KEY: u64 = 62;
+
+impl Keys {
+    /// What so many keys take.
+    ///
+    /// # Errors
+    /// When they take less than they can, so that they were not there.
+    fn of(count: u64, (rss_before, rss_with): (u64, u64), start: Duration) -> anyhow::Result<Self> {
+        let bytes_per_key = rss_with.saturating_sub(rss_before) / count.max(1);
+        ensure!(
+            bytes_per_key >= LEAST_BYTES_PER_KEY,
+            "{count} keys take {rss_before} → {rss_with} bytes: they were not read"
+        );
+        Ok(Self { count, rss_before, rss_with, bytes_per_key, start_ms: start.as_secs_f64() * 1000.0 })
+    }
+}
+
+/// Measures the memory of many keys: a start without them, then one with them, each at rest for a second. `add` puts them where
+/// the target finds them; it is called between the two starts.
+///
+/// # Errors
+/// When the target does not start, or does not read them.
+pub fn keys(
+    recipe: &Recipe,
+    folder: &Path,
+    cores: &Cores,
+    count: u64,
+    add: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Keys> {
+    let (rss_before, _) = resting(recipe, folder, cores)?;
+    add()?;
+    let (rss_with, start) = resting(recipe, folder, cores)?;
+    Keys::of(count, (rss_before, rss_with), start)
+}
+
+/// Starts a target, lets it rest, and ends it; gives its resident bytes and how long it took to start.
+fn resting(recipe: &Recipe, folder: &Path, cores: &Cores) -> anyhow::Result<(u64, Duration)> {
+    let mut running = recipe.start(folder, cores)?;
+    let pid = running.target.pid.context("the scenario keys needs a pid")?;
+    thread::sleep(Duration::from_secs(1));
+    let (rss, start) = (Memory::take(pid)?.rss, running.start_time);
+    running.ensure_alive()?;
+    running.stop()?;
+    Ok((rss, start))
 }
 
 /// Measures starting, resting and idle connections.
@@ -162,4 +224,18 @@ fn refuse_to_read(target: &Target, time: Duration) -> anyhow::Result<Slow> {
     drop(readers);
     thread::sleep(Duration::from_secs(1));
     Ok(Slow { rss_before, rss_stalled, rss_most, rss_end, rss_after: Memory::take(pid)?.rss, seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_were_not_read_are_no_measurement() {
+        let mib = 1 << 20;
+        assert!(Keys::of(100_000, (30 * mib, 31 * mib), Duration::ZERO).is_err());
+        assert!(Keys::of(100_000, (30 * mib, 20 * mib), Duration::ZERO).is_err());
+        let keys = Keys::of(100_000, (30 * mib, 100 * mib), Duration::from_millis(1500)).ok();
+        assert_eq!(keys.map(|keys| (keys.bytes_per_key, keys.start_ms)), Some((734, 1500.0)));
+    }
 }

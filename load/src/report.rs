@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::budget::Line;
 use crate::machine::{Cores, Machine};
-use crate::memory::{IDLE_CONNECTIONS, Idle, SLOW_READERS, Slow};
+use crate::memory::{IDLE_CONNECTIONS, Idle, Keys, SLOW_READERS, Slow};
 use crate::proc::Memory;
 use crate::run::{Plan, Subject};
 use crate::scenario::Unit;
@@ -52,6 +52,8 @@ pub struct MemoryReport {
     pub idle: Option<Idle>,
     /// Slow readers.
     pub slow: Option<Slow>,
+    /// Many keys; of gateways only.
+    pub keys: Option<Keys>,
 }
 
 /// One scenario under load.
@@ -165,6 +167,17 @@ pub fn print_memory(report: &MemoryReport) {
             mib(slow.rss_most),
             mib(slow.rss_end),
             mib(slow.rss_after)
+        );
+    }
+    if let Some(keys) = &report.keys {
+        println!("keys · {}", report.target);
+        println!(
+            "  at rest {} · with {} keys {} ({} bytes each) · start to first answer with them {:.0} ms",
+            mib(keys.rss_before),
+            keys.count,
+            mib(keys.rss_with),
+            keys.bytes_per_key,
+            keys.start_ms
         );
     }
     println!();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Runtime;
 
-use crate::budget;
+use crate::budget::{self, Yardstick};
 use crate::child::Child;
 use crate::features::Features;
 use crate::fleet::{Recipe, Running, first_answer, start_mock, start_redis};
@@ -111,6 +111,8 @@ struct Bench<'a> {
     baseline: Recipe,
     /// The gateway, if the harness starts it.
     gateway: Option<Recipe>,
+    /// What that gateway is.
+    wanted: Option<gateway::Wanted>,
     /// Kept so that they live as long as the run.
     _helpers: Vec<Child>,
 }
@@ -128,7 +130,7 @@ impl<'a> Bench<'a> {
             }
         };
         let threads = cores.target.len();
-        let mut gateway = None;
+        let (mut gateway, mut kept) = (None, None);
         let mut baseline = Recipe::baseline(mock, threads)?;
         if let Subject::Marg { marg, log_level, features, against } = &plan.subject {
             let mut wanted = gateway::Wanted {
@@ -145,12 +147,13 @@ impl<'a> Bench<'a> {
                 wanted.redis = Some(address);
             }
             gateway = Some(prepare("gateway", folder, &wanted)?);
+            kept = Some(wanted.clone());
             if let Some(features) = *against {
                 baseline = prepare("baseline", folder, &gateway::Wanted { features, ..wanted })?;
             }
         }
         let runtime = machine::runtime(load_threads)?;
-        Ok(Self { plan, runtime, baseline, gateway, cores, folder, _helpers: helpers })
+        Ok(Self { plan, runtime, baseline, gateway, wanted: kept, cores, folder, _helpers: helpers })
     }
 
     fn run(&self, machine: Machine) -> anyhow::Result<Report> {
@@ -163,10 +166,11 @@ impl<'a> Bench<'a> {
         if !scenarios.is_empty() {
             self.rounds(&scenarios, &mut report)?;
         }
-        // The promises are about the empty pass-through, not about another copy of Marg.
-        if !matches!(self.plan.subject, Subject::Marg { against: Some(_), .. }) {
-            report.budget = budget::lines(&report);
-        }
+        let yardstick = match &self.plan.subject {
+            Subject::Marg { features, against: Some(against), .. } => Yardstick::of(features, against),
+            _ => Yardstick::PassThrough,
+        };
+        report.budget = budget::lines(&report, yardstick);
         report::print_end(&report);
         Ok(report)
     }
@@ -181,11 +185,26 @@ impl<'a> Bench<'a> {
             let slow = names
                 .contains(&Name::Slow)
                 .then(|| memory::slow(recipe, self.folder, &self.cores, self.plan.slow).context("scenario slow"));
-            let report = MemoryReport { target: recipe.target.name, idle: idle.transpose()?, slow: slow.transpose()? };
+            let (idle, slow, keys) = (idle.transpose()?, slow.transpose()?, self.keys(recipe, names)?);
+            let report = MemoryReport { target: recipe.target.name, idle, slow, keys };
             report::print_memory(&report);
             found.push(report);
         }
         Ok(found)
+    }
+
+    /// The memory of many keys; the baseline has none. They stay in the folder of the gateway, whose later figures hold them too, so
+    /// a gateway of its own is made for it.
+    fn keys(&self, recipe: &Recipe, names: &[Name]) -> anyhow::Result<Option<memory::Keys>> {
+        let ours = self.gateway.as_ref().is_some_and(|gateway| gateway.target.name == recipe.target.name);
+        let Some(wanted) = self.wanted.as_ref().filter(|_| ours && names.contains(&Name::Keys)) else {
+            return Ok(None);
+        };
+        let recipe = prepare("keys", self.folder, wanted)?;
+        let own = self.folder.join("keys");
+        let add = || self.runtime.block_on(gateway::add_keys(&own, gateway::MANY_KEYS));
+        let found = memory::keys(&recipe, self.folder, &self.cores, gateway::MANY_KEYS, add);
+        found.context("scenario keys").map(Some)
     }
 
     /// Runs the scenarios under load on one pair of processes.

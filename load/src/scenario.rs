@@ -30,12 +30,15 @@ pub enum Name {
     Idle,
     /// 100 clients that do not read streams of 100 MB: memory must stay flat.
     Slow,
+    /// Memory of 100,000 keys; the gateway only.
+    Keys,
 }
 
 /// What runs when no scenario is named, in this order.
-pub const DEFAULT: [Name; 9] = [
+pub const DEFAULT: [Name; 10] = [
     Name::Idle,
     Name::Slow,
+    Name::Keys,
     Name::Plain,
     Name::Embeddings,
     Name::Prompt,
@@ -93,7 +96,7 @@ impl Name {
             Self::Rate => ("rate", chat(900, 0), Drive::Rate { connections: 16, per_second: rate }),
             Self::Paced => ("paced", stream(50, 20), Drive::Closed { connections: 50, ramp_ms: 1000 }),
             Self::Stream => ("stream", stream(64, 0), closed(16)),
-            Self::Idle | Self::Slow => return None,
+            Self::Idle | Self::Slow | Self::Keys => return None,
         };
         let unit = if matches!(ask, Ask::Stream { .. }) { Unit::Chunk } else { Unit::Request };
         Some(Scenario { name, ask, drive, unit })
@@ -107,7 +110,11 @@ mod tests {
     #[test]
     fn only_the_memory_scenarios_have_no_load() {
         for name in Name::value_variants() {
-            assert_eq!(name.scenario(1000.0).is_none(), matches!(name, Name::Idle | Name::Slow), "{name:?}");
+            assert_eq!(
+                name.scenario(1000.0).is_none(),
+                matches!(name, Name::Idle | Name::Slow | Name::Keys),
+                "{name:?}"
+            );
         }
     }
 }

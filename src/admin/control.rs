@@ -183,6 +183,8 @@ pub struct LimitState {
     pub standing: Standing,
     /// What calls that run in this process have reserved of this process's lease.
     pub reserved_here: i64,
+    /// What of `standing.spent` this process only holds ahead for calls to come: of a paced window.
+    pub held_ahead: i64,
 }
 
 /// What a reload did.
@@ -340,7 +342,8 @@ pub enum ReadyStatus {
     Ready,
     /// Calls are served, but a part is away; the parts say which.
     Degraded,
-    /// A part is away without which no call may be answered, so it takes none at present.
+    /// A part is away without which no call may be answered, or a newer version leases what limits count: it should be sent none
+    /// at present.
     Refusing,
     /// It is stopping and takes no new calls.
     Draining,

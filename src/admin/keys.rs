@@ -440,9 +440,13 @@ pub async fn disable(state: State, id: Segment) -> Result<Response, Refusal> {
 pub async fn release(state: State, id: Segment) -> Result<Response, Refusal> {
     let _turn = state.turn.lock().await;
     let name = id.id("key")?;
-    state.keys.suspend(name, None).await.map_err(|error| shape::missing_or(error, "key"))?;
-    let key = find(&state, &id).await?;
-    state.ring.put(key.clone());
+    let key = {
+        let _alone = state.ring.turn_of_suspensions().await;
+        state.keys.suspend(name, None).await.map_err(|error| shape::missing_or(error, "key"))?;
+        let key = find(&state, &id).await?;
+        state.ring.release(key.clone());
+        key
+    };
     memory::forget(&*state.memory, name, Timestamp::now()).await.map_err(crate::error::Error::from)?;
     if let Some(guard) = state.control.guard() {
         guard.memory.take_marks(Timestamp::now()).await.map_err(crate::error::Error::from)?;

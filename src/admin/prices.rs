@@ -206,10 +206,7 @@ pub async fn lookup(state: State, Params(query): Params<LookupQuery>) -> Result<
         let find = |tier| pricing.catalog.rates(&pricing.lookup(&provider, &query.model, at, tier));
         let Some(standard) = find(ServiceTier::Standard) else { continue };
         for tier in ServiceTier::ALL {
-            let own = find(tier).filter(|price| {
-                let differs = price.usd_per_million_tokens != standard.usd_per_million_tokens;
-                tier == ServiceTier::Standard || differs || price.tiers != standard.tiers
-            });
+            let own = find(tier).filter(|price| tier == ServiceTier::Standard || !price.costs_as(&standard));
             let model = query.model.clone();
             prices.extend(own.map(|price| ProviderPrice { provider: provider.clone(), model, price }));
         }

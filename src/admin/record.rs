@@ -8,7 +8,7 @@ use crate::ledger::query::{Filter, StatusFilter};
 use crate::ledger::record::{Verdict, VerdictGround};
 use crate::ledger::{Attempt, Outcome, Record};
 use crate::unit::money::PriceRef;
-use crate::unit::usage::{ServiceTier, Usage, UsageSource};
+use crate::unit::usage::{Images, ServiceTier, Usage, UsageSource};
 
 /// One exchange. What is not known is null.
 #[derive(Debug, Serialize, ToSchema)]
@@ -58,6 +58,8 @@ pub struct RequestView {
     pub usage: Option<Usage>,
     /// Who counted.
     pub usage_source: Option<UsageSource>,
+    /// The images that it drew; null if it drew none.
+    pub images: Option<Images>,
     /// In which tier the provider served it; null if it did not say.
     pub service_tier: Option<ServiceTier>,
     /// What it cost in nano-dollars; null if the model has no price.
@@ -143,6 +145,7 @@ impl From<Record> for RequestView {
             error: record.error,
             usage: record.usage,
             usage_source: record.usage_source,
+            images: record.images,
             service_tier: record.service_tier,
             cost_nano_usd: record.cost.map(crate::unit::money::NanoUsd::nanos),
             cost_usd: record.cost.map(|cost| cost.to_string()),
@@ -187,6 +190,9 @@ const COLUMNS: &[&str] = &[
     "output_tokens",
     "reasoning_tokens",
     "usage_source",
+    "images",
+    "image_size",
+    "image_quality",
     "cost_nano_usd",
     "cost_usd",
     "price",
@@ -236,6 +242,9 @@ pub fn csv_row(view: &RequestView) -> String {
         number(usage(Usage::output_total)),
         number(usage(|usage| usage.reasoning)),
         view.usage_source.as_ref().map(word).unwrap_or_default(),
+        number(view.images.as_ref().map(|images| images.count.to_string())),
+        words(view.images.as_ref().and_then(|images| images.size.as_deref())),
+        words(view.images.as_ref().and_then(|images| images.quality.as_deref())),
         number(view.cost_nano_usd.map(|cost| cost.to_string())),
         words(view.cost_usd.as_deref()),
         words(view.price.as_ref().map(|price| price.name.as_str())),

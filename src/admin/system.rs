@@ -143,7 +143,7 @@ pub async fn health() -> Response {
 /// Whether the gateway can take calls, part by part.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "system", responses(
     (status = 200, description = "It takes calls; `degraded` says that a part is away.", body = Readiness),
-    (status = 503, description = "It takes no new calls: `draining` when it is stopping, `refusing` while they could not be recorded.", body = Readiness),
+    (status = 503, description = "It takes no new calls: `draining` when it is stopping, `refusing` while they could not be recorded, or while a newer version leases what limits count.", body = Readiness),
 ))]
 pub async fn ready(state: State) -> Response {
     let readiness = state.control.readiness();

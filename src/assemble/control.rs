@@ -14,6 +14,7 @@ use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
 use crate::assemble::{audit, events, limits, live, load, permits, protection};
 use crate::audit::witness::Witness;
+use crate::budget::Budget;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
@@ -118,11 +119,11 @@ impl Control for Core {
 
     async fn limit_states(&self, limit: Option<&str>, most: usize) -> Result<Vec<LimitState>> {
         let standings = limits::states(&*self.authority, limit, most).await?;
-        let live: HashMap<_, _> =
-            self.gateway.budget.live().into_iter().map(|here| (here.counter, here.reserved)).collect();
-        let state = |standing: Standing| LimitState {
-            reserved_here: live.get(&standing.counter).copied().unwrap_or_default(),
-            standing,
+        let live = self.gateway.budget.live().into_iter();
+        let live: HashMap<_, _> = live.map(|here| (here.counter, (here.reserved, here.held_ahead))).collect();
+        let state = |standing: Standing| {
+            let (reserved_here, held_ahead) = live.get(&standing.counter).copied().unwrap_or_default();
+            LimitState { standing, reserved_here, held_ahead }
         };
         Ok(standings.into_iter().map(state).collect())
     }
@@ -219,13 +220,13 @@ impl Control for Core {
         }
         parts.extend(self.standby.part());
         if self.gateway.budget.has_limits() {
-            parts.push(counting(self.gateway.budget.is_away()));
+            parts.push(counting(&self.gateway.budget));
         }
         // The keeper of the audit log speaks for itself.
         parts.extend(feeder.consumers.iter().filter(|other| other.name != audit::CONSUMER).map(consumer));
         let status = if self.gateway.is_draining() {
             ReadyStatus::Draining
-        } else if !records || refuses {
+        } else if !records || refuses || (self.gateway.budget.has_limits() && self.gateway.budget.is_outdated()) {
             ReadyStatus::Refusing
         } else if parts.iter().all(|part| part.ok) {
             ReadyStatus::Ready
@@ -318,14 +319,18 @@ impl Core {
 }
 
 /// Whether limits can be counted.
-fn counting(is_away: bool) -> PartStatus {
-    let detail = if is_away {
+fn counting(budget: &Budget) -> PartStatus {
+    let (is_away, is_outdated) = (budget.is_away(), budget.is_outdated());
+    let detail = if is_outdated {
+        "a newer version of Marg leases from the same counters, so this one gets no leases and refuses calls under limits: \
+         upgrade this instance and start it anew"
+    } else if is_away {
         "whoever owns the counters of limits does not answer; calls live on what this process holds, then budget.when_away \
          applies"
     } else {
         "limits are counted"
     };
-    PartStatus { name: "authority".to_owned(), ok: !is_away, detail: detail.to_owned() }
+    PartStatus { name: "authority".to_owned(), ok: !is_away && !is_outdated, detail: detail.to_owned() }
 }
 
 /// Whether somebody who takes the journal's lines besides the database does so.

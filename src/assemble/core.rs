@@ -100,7 +100,7 @@ impl Core {
         let (stop, stopped) = watch::channel(false);
         let Opened { house, known, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
         let standby = Standby::new(house.snapshot.clone(), living_on);
-        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, living_on.is_some()));
+        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, living_on.is_some())?);
         let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
         let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
@@ -173,8 +173,7 @@ impl Core {
         runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
         runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
         runtime.spawn_named("memory of the gate", protection::remember(self.clone(), stopped.clone()));
-        let suspensions = protection::suspensions(&self.gateway);
-        runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), suspensions, stopped.clone()));
+        runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
         if let Some(keeper) = self.keeper.clone() {
             if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
                 runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
@@ -304,13 +303,17 @@ fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
 }
 
 /// The ring of keys; `stale` while the database cannot say whether a key that is not in it exists.
-fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, stale: bool) -> Ring {
+///
+/// # Errors
+/// When suspensions that the database does not have yet cannot be looked for.
+fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, stale: bool) -> anyhow::Result<Ring> {
     let ring = Ring::new((*house.hash_key).clone());
+    house.keep_suspensions(&ring)?;
     ring.replace_all(keys);
     ring.parties().replace_all(parties);
     ring.set_stale(stale);
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
-    ring
+    Ok(ring)
 }
 
 /// The threads of what is not Pingora's.

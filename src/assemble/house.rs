@@ -13,6 +13,7 @@ use crate::config::load::Loaded;
 use crate::config::{AwayAtStart, DatabaseConfig};
 use crate::error::StoreError;
 use crate::key::admin::AdminTokenStore;
+use crate::key::ring::Ring;
 use crate::key::store::KeyStore;
 use crate::key::token::HashKey;
 use crate::store::standby::{self, Known};
@@ -33,6 +34,18 @@ pub struct House {
     pub hash_key: Arc<HashKey>,
     /// Where the snapshot is, if the database may be away.
     pub snapshot: Option<PathBuf>,
+}
+
+impl House {
+    /// Lets suspensions that the database does not have yet lie in the folder, and lays those that are there over the keys.
+    ///
+    /// # Errors
+    /// When they cannot be looked for.
+    pub fn keep_suspensions(&self, ring: &Ring) -> anyhow::Result<()> {
+        let folder = self.folder.join("suspensions");
+        ring.keep_suspensions_in(&folder)
+            .with_context(|| format!("cannot read the suspensions in {}", folder.display()))
+    }
 }
 
 /// How often a start that waits for the database looks for it.

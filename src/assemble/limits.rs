@@ -114,6 +114,10 @@ pub fn counting(house: &House, loaded: &Loaded) -> anyhow::Result<Counting> {
 pub async fn introduce(authority: &dyn Authority, owner: &str) {
     let answered = async {
         while let Err(cause) = authority.acquire(owner, &[]).await {
+            if matches!(cause, StoreError::Outdated { .. }) {
+                // Whoever asks next says so; waiting does not change it.
+                return;
+            }
             tracing::debug!(%cause, "the owner of the counters does not lease yet");
             tokio::time::sleep(INTRODUCE_EVERY).await;
         }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::assemble::core::Core;
 use crate::error::StoreError;
+use crate::kavach::Gate;
 use crate::kavach::config::KavachConfig;
-use crate::kavach::{Gate, Suspension};
-use crate::key::{self, store::KeyStore};
+use crate::key::store::KeyStore;
 use crate::ledger::journal::{Journal, Line};
 use crate::pipeline::Gateway;
 use crate::unit::clock::Timestamp;
@@ -22,47 +22,40 @@ pub(super) fn configure(gateway: &Gateway, config: &KavachConfig) {
     gateway.drift.configure(config.drift.clone());
 }
 
-/// The most suspensions that wait for the store.
-const WAITING: usize = 256;
-/// How long the store is left alone after it could not take one.
+/// How long the store is left alone after it could not take a suspension.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
-/// Where suspensions wait for the store. Call it before the first exchange: one that had nowhere to wait would be of this process
-/// only.
-pub(super) fn suspensions(gateway: &Gateway) -> mpsc::Receiver<Suspension> {
-    let (queue, waiting) = mpsc::channel(WAITING);
-    // A gateway is put together once.
-    gateway.suspended.get_or_init(|| queue);
-    waiting
+/// Carries suspensions of keys to the store, from where every process has them. One that the store cannot take at present is
+/// tried again until it can; meanwhile it holds in this process, and in the next one on this folder.
+pub(super) async fn keep_suspensions(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let mut is_away = false;
+    loop {
+        let done = store_suspensions(&core).await;
+        if let (Err(error), false) = (&done, is_away) {
+            tracing::error!(%error, "suspensions of keys hold in this process only until the store takes them");
+        }
+        is_away = done.is_err();
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = core.ring.suspension_is_due(), if !is_away => {}
+            () = tokio::time::sleep(TRY_EVERY), if is_away => {}
+        }
+    }
 }
 
-/// Carries suspensions of keys to the store, from where every process has them. One that the store cannot take at present is
-/// tried again until it can; meanwhile it holds in this process.
-pub(super) async fn keep_suspensions(
-    core: Arc<Core>,
-    mut waiting: mpsc::Receiver<Suspension>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    loop {
-        let next = tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            next = waiting.recv() => next,
-        };
-        let Some(Suspension { key, until, reason }) = next else { return };
-        let rest = key::Suspension { until, reason };
-        loop {
-            match KeyStore::suspend(&*core.house.store, &key, Some(&rest)).await {
-                Ok(()) | Err(StoreError::NotFound) => break,
-                Err(error) => tracing::error!(%error, key = &*key, "a suspension waits for the store"),
-            }
-            tokio::select! {
-                _ = stopped.wait_for(|stopped| *stopped) => return,
-                () = tokio::time::sleep(TRY_EVERY) => {}
-            }
+async fn store_suspensions(core: &Core) -> Result<(), StoreError> {
+    for (key, rest) in core.ring.unstored() {
+        let _turn = core.ring.turn_of_suspensions().await;
+        // An operator may have released the key while others were stored.
+        if !core.ring.unstored().contains(&(Arc::clone(&key), rest.clone())) {
+            continue;
         }
-        // Somebody may have read the keys again in between, from before it was stored.
-        core.ring.suspend(&key, Some(rest));
+        match KeyStore::suspend(&*core.house.store, &key, Some(&rest)).await {
+            Ok(()) | Err(StoreError::NotFound) => core.ring.is_stored(&key, &rest),
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
 }
 
 /// How often what was counted of sessions is written; figures of other processes lag by it.

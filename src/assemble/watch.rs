@@ -63,6 +63,10 @@ pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
                     continue;
                 }
             }
+        } else if core.ring.is_in_doubt() && core.ring.refresh(&*store).await.is_err() {
+            // What was changed here may have overtaken what was read, so it is read once more; soon, if not now.
+            core.ring.set_stale(true);
+            continue;
         }
         core.ring.set_stale(false);
     }

@@ -59,6 +59,8 @@ pub(super) struct Period {
     elsewhere: AtomicI64,
     /// The authority has told at least once.
     told: AtomicBool,
+    /// When it told last, in microseconds of the process.
+    told_at: AtomicI64,
     /// Until when the last refusal holds, in microseconds of the process.
     refused_until: AtomicI64,
     /// When the authority says that what was refused could fit, by its clock; 0 if it does not say.
@@ -170,6 +172,31 @@ impl Account {
             period.shelf().granted((self.line.amount(), asked), awaited.min(grant.granted));
         }
         period.granted(grant, (self.line.amount(), self.average()), now);
+        period.told_at.store(micros, RELAXED);
+    }
+
+    /// What is spent, as last told, with what was charged here since. Of a paced window: what has not flowed off by now, without
+    /// what this process holds ahead for calls to come.
+    pub(super) fn spent(&self, period: &Period, micros: i64) -> i64 {
+        let Some(pace) = self.line.pace() else { return period.spent() };
+        self.expire(period, micros);
+        let passed = i128::from(micros.saturating_sub(period.told_at.load(RELAXED)).max(0));
+        let length = i128::try_from(pace.period.as_micros()).unwrap_or(i128::MAX).max(1);
+        let flowed = passed * i128::from(self.line.amount().max(0)) / length;
+        let debt = (i128::from(period.spent()) - flowed).max(0);
+        i64::try_from(debt).unwrap_or(i64::MAX).saturating_sub(period.free().max(0)).max(0)
+    }
+
+    /// What this process holds ahead of a paced window for calls to come; its authority counts that as spent.
+    pub(super) fn held_ahead(&self, period: &Period, micros: i64) -> i64 {
+        self.expire(period, micros);
+        if self.line.paced { period.free().max(0) } else { 0 }
+    }
+
+    /// What is left of the limit for callers of this process, what running calls hold taken off. What is paced they have spent.
+    pub(super) fn remaining(&self, period: &Period, micros: i64) -> i64 {
+        let reserved = if self.line.paced { 0 } else { period.reserved() };
+        self.line.most().saturating_sub(self.spent(period, micros)).saturating_sub(reserved).max(0)
     }
 
     pub(super) fn average(&self) -> i64 {
@@ -210,6 +237,7 @@ impl Period {
             shelf: Mutex::default(),
             elsewhere: AtomicI64::new(0),
             told: AtomicBool::new(false),
+            told_at: AtomicI64::new(0),
             refused_until: AtomicI64::new(0),
             retry_at: AtomicI64::new(0),
             contended_until: AtomicI64::new(0),
@@ -369,8 +397,8 @@ impl Period {
         self.lease().saturating_sub(self.free()).max(0)
     }
 
-    /// What is spent, as last told, with what was charged here since.
-    pub(super) fn spent(&self) -> i64 {
+    /// What is spent, as last told, with what was charged here since; of a paced window also what is held ahead.
+    fn spent(&self) -> i64 {
         let leased = if self.paced { 0 } else { self.lease().max(0) };
         self.total.load(STRICT).saturating_sub(leased).saturating_add(self.loose.load(STRICT)).max(0)
     }

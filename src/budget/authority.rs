@@ -13,6 +13,13 @@ use crate::error::StoreError;
 use crate::unit::charge::CounterId;
 use crate::unit::clock::Timestamp;
 
+/// The rules by which this program leases. An authority keeps the highest number that anybody leased by, beside the counters; whoever
+/// knows a lower one gets no leases any more ([`StoreError::Outdated`]), so that an upgrade never lets two kinds of arithmetic
+/// share a counter in silence. Raise it with any change of what counters hold or of what a lease means that the version before
+/// would get wrong, and let the new program read what the old one left: it takes over at once. Charges and releases of older
+/// processes are always taken, since what is spent is spent.
+pub const PROTOCOL: i64 = 1;
+
 /// What is asked of one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
@@ -97,7 +104,8 @@ pub struct Standing {
 #[async_trait]
 pub trait Authority: Send + Sync {
     /// Leases on several counters in one round trip, each by itself. A counter that has too little free is marked, so that
-    /// heartbeats of other owners recall what they do not use.
+    /// heartbeats of other owners recall what they do not use. Fails with [`StoreError::Outdated`] once somebody leased by a newer
+    /// [`PROTOCOL`].
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError>;
 
     /// Gives unused parts of leases back. An amount beyond the lease counts as the lease. Sent at most once: an implementation

@@ -26,6 +26,7 @@ where
     let bench = Bench { authority: &*authority, apply: &apply };
     bench.leases_and_charges_never_pass_the_cap().await;
     bench.a_grant_shrinks_near_the_cap_and_is_never_between_nothing_and_the_need().await;
+    bench.a_want_of_nothing_at_all_is_answered().await;
     bench.several_wants_are_answered_each_by_itself_and_in_order().await;
     bench.what_is_released_is_free_again_and_never_more_than_the_lease().await;
     bench.a_charge_beyond_the_lease_is_spent_all_the_same().await;
@@ -103,6 +104,11 @@ impl<F: AsyncFn(String, Vec<Charge>)> Bench<'_, F> {
         assert_eq!(self.acquire(&b, &total, 100, 41).await.granted, 0, "60 of 100 are still taken");
         let last = self.acquire(&b, &total, 100, 40).await;
         assert_eq!((last.granted, last.own, last.leased), (40, 40, 75), "the last unit can be leased");
+    }
+
+    async fn a_want_of_nothing_at_all_is_answered(&self) {
+        let answer = self.authority.acquire(&owner(), &[]).await.expect("an acquire is answered");
+        assert!(answer.grants.is_empty() && answer.now > Timestamp(0));
     }
 
     async fn a_grant_shrinks_near_the_cap_and_is_never_between_nothing_and_the_need(&self) {

@@ -46,7 +46,7 @@ pub enum BudgetEvent {
 impl Budget {
     /// Tells the thresholds that what is spent has passed and that were not told yet.
     pub(super) fn tell_thresholds(&self, account: &Account, period: &Period) {
-        let (amount, spent) = (account.line.amount(), period.spent());
+        let (amount, spent) = (account.line.most(), account.spent(period, self.clock.micros()));
         let reached = share(spent, amount);
         let told = period.threshold();
         if !period.is_told() || amount <= 0 || reached <= told {

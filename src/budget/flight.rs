@@ -15,9 +15,11 @@ use tokio::time::{sleep, timeout};
 
 use super::account::{Account, Period};
 use super::authority::{Answer, Want};
+use super::lease::{self, Need, Rest};
 use super::settings::{ANSWER_GIVEN_UP, ASK_AGAIN, BATCH, CONTENDED, REFUSED_FOR, SETTLED_AFTER, WhenAway};
 use super::time::span;
-use super::{Amounts, Budget, Payer, Refusal, Refused, Reservation, Short, ShortRow, lease, window};
+use super::{Amounts, Budget, Payer, Refusal, Refused, Reservation, Short, ShortRow, window};
+use crate::error::StoreError;
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
@@ -134,7 +136,23 @@ impl Budget {
         need: &Amounts,
         wait: bool,
     ) -> Result<Reservation, Refusal> {
-        match self.reserve_now(payer, need) {
+        self.reserve_rest(payer, need, &[], wait).await
+    }
+
+    /// The same, where some counters are to hold no more than so much, whatever the call may need: for what may exceed a limit by
+    /// the operator's choice. All others hold the whole need.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that names the limit.
+    pub async fn reserve_rest(
+        self: &Arc<Self>,
+        payer: &Payer<'_>,
+        need: &Amounts,
+        rests: &[Rest],
+        wait: bool,
+    ) -> Result<Reservation, Refusal> {
+        let need = Need { amounts: need, rests };
+        match self.try_now(payer, need) {
             Ok(reservation) => Ok(reservation),
             Err(short) => match self.reserve_short(payer, need, (short, wait)).await {
                 Ok(reservation) => Ok(reservation),
@@ -146,7 +164,7 @@ impl Budget {
     async fn reserve_short(
         self: &Arc<Self>,
         payer: &Payer<'_>,
-        need: &Amounts,
+        need: Need<'_>,
         (mut short, wait): (Short, bool),
     ) -> Result<Reservation, Refusal> {
         let mut deadline = pin!(sleep(if wait { self.settings.load().wait } else { Duration::ZERO }));
@@ -163,7 +181,7 @@ impl Budget {
                 let mut freed = pin!(account.freed.notified());
                 freed.as_mut().enable();
                 let _listening = Listening::to(&account);
-                match self.reserve_now(payer, need) {
+                match self.try_now(payer, need) {
                     Ok(reservation) => {
                         self.count_wait(waiter.is_some(), "admitted");
                         return Ok(reservation);
@@ -209,10 +227,12 @@ impl Budget {
     fn without_authority(
         self: &Arc<Self>,
         payer: &Payer<'_>,
-        need: &Amounts,
+        need: Need<'_>,
         short: &Short,
     ) -> Result<Reservation, Refusal> {
         match (self.settings.load().when_away, short.0.rows.first()) {
+            // It is there, and says no: that is not for `when_away` to decide.
+            (_, Some(row)) if self.is_outdated() => Err(Refusal::Outdated(Box::new(self.refused_row(row)))),
             (WhenAway::Admit, _) => self.admit(payer, need),
             (WhenAway::Refuse, Some(row)) => Err(Refusal::Away(Box::new(self.refused_row(row)))),
             (WhenAway::Refuse, None) => Err(Refusal::Crowded),
@@ -225,7 +245,7 @@ impl Budget {
             return Err(refusal.clone());
         }
         let micros = self.clock.micros();
-        let known = short.0.rows.iter().find(|row| row.period.is_refused(micros) && row.is_spent());
+        let known = short.0.rows.iter().find(|row| row.period.is_refused(micros) && row.is_spent(micros));
         known.map_or(Ok(()), |row| Err(Refusal::Limit(Box::new(self.refused_row(row)))))
     }
 
@@ -234,7 +254,8 @@ impl Budget {
         if let Some(refusal) = &short.0.final_refusal {
             return Err(refusal.clone());
         }
-        let spent = short.0.rows.iter().find(|row| row.is_spent());
+        let micros = self.clock.micros();
+        let spent = short.0.rows.iter().find(|row| row.is_spent(micros));
         spent.map_or(Ok(()), |row| Err(Refusal::Limit(Box::new(self.refused_row(row)))))
     }
 
@@ -254,9 +275,12 @@ impl Budget {
     /// How a counter stands, for one whom it refuses.
     pub(super) fn refused(&self, account: &Account, period: &Period, need: i64) -> Refused {
         let limit = account.line.limit();
-        let now = self.clock.early(self.clock.micros());
-        let (amount, spent) = (account.line.most(), period.spent());
-        let reserved = period.reserved().saturating_add(period.elsewhere());
+        let micros = self.clock.micros();
+        let now = self.clock.early(micros);
+        let (amount, spent) = (account.line.most(), account.spent(period, micros));
+        // What is paced was spent when it was granted.
+        let held = if account.line.paced { 0 } else { period.reserved() };
+        let reserved = held.saturating_add(period.elsewhere());
         let left = amount.saturating_sub(spent);
         let resets_at = window::resets_at(period.window).or(period.retry_at().filter(|at| *at > now));
         let until_reset = resets_at.map(|at| super::time::duration(at.micros() - now.micros()));
@@ -280,7 +304,7 @@ impl Budget {
 
     /// Puts wants into the queue and waits for the flight that carries them.
     async fn ask(self: &Arc<Self>, rows: &[ShortRow]) -> Asked {
-        if self.away.load(Ordering::Relaxed) {
+        if self.away.load(Ordering::Relaxed) || self.is_outdated() {
             return Asked::Away;
         }
         let batch = {
@@ -393,6 +417,12 @@ impl Budget {
         let answer = match timeout(ANSWER_GIVEN_UP, self.authority.acquire(&self.owner, wants)).await {
             Ok(Ok(answer)) if answer.grants.len() == wants.len() => Some(answer),
             Ok(Ok(_)) => None,
+            Ok(Err(error @ StoreError::Outdated { found, .. })) => {
+                if self.outdated.swap(found, Ordering::Relaxed) == 0 {
+                    tracing::error!(%error, "this process gets no leases any more; calls under limits are refused");
+                }
+                return None;
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the authority over limits did not lease");
                 None
@@ -462,8 +492,9 @@ impl Budget {
 
 impl ShortRow {
     /// Whether what is spent alone leaves too little.
-    fn is_spent(&self) -> bool {
-        self.period.is_told() && self.period.spent().saturating_add(self.need) > self.account.line.most()
+    fn is_spent(&self, micros: i64) -> bool {
+        let spent = || self.account.spent(&self.period, micros);
+        self.period.is_told() && spent().saturating_add(self.need) > self.account.line.most()
     }
 }
 

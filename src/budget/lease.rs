@@ -3,6 +3,8 @@
 //! What a process holds of a counter is its *lease*; the part that no reservation has taken is *free*. Both may be negative
 //! for a while, when a provider counted beyond a reservation: that debt is paid from the next lease.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::limit::Unit;
@@ -33,6 +35,39 @@ impl Amounts {
             Unit::Requests | Unit::Concurrent => 1,
         };
         Some(amount.max(0))
+    }
+}
+
+/// The most that one counter is to hold for a call, where that is less than the call may need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// The limit.
+    pub limit: Arc<str>,
+    /// Whose counter of it.
+    pub subject: Arc<str>,
+    /// So much.
+    pub most: i64,
+}
+
+/// What a call needs, counter by counter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need<'a> {
+    pub(super) amounts: &'a Amounts,
+    pub(super) rests: &'a [Rest],
+}
+
+impl<'a> From<&'a Amounts> for Need<'a> {
+    fn from(amounts: &'a Amounts) -> Self {
+        Self { amounts, rests: &[] }
+    }
+}
+
+impl Need<'_> {
+    /// What of it a counter holds; nothing of dollars without a price.
+    pub(super) fn of(&self, unit: Unit, limit: &str, subject: &str) -> i64 {
+        let need = self.amounts.of(unit).unwrap_or(0);
+        let rest = self.rests.iter().find(|rest| *rest.limit == *limit && *rest.subject == *subject);
+        rest.map_or(need, |rest| need.min(rest.most.max(0)))
     }
 }
 

@@ -4,13 +4,13 @@
 //! fails: before the call took effect, after it, or for a while.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::authority::{Answer, Authority, Beat, Standing, Want};
+use super::authority::{Answer, Authority, Beat, PROTOCOL, Standing, Want};
 use super::counter::Counter;
 use crate::error::StoreError;
 use crate::unit::charge::{Charge, CounterId, WindowId};
@@ -26,6 +26,7 @@ pub struct Memory {
     away: AtomicBool,
     losing_answers: AtomicBool,
     calls: AtomicU64,
+    protocol: AtomicI64,
 }
 
 #[derive(Default)]
@@ -49,6 +50,7 @@ impl Memory {
             away: AtomicBool::new(false),
             losing_answers: AtomicBool::new(false),
             calls: AtomicU64::new(0),
+            protocol: AtomicI64::new(PROTOCOL),
         }
     }
 
@@ -68,6 +70,11 @@ impl Memory {
     /// From now on every call takes effect but its answer is lost; or no longer.
     pub fn lose_answers(&self, lose: bool) {
         self.losing_answers.store(lose, Ordering::Relaxed);
+    }
+
+    /// From now on somebody leases by these rules.
+    pub fn lease_by(&self, protocol: i64) {
+        self.protocol.store(protocol, Ordering::Relaxed);
     }
 
     /// How many calls of [`Authority::acquire`] there were.
@@ -105,6 +112,10 @@ impl Authority for Memory {
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let now = self.reached()?;
+        let found = self.protocol.load(Ordering::Relaxed);
+        if found > PROTOCOL {
+            return Err(StoreError::Outdated { found, known: PROTOCOL });
+        }
         let mut state = self.state();
         state.heard.insert(owner.into(), now);
         let grants = wants

@@ -59,7 +59,8 @@ use tokio::sync::{Notify, broadcast};
 use account::{Account, Period};
 use authority::Authority;
 pub use event::BudgetEvent;
-pub use lease::Amounts;
+use lease::Need;
+pub use lease::{Amounts, Rest};
 use limit::{Limit, Scope, Unit};
 use line::{Full, Line};
 pub use refusal::{Refusal, Refused, scope_word, unit_word};
@@ -98,6 +99,8 @@ pub struct Budget {
     refill: Notify,
     /// The authority did not answer, and has not since.
     away: AtomicBool,
+    /// The rules by which newer processes lease; 0 while nobody does.
+    outdated: AtomicI64,
     /// Whether anything is leased.
     holding: AtomicBool,
     /// Whether anything leased is contended.
@@ -190,6 +193,7 @@ impl Budget {
             on_expired: OnceLock::new(),
             refill: Notify::new(),
             away: AtomicBool::new(false),
+            outdated: AtomicI64::new(0),
             holding: AtomicBool::new(false),
             contended: AtomicBool::new(false),
             accounts: AtomicUsize::new(0),
@@ -251,6 +255,12 @@ impl Budget {
         self.away.load(Relaxed)
     }
 
+    /// Whether a newer version of the program leases from the same counters, so that this process gets no leases any more. It stays
+    /// so until it is started anew.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Relaxed) > 0
+    }
+
     /// Whether any limit applies to that payer, and whether the length of its answer matters there. Costs a lookup.
     pub fn limited(&self, payer: &Payer<'_>) -> Limited {
         let house = self.house.load();
@@ -271,6 +281,10 @@ impl Budget {
     /// # Errors
     /// [`Short`] when a lease does not cover the need; [`Budget::reserve`] then asks the authority.
     pub fn reserve_now(self: &Arc<Self>, payer: &Payer<'_>, need: &Amounts) -> Result<Reservation, Short> {
+        self.try_now(payer, need.into())
+    }
+
+    fn try_now(self: &Arc<Self>, payer: &Payer<'_>, need: Need<'_>) -> Result<Reservation, Short> {
         let house = self.house.load();
         if house.table.is_empty() {
             return Ok(Reservation::none());
@@ -283,7 +297,7 @@ impl Budget {
         if parts.is_empty() {
             return Ok(Reservation::none());
         }
-        if let Some(refusal) = self.never(&parts, need) {
+        if let Some(refusal) = self.never(&parts, need.amounts) {
             return Err(Short::because(refusal));
         }
         let rows = take(&mut parts, micros);
@@ -302,7 +316,7 @@ impl Budget {
     }
 
     /// Admits without leases where they do not suffice, because the operator chose so for when the authority is away.
-    fn admit(self: &Arc<Self>, payer: &Payer<'_>, need: &Amounts) -> Result<Reservation, Refusal> {
+    fn admit(self: &Arc<Self>, payer: &Payer<'_>, need: Need<'_>) -> Result<Reservation, Refusal> {
         let (house, micros) = (self.house.load(), self.clock.micros());
         let mut parts = self.parts(&house, payer, Some(need), micros).map_err(|Full| Refusal::Crowded)?;
         take(&mut parts, micros);
@@ -310,12 +324,12 @@ impl Budget {
     }
 
     /// What a payer's call has to take, row by row.
-    fn parts(&self, house: &House, payer: &Payer<'_>, need: Option<&Amounts>, micros: i64) -> Result<Vec<Part>, Full> {
+    fn parts(&self, house: &House, payer: &Payer<'_>, need: Option<Need<'_>>, micros: i64) -> Result<Vec<Part>, Full> {
         let now = self.clock.early(micros);
         let face = self.face(house, payer, micros)?;
         let mut parts = Vec::with_capacity(face.accounts.len() + 2);
         let mut add = |account: &Arc<Account>| {
-            let need = need.map_or(0, |need| need.of(account.line.unit).unwrap_or(0));
+            let need = need.map_or(0, |need| need.of(account.line.unit, &account.line.id, &account.subject));
             parts.push(Part::new(account.clone(), self.period(account, now), need));
         };
         for (account, limit) in &face.accounts {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::lease::Rest;
 use super::limit::{Scope, Unit, Window};
 use crate::error::{Error, Kind};
 use crate::unit::clock::Timestamp;
@@ -21,6 +22,8 @@ pub enum Refusal {
     Unpriced(Box<Refused>),
     /// The authority cannot be reached and the lease of this process is used up.
     Away(Box<Refused>),
+    /// A newer version of the program leases from the same counters, and the lease of this process is used up.
+    Outdated(Box<Refused>),
     /// This process has as many counters in memory as it may (`BudgetSettings::max_counters`).
     Crowded,
 }
@@ -60,9 +63,11 @@ impl Refusal {
     /// The limit that refused.
     pub fn limit(&self) -> Option<&Refused> {
         match self {
-            Self::Limit(refused) | Self::NeverFits(refused) | Self::Unpriced(refused) | Self::Away(refused) => {
-                Some(refused)
-            }
+            Self::Limit(refused)
+            | Self::NeverFits(refused)
+            | Self::Unpriced(refused)
+            | Self::Away(refused)
+            | Self::Outdated(refused) => Some(refused),
             Self::Crowded => None,
         }
     }
@@ -83,6 +88,7 @@ impl Refusal {
             Self::NeverFits(_) => "never_fits",
             Self::Unpriced(_) => "unpriced",
             Self::Away(_) => "away",
+            Self::Outdated(_) => "outdated",
             Self::Crowded => "crowded",
         }
     }
@@ -123,6 +129,15 @@ impl Refusal {
                 );
                 Error::new(Kind::Unavailable, text).retry_after(1)
             }
+            Self::Outdated(refused) => {
+                let text = format!(
+                    "A newer version of Marg counts the limit {:?}{}, and this gateway is not upgraded yet. Try again soon; \
+                     another gateway may take the call.",
+                    refused.name,
+                    refused.whose()
+                );
+                Error::new(Kind::Unavailable, text).retry_after(1)
+            }
             Self::Crowded => {
                 let text = "The gateway holds as many counters of limits in memory as it may. Try again in a minute.";
                 Error::new(Kind::Overloaded, text).retry_after(60)
@@ -132,6 +147,11 @@ impl Refusal {
 }
 
 impl Refused {
+    /// All that is left of that counter, or `least` if that is more.
+    pub fn rest(&self, least: i64) -> Rest {
+        Rest { limit: self.limit.clone(), subject: self.subject.clone(), most: self.remaining.max(least) }
+    }
+
     fn sentence(&self) -> String {
         let state = match self.unit {
             Unit::Concurrent => format!("{} now.", self.shown(self.reserved)),

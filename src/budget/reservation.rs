@@ -155,7 +155,7 @@ impl Reservation {
     pub fn charges(&mut self, used: &Amounts) -> Vec<Charge> {
         let Some(hold) = &self.0 else { return Vec::new() };
         let micros = hold.budget.clock.micros();
-        hold.held.charge(used, (micros, hold.budget.clock.late(micros)))
+        hold.held.charge_by(|part| part.charge(used), (micros, hold.budget.clock.late(micros)))
     }
 
     /// Frees what it holds of limits on what runs at one time: the exchange is over, though what it used is still being counted.
@@ -171,6 +171,19 @@ impl Reservation {
             state.parts = left;
             over.into_iter().for_each(|mut part| part.put_back(micros));
         }
+    }
+
+    /// The same where nobody knows what was used: every row is charged what it holds, those in dollars the cost if that is known.
+    pub fn charges_unknown(&mut self, usd: Option<i64>) -> Vec<Charge> {
+        let Some(hold) = &self.0 else { return Vec::new() };
+        let micros = hold.budget.clock.micros();
+        let amount = |part: &Part| match part.account.line.unit {
+            Unit::Concurrent => None,
+            _ if part.aged => None,
+            Unit::Usd => Some(usd.unwrap_or(part.need)),
+            _ => Some(part.need),
+        };
+        hold.held.charge_by(amount, (micros, hold.budget.clock.late(micros)))
     }
 
     /// [`Reservation::charges`], and then the end of the reservation. For callers that have no journal to write in between.
@@ -201,15 +214,15 @@ impl Held {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn charge(&self, used: &Amounts, (micros, now): (i64, Timestamp)) -> Vec<Charge> {
+    fn charge_by(&self, amount: impl Fn(&Part) -> Option<i64>, (micros, now): (i64, Timestamp)) -> Vec<Charge> {
         let state = &mut *self.state();
         match state.phase {
             Phase::Open => {
                 state.phase = Phase::Charged;
-                self.tell(&mut state.parts, |part| part.charge(used), (micros, now))
+                self.tell(&mut state.parts, amount, (micros, now))
             }
             Phase::Expired => {
-                let beyond = |part: &Part| part.charge(used).map(|used| (used - part.need).max(0));
+                let beyond = |part: &Part| amount(part).map(|used| (used - part.need).max(0));
                 state.phase = Phase::Charged;
                 self.tell(&mut state.parts, beyond, (micros, now))
             }

@@ -36,6 +36,10 @@ impl Budget {
         let mut beats = interval(HEARTBEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
+        if self.has_limits() {
+            // A want of nothing says by which rules this process leases, and tells it if others do by newer ones.
+            drop(self.acquire(&[]).await);
+        }
         while !*stop.borrow() {
             tokio::select! {
                 changed = stop.changed() => if changed.is_err() { return },

@@ -112,6 +112,39 @@ async fn a_call_that_does_not_fit_is_refused_with_all_that_its_caller_needs() {
 }
 
 #[tokio::test]
+async fn a_row_that_is_told_to_holds_its_rest_and_every_other_the_whole_need() {
+    let bench = Bench::new();
+    let limits = [limit("small", Scope::Key, Unit::Usd, 100), limit("large", Scope::Team, Unit::Usd, 1_000)];
+    let (budget, key) = (bench.process("a", &limits), key("k"));
+    let need = amounts(600);
+    let never = match budget.reserve(&payer(&key), &need, false).await.unwrap_err() {
+        Refusal::NeverFits(refused) => *refused,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((&*never.limit, never.remaining), ("small", 100));
+    let rests = [never.rest(5)];
+    assert_eq!(rests[0].most, 100);
+    let mut held = budget.reserve_rest(&payer(&key), &need, &rests, false).await.unwrap();
+    let mut rows: Vec<_> = held.rows().iter().map(|row| (row.counter.limit.to_string(), row.reserved)).collect();
+    rows.sort();
+    assert_eq!(rows, [("large".to_owned(), 600), ("small".to_owned(), 100)]);
+    // Nobody else may have what the large limit holds for it, nor a second call the rest of the small one.
+    let again = budget.reserve_rest(&payer(&key), &need, &rests, false).await;
+    assert_eq!(refused(again).limit.as_ref(), "small");
+    // Where nobody knows what was used, each row is charged what it held.
+    let charges = held.charges_unknown(None);
+    let mut charged: Vec<i64> = charges.iter().map(|charge| charge.amount).collect();
+    charged.sort_unstable();
+    assert_eq!(charged, [100, 600]);
+    drop(held);
+    bench.memory.apply("a", &charges);
+    assert_eq!(bench.standing("large").await.0, 600);
+    let more = [refused(budget.reserve_rest(&payer(&key), &need, &rests, false).await).rest(5)];
+    assert_eq!(more[0].most, 5, "at least what is written");
+    assert!(budget.reserve_rest(&payer(&key), &need, &more, false).await.is_err(), "and that must fit");
+}
+
+#[tokio::test]
 async fn all_rows_are_taken_or_none() {
     let bench = Bench::new();
     let limits = [limit("team", Scope::Team, Unit::Usd, 100), limit("key", Scope::Key, Unit::Requests, 1)];
@@ -408,6 +441,48 @@ impl ParseGlob for str {
 }
 
 #[tokio::test]
+async fn what_is_held_ahead_of_a_paced_limit_is_left_for_callers() {
+    let bench = Bench::new();
+    // One a second, 64 at once: 16 are held ahead.
+    let paced = Limit { window: Window::Paced { burst: 64 }, ..limit("paced", Scope::Key, Unit::Requests, 60) };
+    let (budget, key) = (bench.process("a", &[paced]), key("k"));
+    let held = budget.reserve(&payer(&key), &amounts(1), false).await.unwrap();
+    let left = || {
+        let live = budget.live();
+        assert_eq!(live.len(), 1);
+        let remaining = budget.rates(&payer(&key)).requests.unwrap().remaining;
+        assert_eq!(live[0].spent + remaining, 64, "{live:?}");
+        (remaining, live[0].held_ahead)
+    };
+    let (remaining, ahead) = left();
+    assert_eq!(remaining, 63, "one call was made");
+    assert!(ahead > 0, "something is held ahead");
+    let (spent, _) = bench.standing("paced").await;
+    assert_eq!(spent, 1 + ahead, "its authority counts it as spent");
+    let reset = budget.rates(&payer(&key)).requests.unwrap().reset;
+    assert_eq!(reset, Some(Duration::from_secs(1)), "what is held need not flow in");
+    drop(held.settle(&amounts(1)));
+    assert_eq!(left().0, 63);
+    bench.pass(1);
+    assert_eq!(left().0, 64, "it has flowed off, without anybody asking");
+    // Whatever is told, so many calls pass at once and no more.
+    let calls = async |budget: &Arc<Budget>| {
+        let mut passed = 0;
+        while let Ok(reservation) = budget.reserve(&payer(&key), &amounts(1), false).await {
+            drop(reservation.settle(&amounts(1)));
+            passed += 1;
+        }
+        passed
+    };
+    let told = left().0;
+    assert_eq!(calls(&budget).await, told);
+    assert_eq!(left().0, 0);
+    bench.pass(10);
+    let told = left().0;
+    assert_eq!((told, calls(&budget).await), (10, 10));
+}
+
+#[tokio::test]
 async fn a_paced_limit_spends_when_it_admits_and_flows_back() {
     let bench = Bench::new();
     let paced = Limit { window: Window::Paced { burst: 2 }, ..limit("paced", Scope::Key, Unit::Requests, 60) };
@@ -453,4 +528,29 @@ fn a_counter_name_is_what_the_authority_knows() {
     let names: Vec<CounterId> = budget.live().into_iter().map(|row| row.counter).collect();
     assert_eq!(names.len(), 1);
     assert_eq!((&*names[0].limit, &*names[0].subject), ("daily", "k"));
+}
+
+#[tokio::test]
+async fn a_process_that_is_older_than_others_stops_leasing_and_says_so() {
+    let bench = Bench::new();
+    let (budget, key) = (bench.process("old", &[limit("daily", Scope::Team, Unit::Usd, 1_000_000)]), key("k"));
+    let held = budget.reserve(&payer(&key), &amounts(10), false).await.unwrap();
+    assert!(!budget.is_outdated());
+    bench.memory.lease_by(crate::budget::authority::PROTOCOL + 1);
+    // What it holds it may spend: its authority counts it.
+    drop(budget.reserve(&payer(&key), &amounts(10), false).await.unwrap());
+    let leased = budget.live()[0].leased;
+    let refused = budget.reserve(&payer(&key), &amounts(leased + 1), false).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Outdated(row) if &*row.limit == "daily"), "{refused:?}");
+    let error = refused.to_error(None);
+    assert_eq!((error.kind().status(), error.retry_after_seconds()), (503, Some(1)));
+    assert!(budget.is_outdated() && !budget.is_away(), "it is there, and says no");
+    // Whatever is to happen while an authority is away, this is something else; and it is not asked again.
+    budget.configure(BudgetSettings { when_away: WhenAway::Admit, ..BudgetSettings::default() });
+    let asked = bench.memory.acquires();
+    assert!(budget.reserve(&payer(&key), &amounts(leased + 1), true).await.is_err());
+    assert_eq!(bench.memory.acquires(), asked);
+    let charges = held.settle(&amounts(7));
+    bench.memory.apply("old", &charges);
+    assert_eq!(bench.standing("daily").await.0, 7, "what it spent is spent");
 }

@@ -62,6 +62,8 @@ pub struct LiveCounter {
     pub reserved: i64,
     /// What is spent, as last told, with what was charged here since.
     pub spent: i64,
+    /// Of a paced window what this process holds for calls to come. Its authority counts that as spent, `spent` here does not.
+    pub held_ahead: i64,
     /// What other processes had leased when the authority was last asked.
     pub elsewhere: i64,
     /// Others asked for it, so this process leases only what its calls need.
@@ -72,9 +74,9 @@ impl Budget {
     /// The smallest share of an amount that is left to that payer, in percent, as this process last knew; `None` if no limit
     /// applies.
     pub fn share_left(&self, payer: &Payer<'_>) -> Option<u8> {
-        let mut least = None;
+        let (mut least, micros) = (None, self.clock.micros());
         self.each(payer, &mut |account, period| {
-            let left = left_percent(account, period);
+            let left = left_percent(account, period, micros);
             least = Some(least.map_or(left, |least: u8| least.min(left)));
         });
         least
@@ -85,11 +87,11 @@ impl Budget {
         if !self.house.load().table.downgrades {
             return None;
         }
-        let mut found: Option<Downgrade> = None;
+        let (mut found, micros) = (None::<Downgrade>, self.clock.micros());
         self.each(payer, &mut |account, period| {
             let limit = account.line.limit();
             let Action::Downgrade { to, below_percent } = &limit.action else { return };
-            let left_percent = left_percent(account, period);
+            let left_percent = left_percent(account, period, micros);
             if left_percent < *below_percent && found.as_ref().is_none_or(|found| left_percent < found.left_percent) {
                 found = Some(Downgrade { limit: limit.id.clone(), to: to.clone(), left_percent });
             }
@@ -100,14 +102,15 @@ impl Budget {
     /// The tightest limits on requests and on tokens that apply to that payer, as this process last knew.
     pub fn rates(&self, payer: &Payer<'_>) -> Rates {
         let mut rates = Rates::default();
-        let now = self.clock.early(self.clock.micros());
+        let micros = self.clock.micros();
+        let now = self.clock.early(micros);
         self.each(payer, &mut |account, period| {
             let place = match account.line.unit {
                 Unit::Requests => &mut rates.requests,
                 Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => &mut rates.tokens,
                 Unit::Usd | Unit::Concurrent => return,
             };
-            let (limit, left) = (account.line.most(), remaining(account, period));
+            let (limit, left) = (account.line.most(), account.remaining(period, micros));
             let reset = match period.window {
                 _ if account.line.paced => Some(refill(limit - left, account.line.amount())),
                 WindowId::Sliding { .. } => Some(Duration::from_secs(MINUTE_SECONDS.into())),
@@ -140,7 +143,8 @@ impl Budget {
                     amount: line.amount(),
                     leased: period.lease(),
                     reserved: period.reserved(),
-                    spent: period.spent(),
+                    spent: account.spent(&period, micros),
+                    held_ahead: account.held_ahead(&period, micros),
                     elsewhere: period.elsewhere(),
                     contended: period.is_contended(micros),
                 });
@@ -181,11 +185,6 @@ fn refill(part: i64, amount: i64) -> Duration {
     Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)).min(Duration::from_secs(MINUTE_SECONDS.into()))
 }
 
-fn remaining(account: &Account, period: &Period) -> i64 {
-    let reserved = if account.line.paced { 0 } else { period.reserved() };
-    account.line.most().saturating_sub(period.spent()).saturating_sub(reserved).max(0)
-}
-
-fn left_percent(account: &Account, period: &Period) -> u8 {
-    share(remaining(account, period), account.line.most())
+fn left_percent(account: &Account, period: &Period, micros: i64) -> u8 {
+    share(account.remaining(period, micros), account.line.most())
 }

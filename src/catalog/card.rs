@@ -5,11 +5,11 @@
 
 use crate::catalog::prices::Cost;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::Usage;
+use crate::unit::usage::{Images, Usage};
 
 /// What an exchange may consume besides text, for an upper bound of its cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Media {
+pub struct Media<'a> {
     /// The input holds audio.
     pub input_audio: bool,
     /// The input holds images.
@@ -20,12 +20,19 @@ pub struct Media {
     pub output_image: bool,
     /// The request asks for a cache that lives one hour.
     pub cache_1h: bool,
+    /// What is to be drawn.
+    pub drawn: Drawn<'a>,
 }
 
-impl Media {
-    /// Everything: for a request that is not understood.
-    pub const ANY: Self =
-        Self { input_audio: true, input_image: true, output_audio: true, output_image: true, cache_1h: true };
+/// Images that are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drawn<'a> {
+    /// How many at most.
+    pub most: u64,
+    /// Their size; `None` leaves it to the provider.
+    pub size: Option<&'a str>,
+    /// Their quality; `None` leaves it to the provider.
+    pub quality: Option<&'a str>,
 }
 
 /// Token counts in the fixed order of the classes: input, cache read, cache write 5 min, cache write 1 h, input audio, input
@@ -75,8 +82,41 @@ pub(super) struct Card {
     pub(super) tiers: Vec<Tier>,
     /// Nano-dollars for the exchange itself.
     pub(super) per_request_nanos: u64,
+    /// What an image costs, besides its tokens: the first whose conditions hold. The last has none; empty, images have no price
+    /// by the piece.
+    pub(super) images: Vec<ImagePrice>,
     /// The name of the price.
     pub(super) price: PriceRef,
+}
+
+/// What one image of a kind costs.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ImagePrice {
+    /// Of this size; `None` for any, also one that nobody named.
+    pub(super) size: Option<String>,
+    /// Of this quality, likewise.
+    pub(super) quality: Option<String>,
+    pub(super) nanos: u64,
+}
+
+impl ImagePrice {
+    /// Whether it is the price of images of that size and quality. What nobody named meets no condition.
+    fn fits(&self, size: Option<&str>, quality: Option<&str>) -> bool {
+        let meets = |wanted: &Option<String>, named: Option<&str>| match (wanted, named) {
+            (None, _) => true,
+            (Some(wanted), Some(named)) => wanted.eq_ignore_ascii_case(named),
+            (Some(_), None) => false,
+        };
+        meets(&self.size, size) && meets(&self.quality, quality)
+    }
+
+    /// Whether it may turn out to be the price: what was not asked for by name the provider chooses.
+    fn may_fit(&self, drawn: Drawn<'_>) -> bool {
+        let may = |wanted: &Option<String>, named: Option<&str>| {
+            wanted.as_deref().zip(named).is_none_or(|(wanted, named)| wanted.eq_ignore_ascii_case(named))
+        };
+        may(&self.size, drawn.size) && may(&self.quality, drawn.quality)
+    }
 }
 
 /// Rates that hold when the exchange has more than `above` input tokens, of all classes.
@@ -87,6 +127,20 @@ pub(super) struct Tier {
 }
 
 impl Card {
+    /// What tokens and images cost. `None` if nobody knows the tokens and they cost something, or if the amount is beyond the range
+    /// of [`NanoUsd`].
+    pub(super) fn bill(&self, usage: Option<&Usage>, images: Option<&Images>) -> Option<Cost> {
+        let cost = match usage {
+            Some(usage) => self.cost(usage)?,
+            None => self.fixed()?,
+        };
+        let Some(images) = images else { return Some(cost) };
+        let fits = |price: &&ImagePrice| price.fits(images.size.as_deref(), images.quality.as_deref());
+        let each = self.images.iter().find(fits).map_or(0, |price| price.nanos);
+        let nanos = i64::try_from(u128::from(each).checked_mul(u128::from(images.count))?).ok()?;
+        Some(Cost { amount: NanoUsd(cost.amount.nanos().checked_add(nanos)?), price: cost.price })
+    }
+
     /// What a usage costs; `None` if the amount is beyond the range of [`NanoUsd`].
     pub(super) fn cost(&self, usage: &Usage) -> Option<Cost> {
         let input_total = usage.input_total();
@@ -104,7 +158,7 @@ impl Card {
 
     /// The most that so many tokens may cost, whichever classes they turn out to be of; `None` beyond the range of
     /// [`NanoUsd`]. Holds for every smaller usage too, although rates may fall where the input grows.
-    pub(super) fn most(&self, input: u64, output: u64, media: Media) -> Option<NanoUsd> {
+    pub(super) fn most(&self, input: u64, output: u64, media: Media<'_>) -> Option<NanoUsd> {
         let mut most: u128 = 0;
         let mut steps = self.tiers.iter().filter(|tier| tier.above < input).peekable();
         let mut rates = &self.base;
@@ -118,8 +172,10 @@ impl Card {
                 None => break,
             }
         }
-        let nanos = most.div_ceil(1_000_000).checked_add(u128::from(self.per_request_nanos))?;
-        i64::try_from(nanos).ok().map(NanoUsd)
+        let each = self.images.iter().filter(|price| price.may_fit(media.drawn)).map(|price| price.nanos).max();
+        let images = u128::from(each.unwrap_or(0)).checked_mul(u128::from(media.drawn.most))?;
+        let fees = u128::from(self.per_request_nanos).checked_add(images)?;
+        i64::try_from(most.div_ceil(1_000_000).checked_add(fees)?).ok().map(NanoUsd)
     }
 
     /// The same price with every rate and fee multiplied by a whole number of millionths, to the nearest.
@@ -129,15 +185,17 @@ impl Card {
             u64::try_from(scaled).unwrap_or(u64::MAX)
         };
         let tiers = self.tiers.iter().map(|tier| Tier { above: tier.above, rates: tier.rates.map(scale) });
+        let images = self.images.iter().map(|price| ImagePrice { nanos: scale(price.nanos), ..price.clone() });
         Self {
             base: self.base.map(scale),
             tiers: tiers.collect(),
             per_request_nanos: scale(self.per_request_nanos),
+            images: images.collect(),
             price: self.price.clone(),
         }
     }
 
-    /// What every exchange costs, whatever it used; `None` where tokens cost something.
+    /// What every exchange costs that drew nothing, whatever tokens it used; `None` where tokens cost something.
     pub(super) fn fixed(&self) -> Option<Cost> {
         let free = |rates: &Rates| rates.iter().all(|rate| *rate == 0);
         let no_tokens = free(&self.base) && self.tiers.iter().all(|tier| free(&tier.rates));
@@ -146,12 +204,12 @@ impl Card {
 
     /// Whether nothing in it costs anything.
     pub(super) fn is_free(&self) -> bool {
-        self.per_request_nanos == 0 && self.fixed().is_some()
+        self.per_request_nanos == 0 && self.images.iter().all(|price| price.nanos == 0) && self.fixed().is_some()
     }
 }
 
 /// The dearest rate of input and of output among the classes that may occur.
-fn dearest(rates: &Rates, media: Media) -> (u128, u128) {
+fn dearest(rates: &Rates, media: Media<'_>) -> (u128, u128) {
     let [input, read, write_5m, write_1h, in_audio, in_image, output, reasoning, audio, image] = rates.map(u128::from);
     let only = |may: bool, rate: u128| if may { rate } else { 0 };
     let of_input = [
@@ -178,7 +236,7 @@ mod tests {
 
     fn card(base: Rates) -> Card {
         let price = PriceRef { source: "test".into(), name: "any/any".to_owned(), effective: None };
-        Card { base, tiers: Vec::new(), per_request_nanos: 0, price }
+        Card { base, tiers: Vec::new(), per_request_nanos: 0, images: Vec::new(), price }
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Probe<'_> {
         for above in self.steps(per_request)? {
             tiers.push(Tier { above, rates: self.rates(above.saturating_add(1), per_request)? });
         }
-        Some(Card { base, tiers, per_request_nanos: nanos(per_request, RATE_LIMIT_USD)?, price })
+        Some(Card { base, tiers, per_request_nanos: nanos(per_request, RATE_LIMIT_USD)?, images: Vec::new(), price })
     }
 
     /// The rates of all classes when the input has this many tokens.

@@ -14,6 +14,6 @@ pub mod tokens;
 mod view;
 mod yaml;
 
-pub use card::Media;
+pub use card::{Drawn, Media};
 pub use prices::{Catalog, Cost, ModelCard, PriceQuery};
-pub use view::{PriceChange, PriceView, Pricing, TierView};
+pub use view::{ImagePriceView, PriceChange, PriceView, Pricing, TierView};

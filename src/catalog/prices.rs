@@ -21,7 +21,7 @@ use crate::catalog::simulated;
 use crate::catalog::stored::StoredPrice;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::{NanoUsd, PriceRef};
-use crate::unit::usage::{ServiceTier, Usage};
+use crate::unit::usage::{Images, ServiceTier, Usage};
 
 /// Every price that this process knows. Share it behind an `Arc`; a new overlay file makes a new catalog.
 pub struct Catalog {
@@ -139,7 +139,7 @@ impl Catalog {
         self.default = rates.map(|(input, output)| {
             let base: [u64; CLASSES] = std::array::from_fn(|class| if class < 6 { input } else { output });
             let price = PriceRef { source: "prices.default".into(), name: "*/*".to_owned(), effective: None };
-            Card { base, tiers: Vec::new(), per_request_nanos: 0, price }
+            Card { base, tiers: Vec::new(), per_request_nanos: 0, images: Vec::new(), price }
         });
         self
     }
@@ -158,17 +158,18 @@ impl Catalog {
 
     /// What an exchange cost; `None` if its model has no price, or if the amount is beyond the range of [`NanoUsd`].
     ///
-    /// Prices are by token and by request; what a provider bills by other measures (searches, seconds, pages) is not in it.
+    /// Prices are by token, by request and by image; what a provider bills by other measures (searches, seconds, pages) is not in it.
+    /// Images are not either; see [`Catalog::bill`].
     /// Cost: 100 ns (210 ns while two threads ask for the same model), measured; about a millisecond for the first exchange of
     /// a model on a day (UTC).
     pub fn cost(&self, query: &PriceQuery<'_>, usage: &Usage) -> Option<Cost> {
         self.card(query)?.cost(usage)
     }
 
-    /// What an exchange cost whose tokens nobody knows: `None` unless they cost nothing, because the model is billed for each
-    /// request, or is free. Cost: as [`Catalog::cost`].
-    pub fn fixed_cost(&self, query: &PriceQuery<'_>) -> Option<Cost> {
-        self.card(query)?.fixed()
+    /// The same with the images that it drew. Without `usage`, tokens that nobody knows: `None` unless they cost nothing, because
+    /// the model is billed by the request or by the image, or is free. Cost: as [`Catalog::cost`].
+    pub fn bill(&self, query: &PriceQuery<'_>, usage: Option<&Usage>, images: Option<&Images>) -> Option<Cost> {
+        self.card(query)?.bill(usage, images)
     }
 
     /// The most that an exchange can cost, if it consumes at most so many tokens: what admission reserves. `None` if its model
@@ -176,9 +177,16 @@ impl Catalog {
     ///
     /// It takes the dearest rates of input (plain, cache reads and writes, and of `media` what may occur) and of output, at the
     /// dearest size of input within the bound, in the tier of the query or the standard one, whichever is dearer, since a provider
-    /// may serve another tier than was asked for; plus the price of the request. A provider that serves *another model* than it
+    /// may serve another tier than was asked for; plus the price of the request and of its images, each at the dearest price that
+    /// what was asked for leaves open. A provider that serves *another model* than it
     /// was asked for (`openrouter/auto`) may cost more. Cost: as [`Catalog::cost`].
-    pub fn most(&self, query: &PriceQuery<'_>, input_tokens: u64, output_tokens: u64, media: Media) -> Option<NanoUsd> {
+    pub fn most(
+        &self,
+        query: &PriceQuery<'_>,
+        input_tokens: u64,
+        output_tokens: u64,
+        media: Media<'_>,
+    ) -> Option<NanoUsd> {
         let asked = self.card(query)?.most(input_tokens, output_tokens, media)?;
         if query.tier == ServiceTier::Standard {
             return Some(asked);

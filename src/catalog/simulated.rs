@@ -25,7 +25,7 @@ pub(super) fn card(model: &str) -> Option<Card> {
     let [input, cached, output] = usd.map(|milli_usd| milli_usd * 1_000_000);
     let base = [input, cached, input, input, input, input, output, output, output, output];
     let price = PriceRef { source: "marg simulated".into(), name: format!("{PROVIDER}/{name}"), effective: None };
-    Some(Card { base, tiers: Vec::new(), per_request_nanos: 0, price })
+    Some(Card { base, tiers: Vec::new(), per_request_nanos: 0, images: Vec::new(), price })
 }
 
 /// The models of the table.

@@ -47,6 +47,14 @@ pub struct PriceRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 10000)]
     pub per_request_usd: Option<f64>,
+    /// Dollars for each image that is drawn, besides its tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 10000)]
+    pub per_image_usd: Option<f64>,
+    /// Other prices of images by size and quality; the first that fits holds, else `per_image_usd`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 64)]
+    pub image_prices: Vec<ImagePriceRow>,
     /// Other rates for larger inputs, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 16)]
@@ -54,6 +62,23 @@ pub struct PriceRow {
     /// Tiers of service with prices of their own: `batch`, `flex`, `priority`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub service_tiers: BTreeMap<String, ServiceRow>,
+}
+
+/// What an image of a size, of a quality, or of both costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePriceRow {
+    /// The size as requests and answers name it, such as `1024x1536`; left out, any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 32)]
+    pub size: Option<String>,
+    /// The quality, such as `hd`; left out, any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 32)]
+    pub quality: Option<String>,
+    /// Dollars for each image.
+    #[schema(minimum = 0, maximum = 10000)]
+    pub per_image_usd: f64,
 }
 
 /// Rates that hold when the input has more than so many tokens.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::card::{CLASS_NAMES, Card, Rates};
+use crate::catalog::card::{CLASS_NAMES, Card, ImagePrice, Rates};
 use crate::catalog::overlay::Overlay;
 use crate::catalog::prices::{Catalog, PriceQuery};
 use crate::catalog::stored::PriceRow;
@@ -52,10 +52,25 @@ pub struct PriceView {
     pub service_tier: ServiceTier,
     /// Dollars for each request.
     pub per_request_usd: f64,
+    /// Dollars for each image, besides its tokens.
+    pub per_image_usd: f64,
+    /// Other prices of images; the first that fits holds.
+    pub image_prices: Vec<ImagePriceView>,
     /// Dollars per million tokens by class, while the input is small.
     pub usd_per_million_tokens: BTreeMap<String, f64>,
     /// Other rates for larger inputs, ascending.
     pub tiers: Vec<TierView>,
+}
+
+/// What an image of a size, of a quality, or of both costs.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ImagePriceView {
+    /// The size; null for any.
+    pub size: Option<String>,
+    /// The quality; null for any.
+    pub quality: Option<String>,
+    /// Dollars for each image.
+    pub per_image_usd: f64,
 }
 
 /// Rates that hold when the input has more than so many tokens.
@@ -108,7 +123,11 @@ impl Pricing {
                     let query = self.lookup(provider, &model, named.at, ServiceTier::Standard);
                     let before = self.catalog.rates(&query);
                     let after = file.find(&query).map(|card| view(card, query.tier));
-                    if before.as_ref().map(figures) != after.as_ref().map(figures) {
+                    let same = match (&before, &after) {
+                        (Some(before), Some(after)) => before.costs_as(after),
+                        (before, after) => before.is_none() && after.is_none(),
+                    };
+                    if !same {
                         changes.push(PriceChange { provider: provider.to_owned(), model, before, after });
                     }
                 }
@@ -131,9 +150,15 @@ impl Pricing {
     }
 }
 
-/// What of a price is compared: the figures, not where they are from.
-fn figures(view: &PriceView) -> (u64, &BTreeMap<String, f64>, &[TierView]) {
-    (view.per_request_usd.to_bits(), &view.usd_per_million_tokens, &view.tiers)
+impl PriceView {
+    /// Whether both say the same figures, wherever they are from.
+    pub fn costs_as(&self, other: &Self) -> bool {
+        self.per_request_usd == other.per_request_usd
+            && self.per_image_usd == other.per_image_usd
+            && self.image_prices == other.image_prices
+            && self.usd_per_million_tokens == other.usd_per_million_tokens
+            && self.tiers == other.tiers
+    }
 }
 
 fn view(card: &Card, service_tier: ServiceTier) -> PriceView {
@@ -141,12 +166,23 @@ fn view(card: &Card, service_tier: ServiceTier) -> PriceView {
         above_input_tokens: tier.above,
         usd_per_million_tokens: named(&tier.rates),
     };
+    let (kinds, plain) = match card.images.split_last() {
+        Some((last, before)) => (before, last.nanos),
+        None => (card.images.as_slice(), 0),
+    };
+    let kind = |price: &ImagePrice| ImagePriceView {
+        size: price.size.clone(),
+        quality: price.quality.clone(),
+        per_image_usd: price.nanos as f64 / 1e9,
+    };
     PriceView {
         source: card.price.source.to_string(),
         name: card.price.name.clone(),
         effective: card.price.effective.clone(),
         service_tier,
         per_request_usd: card.per_request_nanos as f64 / 1e9,
+        per_image_usd: plain as f64 / 1e9,
+        image_prices: kinds.iter().map(kind).collect(),
         usd_per_million_tokens: named(&card.base),
         tiers: card.tiers.iter().map(tier).collect(),
     }

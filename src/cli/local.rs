@@ -56,6 +56,7 @@ pub async fn state(config: &Path) -> Result<State> {
     let loaded = configuration(config)?;
     let house = house::open(&loaded).await.map_err(|error| failure(&error))?;
     let ring = Arc::new(Ring::new((*house.hash_key).clone()));
+    house.keep_suspensions(&ring).map_err(|error| failure(&error))?;
     let journal = core::open_journal(&loaded.config, house.folder.join("journal")).map_err(|error| failure(&error))?;
     let prices = house.store.prices().await?;
     let stored = LimitStore::list(&*house.store).await?;
@@ -144,7 +145,7 @@ impl Control for Nobody {
 
     async fn limit_states(&self, limit: Option<&str>, most: usize) -> crate::error::Result<Vec<LimitState>> {
         let standings = limits::states(&*self.authority, limit, most).await?;
-        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0 }).collect())
+        Ok(standings.into_iter().map(|standing| LimitState { standing, reserved_here: 0, held_ahead: 0 }).collect())
     }
 
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> crate::error::Result<u64> {

@@ -77,8 +77,15 @@ pub struct Set {
     #[arg(long = "class", value_name = "NAME=USD", value_parser = class, requires = "input")]
     classes: Vec<(String, f64)>,
     /// Of each request, in dollars.
-    #[arg(long, value_name = "USD", required_unless_present = "input", value_parser = rate, allow_negative_numbers = true)]
+    #[arg(long, value_name = "USD", required_unless_present_any = ["input", "per_image"], value_parser = rate, allow_negative_numbers = true)]
     per_request: Option<f64>,
+    /// Of each image that is drawn, in dollars.
+    #[arg(long, value_name = "USD", value_parser = rate, allow_negative_numbers = true)]
+    per_image: Option<f64>,
+    /// Of images of a size, of a quality, or of both, such as size=1024x1792,quality=hd,usd=0.12; may be repeated, the first that
+    /// fits holds.
+    #[arg(long = "image-price", value_name = "KIND", value_parser = image_price, requires = "per_image")]
+    image_prices: Vec<Value>,
     /// A factor for a tier of service, such as batch=0.5; may be repeated.
     #[arg(long = "service-tier", value_name = "NAME=FACTOR", value_parser = class)]
     service_tiers: Vec<(String, f64)>,
@@ -121,6 +128,7 @@ const STORED: &[Column] = &[
     ("INPUT", "/price/usd_per_million_tokens/input"),
     ("OUTPUT", "/price/usd_per_million_tokens/output"),
     ("REQUEST", "/price/per_request_usd"),
+    ("IMAGE", "/price/per_image_usd"),
     ("CHANGED BY", "/changed_by"),
 ];
 
@@ -139,6 +147,8 @@ const RATES: &[Column] = &[
     ("AUDIO OUT", "/rates/output_audio"),
     ("IMAGE OUT", "/rates/output_image"),
     ("REQUEST", "/request"),
+    ("IMAGE", "/image"),
+    ("OF KIND", "/kind"),
     ("SOURCE", "/source"),
     ("EFFECTIVE", "/effective"),
 ];
@@ -150,6 +160,8 @@ const CHANGES: &[Column] = &[
     ("NEW", "/after/usd_per_million_tokens/input"),
     ("OUTPUT", "/before/usd_per_million_tokens/output"),
     ("NEW", "/after/usd_per_million_tokens/output"),
+    ("IMAGE", "/before/per_image_usd"),
+    ("NEW", "/after/per_image_usd"),
     ("SOURCE", "/before/source"),
 ];
 
@@ -205,13 +217,13 @@ impl Show {
     }
 }
 
-/// One row for each size of input.
+/// One row for each size of input and for each kind of image.
 fn rate_rows(price: &Value) -> Vec<Value> {
     let of = |pointer: &str| price.pointer(pointer).cloned().unwrap_or_default();
     let row = |above: Value, rates: Value| {
         json!({
             "provider": of("/provider"), "service_tier": of("/price/service_tier"), "above": above, "rates": rates,
-            "request": of("/price/per_request_usd"), "source": of("/price/source"),
+            "request": of("/price/per_request_usd"), "image": of("/price/per_image_usd"), "source": of("/price/source"),
             "effective": of("/price/effective"),
         })
     };
@@ -221,7 +233,16 @@ fn rate_rows(price: &Value) -> Vec<Value> {
         let part = |name: &str| tier.get(name).cloned().unwrap_or_default();
         row(part("above_input_tokens"), part("usd_per_million_tokens"))
     });
-    std::iter::once(base).chain(larger).collect()
+    let kinds = of("/price/image_prices");
+    let images = kinds.as_array().into_iter().flatten().map(|image| {
+        let words = ["size", "quality"].iter().filter_map(|name| image.get(*name)?.as_str());
+        json!({
+            "provider": of("/provider"), "service_tier": of("/price/service_tier"), "image": image.get("per_image_usd"),
+            "kind": words.collect::<Vec<_>>().join(" "), "source": of("/price/source"),
+            "effective": of("/price/effective"),
+        })
+    });
+    std::iter::once(base).chain(larger).chain(images).collect()
 }
 
 impl File {
@@ -246,6 +267,7 @@ impl Set {
         json!({
             "provider": self.provider, "model": self.model, "effective": self.effective, "until": self.until,
             "usd_per_million_tokens": rates, "per_request_usd": self.per_request, "service_tiers": tiers,
+            "per_image_usd": self.per_image, "image_prices": self.image_prices,
         })
     }
 }
@@ -262,6 +284,23 @@ impl Reprice {
 fn rate(text: &str) -> std::result::Result<f64, String> {
     let usd = text.parse::<f64>().ok().filter(|usd| usd.is_finite() && *usd >= 0.0);
     usd.ok_or_else(|| "this is not a price; write dollars, 0 or more, such as 2.50".to_owned())
+}
+
+fn image_price(text: &str) -> std::result::Result<Value, String> {
+    let wrong = || format!("{text:?} is no price of an image; write size=1024x1792,quality=hd,usd=0.12");
+    let mut row = Map::new();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').ok_or_else(wrong)?;
+        let (name, value) = match name.trim() {
+            "usd" => ("per_image_usd", Value::from(rate(value.trim())?)),
+            name @ ("size" | "quality") => (name, Value::from(value.trim())),
+            _ => return Err(wrong()),
+        };
+        if row.insert(name.to_owned(), value).is_some() {
+            return Err(wrong());
+        }
+    }
+    if row.len() > 1 && row.contains_key("per_image_usd") { Ok(Value::Object(row)) } else { Err(wrong()) }
 }
 
 fn class(text: &str) -> std::result::Result<(String, f64), String> {

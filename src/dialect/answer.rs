@@ -41,6 +41,7 @@ pub struct AnswerReader {
     findings: Findings,
     stream: Option<Stream>,
     delivered: Kept,
+    drawn: Tally,
     read: bool,
 }
 
@@ -53,6 +54,7 @@ impl AnswerReader {
             findings: Findings::new(operation),
             stream: event_stream.then(|| Stream { hide: hide_usage, ..Stream::default() }),
             delivered: Kept::new(limit),
+            drawn: Tally::default(),
             read: false,
         }
     }
@@ -69,6 +71,9 @@ impl AnswerReader {
             }
         };
         self.delivered.push(&relayed.bytes, self.stream.is_none());
+        if self.stream.is_none() && self.findings.operation == Operation::Responses {
+            self.drawn.push(&relayed.bytes);
+        }
         if end {
             self.finish();
         }
@@ -84,6 +89,8 @@ impl AnswerReader {
         self.findings.read(Value::whole(self.delivered.head()));
         if self.delivered.total > DOCUMENT_LIMIT_BYTES as u64 {
             self.findings.tail(&self.delivered.tail);
+            // What was read of the beginning is not all of them.
+            self.findings.images = Some(self.drawn.count).filter(|count| *count > 0);
         }
     }
 
@@ -110,6 +117,16 @@ impl AnswerReader {
     /// The tier that the provider said it served the exchange in; the last word wins. `None` if it said nothing.
     pub fn service_tier(&self) -> Option<ServiceTier> {
         self.findings.service_tier
+    }
+
+    /// How many images the answer holds; `None` if it holds none, or is too large to say.
+    pub fn images(&self) -> Option<u64> {
+        self.findings.images
+    }
+
+    /// The size and quality of the images, as far as the provider named them; at most 32 bytes each.
+    pub fn image_kind(&self) -> (Option<&str>, Option<&str>) {
+        (self.findings.image_size.as_deref(), self.findings.image_quality.as_deref())
     }
 
     /// Whether something that the model wrote has passed: text, reasoning, a tool call, audio. Of an answer that is not a
@@ -201,7 +218,7 @@ impl Stream {
         event.extend_from_slice(piece);
         let mut meaning = Meaning::default();
         if std::mem::take(&mut self.oversized) {
-            findings.tail(&event);
+            findings.event_tail(&event);
         } else {
             meaning = findings.event(&event);
             if self.hide && meaning.only_usage {
@@ -274,6 +291,32 @@ impl Outgoing<'_> {
         }
         self.copied.extend_from_slice(self.chunk.get(from..self.to).unwrap_or_default());
         self.copied.freeze()
+    }
+}
+
+/// Counts the images of an answer that is too large to be kept. In a string the quotes would be escaped, so a hit is a type.
+#[derive(Debug, Default)]
+struct Tally {
+    count: u64,
+    carry: Vec<u8>,
+}
+
+impl Tally {
+    const WORD: &[u8] = b"\"image_generation_call\"";
+
+    fn push(&mut self, chunk: &[u8]) {
+        let reach = Self::WORD.len() - 1;
+        self.carry.extend_from_slice(chunk.get(..chunk.len().min(reach)).unwrap_or_default());
+        // What lies across the border of two chunks, then what lies inside this one.
+        let found = memchr::memmem::find_iter(&self.carry, Self::WORD).count()
+            + memchr::memmem::find_iter(chunk, Self::WORD).count();
+        self.count = self.count.saturating_add(found as u64);
+        if chunk.len() >= reach {
+            self.carry.clear();
+            self.carry.extend_from_slice(chunk.get(chunk.len() - reach..).unwrap_or_default());
+        } else {
+            self.carry.drain(..self.carry.len().saturating_sub(reach));
+        }
     }
 }
 

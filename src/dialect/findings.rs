@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem;
 
-use crate::dialect::openai::cut;
+use crate::dialect::openai::{cut, kind_of_image};
 use crate::dialect::operation::Operation;
 use crate::dialect::usage;
 use crate::dialect::value::Value;
@@ -38,7 +38,7 @@ pub(super) struct Meaning {
 
 #[derive(Debug)]
 pub(super) struct Findings {
-    operation: Operation,
+    pub(super) operation: Operation,
     pub(super) usage: Option<Usage>,
     pub(super) model: Option<String>,
     pub(super) id: Option<String>,
@@ -46,6 +46,10 @@ pub(super) struct Findings {
     pub(super) first_token: bool,
     pub(super) error: Option<StreamError>,
     pub(super) service_tier: Option<ServiceTier>,
+    /// The images that the answer holds, so far; `None` if it does not say.
+    pub(super) images: Option<u64>,
+    pub(super) image_size: Option<String>,
+    pub(super) image_quality: Option<String>,
     parsed: u32,
 }
 
@@ -55,6 +59,7 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
     finish_reason: memmem::Finder::new(b"\"finish_reason\""),
     error: memmem::Finder::new(b"\"error\""),
     response: memmem::Finder::new(b"\"response\""),
+    drawn: memmem::Finder::new(b"image_generation_call.completed"),
 });
 
 struct Finders {
@@ -62,6 +67,7 @@ struct Finders {
     finish_reason: memmem::Finder<'static>,
     error: memmem::Finder<'static>,
     response: memmem::Finder<'static>,
+    drawn: memmem::Finder<'static>,
 }
 
 impl Findings {
@@ -75,6 +81,9 @@ impl Findings {
             first_token: false,
             error: None,
             service_tier: None,
+            images: None,
+            image_size: None,
+            image_quality: None,
             parsed: 0,
         }
     }
@@ -99,7 +108,8 @@ impl Findings {
             || has_value(&finders.error, event)
             // An event without an object is `[DONE]`, a comment, or not JSON.
             || memchr::memchr(b'{', event).is_none()
-            || (self.speaks_responses() && has_value(&finders.response, event))
+            || (self.speaks_responses()
+                && (has_value(&finders.response, event) || finders.drawn.find(event).is_some()))
     }
 
     fn speaks_responses(&self) -> bool {
@@ -118,6 +128,7 @@ impl Findings {
         let parts = Parts::of(Value::whole(&data));
         let kind = parts.kind.and_then(Value::string).unwrap_or_default();
         let usage = self.read_parts(&parts);
+        self.read_drawn(&parts, &kind);
         self.first_token = self.first_token || self.holds_content(&parts, &kind);
         if parts.error.is_none() && kind == "error" {
             self.keep_error(Value::whole(&data));
@@ -134,6 +145,49 @@ impl Findings {
         self.read_parts(&Parts::of(answer));
     }
 
+    /// Counts the images that a stream says are finished.
+    ///
+    /// *Sources*: <https://platform.openai.com/docs/api-reference/images-streaming>, where the size and quality are beside the
+    /// type; <https://platform.openai.com/docs/api-reference/responses-streaming/response/image_generation_call>.
+    fn read_drawn(&mut self, parts: &Parts<'_>, kind: &str) {
+        match kind {
+            "image_generation.completed" | "image_edit.completed" => self.keep_image_kind(parts.size, parts.quality),
+            "response.image_generation_call.completed" => {}
+            _ => return,
+        }
+        self.images = Some(self.images.unwrap_or(0).saturating_add(1));
+    }
+
+    fn keep_image_kind(&mut self, size: Option<Value<'_>>, quality: Option<Value<'_>>) {
+        let word = |value: Option<Value<'_>>| value.and_then(Value::string).and_then(|word| kind_of_image(&word));
+        self.image_size = self.image_size.take().or_else(|| word(size));
+        self.image_quality = self.image_quality.take().or_else(|| word(quality));
+    }
+
+    /// Counts the images of an answer: all of `data`, or the calls of the tool that draws.
+    ///
+    /// *Source*: <https://platform.openai.com/docs/api-reference/images/object>, where GPT Image names size and quality at the
+    /// top; the item `image_generation_call` of <https://platform.openai.com/docs/api-reference/responses/object>.
+    fn read_images(&mut self, answer: &Parts<'_>) {
+        if let (Operation::Images, Some(data)) = (self.operation, answer.data) {
+            self.images = Some(data.elements().count() as u64);
+            self.keep_image_kind(answer.size, answer.quality);
+        }
+        if !self.speaks_responses() {
+            return;
+        }
+        let mut drawn = 0_u64;
+        for item in answer.output.iter().flat_map(|output| output.elements()) {
+            let is = |key: &str, word: &str| item.get(key).and_then(Value::string).is_some_and(|found| found == word);
+            if is("type", "image_generation_call") && !is("status", "failed") {
+                drawn = drawn.saturating_add(1);
+                self.keep_image_kind(item.get("size"), item.get("quality"));
+            }
+        }
+        // A stream has counted them one by one before its last event lists them.
+        self.images = if drawn > 0 { Some(self.images.unwrap_or(0).max(drawn)) } else { self.images };
+    }
+
     /// Reads an answer or an event. Gives whether it carries usage.
     fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
         let usage = parts.usage(self.operation);
@@ -142,6 +196,7 @@ impl Findings {
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
         self.read_tier(parts);
+        self.read_images(parts);
         if self.speaks_responses()
             && let Some(response) = parts.response
         {
@@ -161,6 +216,7 @@ impl Findings {
         keep(&mut self.model, response.model);
         keep(&mut self.id, response.id);
         self.read_tier(response);
+        self.read_images(response);
         let word = response.status.and_then(Value::string).unwrap_or_default();
         if !matches!(&*word, "" | "in_progress" | "queued") {
             let reason = response.incomplete_details.and_then(|details| details.present("reason"));
@@ -201,6 +257,15 @@ impl Findings {
             Operation::Responses => kind.ends_with(".delta"),
             // Of other streams every event is content.
             _ => true,
+        }
+    }
+
+    /// Reads the end of an event whose beginning is gone. Only the event of a finished image carries usage.
+    pub(super) fn event_tail(&mut self, tail: &[u8]) {
+        self.tail(tail);
+        if self.operation == Operation::Images && last_member(tail, b"\"usage\"").is_some() {
+            self.images = Some(self.images.unwrap_or(0).saturating_add(1));
+            self.keep_image_kind(last_member(tail, b"\"size\""), last_member(tail, b"\"quality\""));
         }
     }
 
@@ -264,6 +329,10 @@ struct Parts<'a> {
     usage: Option<Value<'a>>,
     groq: Option<Value<'a>>,
     service_tier: Option<Value<'a>>,
+    data: Option<Value<'a>>,
+    output: Option<Value<'a>>,
+    size: Option<Value<'a>>,
+    quality: Option<Value<'a>>,
 }
 
 impl<'a> Parts<'a> {
@@ -282,6 +351,10 @@ impl<'a> Parts<'a> {
                 b"usage" => &mut parts.usage,
                 b"x_groq" => &mut parts.groq,
                 b"service_tier" => &mut parts.service_tier,
+                b"data" => &mut parts.data,
+                b"output" => &mut parts.output,
+                b"size" => &mut parts.size,
+                b"quality" => &mut parts.quality,
                 _ => continue,
             };
             *slot = Some(value).filter(|value| !value.is_null());

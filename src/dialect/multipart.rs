@@ -24,6 +24,8 @@ pub(super) struct Form {
     pub(super) model: Option<Range<usize>>,
     pub(super) stream: bool,
     pub(super) choices: Option<u64>,
+    pub(super) size: Option<String>,
+    pub(super) quality: Option<String>,
     pub(super) end_user: Option<String>,
     /// Bytes of the part `prompt`.
     pub(super) text_bytes: u64,
@@ -129,7 +131,7 @@ impl Form {
         if part.name == "prompt" || part.name == "input" {
             self.text_bytes = self.text_bytes.saturating_add(span.len() as u64);
         }
-        if !matches!(part.name.as_str(), "model" | "stream" | "n" | "user") {
+        if !matches!(part.name.as_str(), "model" | "stream" | "n" | "user" | "size" | "quality") {
             return Ok(());
         }
         let content = body.get(span.clone()).unwrap_or_default();
@@ -141,6 +143,8 @@ impl Form {
             }
             "stream" => self.stream = matches!(text.trim(), "true" | "True" | "1"),
             "n" => self.choices = text.trim().parse().ok(),
+            "size" => self.size = Some(text.to_owned()),
+            "quality" => self.quality = Some(text.to_owned()),
             "user" => self.end_user = Some(text.to_owned()).filter(|user| !user.is_empty()),
             _ => {}
         }

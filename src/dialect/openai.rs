@@ -24,6 +24,9 @@ pub(super) const MODEL_LIMIT_BYTES: usize = 256;
 const END_USER_LIMIT_BYTES: usize = 256;
 const REFERENCE_LIMIT_BYTES: usize = 256;
 const CHOICES_LIMIT: u64 = 128;
+/// How often a tool of the provider is called within one answer, at most, where the request does not say.
+const TOOL_CALLS: u64 = 16;
+const KIND_LIMIT_BYTES: usize = 32;
 
 /// Kinds of content beyond text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,12 @@ pub struct Facts {
     pub refers: bool,
     /// The tier of service asked for, at most 32 bytes.
     pub service_tier: Option<String>,
+    /// The most images that may be drawn: what is asked for, or as often as a tool that draws may be called.
+    pub images_drawn: u64,
+    /// The size of the images asked for, at most 32 bytes; `None` leaves it to the provider (`auto`).
+    pub image_size: Option<String>,
+    /// Their quality, likewise.
+    pub image_quality: Option<String>,
     splice: Splice,
 }
 
@@ -124,6 +133,9 @@ impl Facts {
             continues: None,
             refers: false,
             service_tier: None,
+            images_drawn: u64::from(operation == Operation::Images),
+            image_size: None,
+            image_quality: None,
             splice: Splice::Nothing,
         }
     }
@@ -188,6 +200,11 @@ fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts,
     facts.modalities.audio_input = form.files && operation == Operation::Audio;
     facts.modalities.image_input = form.files && operation == Operation::Images;
     facts.modalities.image_output = operation == Operation::Images;
+    if operation == Operation::Images {
+        facts.images_drawn = facts.choices;
+        facts.image_size = form.size.as_deref().and_then(kind_of_image);
+        facts.image_quality = form.quality.as_deref().and_then(kind_of_image);
+    }
     Ok(facts)
 }
 
@@ -227,6 +244,9 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
         continues: reading.continues(),
         refers: reading.refers(),
         service_tier: reading.service_tier(),
+        images_drawn: reading.images_drawn()?,
+        image_size: reading.image_kind(Field::Size),
+        image_quality: reading.image_kind(Field::Quality),
         splice: Splice::Json(Json {
             inside,
             empty: body.get(inside..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"}")),
@@ -369,6 +389,24 @@ impl Reading<'_> {
         self.value(Field::ServiceTier)?.string().map(|tier| cut(&tier, 32).to_owned())
     }
 
+    /// *Source*: `n` of <https://platform.openai.com/docs/api-reference/images/create>; the tool `image_generation` and
+    /// `max_tool_calls` of <https://platform.openai.com/docs/api-reference/responses/create>.
+    fn images_drawn(&self) -> Result<u64, Error> {
+        match self.operation {
+            Operation::Images => self.choices(),
+            Operation::Responses if self.shape.draws => {
+                Ok(self.count(Field::MaxToolCalls)?.unwrap_or(TOOL_CALLS).min(CHOICES_LIMIT))
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// The size or quality of the images of an images request; other requests name them inside a tool.
+    fn image_kind(&self, field: Field) -> Option<String> {
+        let value = self.value(field).filter(|_| self.operation == Operation::Images)?;
+        kind_of_image(&value.string()?)
+    }
+
     fn choices(&self) -> Result<u64, Error> {
         let mut most = 1;
         for field in [Field::N, Field::BestOf] {
@@ -446,6 +484,12 @@ impl Reading<'_> {
             _ => Err(invalid("stream_options.include_usage must be true or false", "stream_options.include_usage")),
         }
     }
+}
+
+/// A size or quality of images as prices name it; `None` for what leaves the choice to the provider.
+pub(super) fn kind_of_image(word: &str) -> Option<String> {
+    let word = word.trim();
+    (!word.is_empty() && word != "auto").then(|| cut(word, KIND_LIMIT_BYTES).to_owned())
 }
 
 /// Checks the name of a model.

@@ -38,10 +38,13 @@ pub(super) enum Field {
     ServiceTier,
     PreviousResponseId,
     Conversation,
+    Size,
+    Quality,
+    MaxToolCalls,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 25] = [
+const FIELDS: [(Field, &str); 28] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -67,6 +70,9 @@ const FIELDS: [(Field, &str); 25] = [
     (Field::ServiceTier, "service_tier"),
     (Field::PreviousResponseId, "previous_response_id"),
     (Field::Conversation, "conversation"),
+    (Field::Size, "size"),
+    (Field::Quality, "quality"),
+    (Field::MaxToolCalls, "max_tool_calls"),
 ];
 
 impl Field {
@@ -105,6 +111,8 @@ pub(super) struct Shape<'a> {
     /// The model reads something that is not in the body: a stored file or item, a link to a file, what a tool of the provider
     /// finds.
     pub(super) refers: bool,
+    /// The provider's own tool that draws images is offered.
+    pub(super) draws: bool,
     /// A known field in other letters than its own, such as `MAX_TOKENS`: there are providers that take it for the field.
     pub(super) miswritten: Option<Field>,
 }
@@ -130,6 +138,7 @@ impl<'a> Shape<'a> {
             media: Media::default(),
             modalities: Modalities::default(),
             refers: false,
+            draws: false,
             miswritten: None,
         }
     }
@@ -219,7 +228,9 @@ impl<'a> Shape<'a> {
     fn reference(&mut self, part_type: &[u8]) {
         const HOSTED: [&[u8]; 5] = [b"web_search", b"file_search", b"code_interpreter", b"mcp", b"computer_use"];
         let hosted = || HOSTED.iter().any(|name| part_type.starts_with(name));
-        self.refers |= part_type == b"item_reference" || (self.current == Some(Field::Tools) && hosted());
+        let tool = self.current == Some(Field::Tools);
+        self.refers |= part_type == b"item_reference" || (tool && hosted());
+        self.draws |= tool && part_type == b"image_generation";
     }
 
     /// *Source*: content parts of chat (`image_url`, `input_audio`, `file`; `video_url` at DashScope, vLLM and

@@ -32,6 +32,17 @@ pub enum StoreError {
         /// The newest version that this program knows.
         known: i64,
     },
+    /// Processes of a newer version lease from the same counters, by rules that this one does not know.
+    #[error(
+        "a newer version of the program leases from the same counters (protocol {found}, this one knows {known}); upgrade \
+         this instance"
+    )]
+    Outdated {
+        /// The protocol that is in force.
+        found: i64,
+        /// The one that this program knows.
+        known: i64,
+    },
 }
 
 impl From<StoreError> for Error {
@@ -43,6 +54,7 @@ impl From<StoreError> for Error {
             StoreError::Away(cause) => {
                 Self::new(Kind::Unavailable, "The database is away. Try again soon.").retry_after(1).because(cause)
             }
+            outdated @ StoreError::Outdated { .. } => Self::new(Kind::Unavailable, outdated.to_string()),
             other => Self::new(Kind::Internal, "The database holds something that cannot be read.").because(other),
         }
     }

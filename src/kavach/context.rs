@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use cedar_policy::{Context, RestrictedExpression};
+use jiff::Zoned;
 use jiff::tz::TimeZone;
 
 use crate::kavach::call::{Facts, Scores, SessionFigures};
@@ -99,6 +100,85 @@ pub(super) fn context(
     Context::from_pairs(plain.chain(records)).map_err(Box::new)
 }
 
+/// The longest print; what is longer, such as the names of many tools, hardly ever comes twice.
+const MAX_PRINT_BYTES: usize = 256;
+
+/// What those figures are, as bytes: two calls have the same only if their contexts are the same, so that what was said of the
+/// one holds for the other (`what_was_said_of_a_context_holds_for_the_same_one_alone`). `None` if they never come twice (the moment itself) or are too long.
+pub(super) fn print(facts: &Facts, fields: Fields, zone: &TimeZone) -> Option<Vec<u8>> {
+    let mut print = Vec::with_capacity(MAX_PRINT_BYTES);
+    let mut local = None;
+    for (index, name) in NAMES.iter().enumerate().filter(|(index, _)| fields.0 & (1 << index) != 0) {
+        if *name == "time.now" || print.len() > MAX_PRINT_BYTES {
+            return None;
+        }
+        // Its number comes before each that is there, and its length before each that has none of its own.
+        let start = print.len();
+        print.push(index as u8);
+        if print_one(facts, name, &mut print).is_none() {
+            match name.strip_prefix("time.") {
+                Some(member) => {
+                    let local = local.get_or_insert_with(|| moment(facts.time).to_zoned(zone.clone()));
+                    print.extend(member_of_day(local, member).to_le_bytes());
+                }
+                None => print.truncate(start),
+            }
+        }
+    }
+    (print.len() <= MAX_PRINT_BYTES).then_some(print)
+}
+
+/// Prints one figure besides those of the time; `None` if it is not there.
+fn print_one(facts: &Facts, name: &str, print: &mut Vec<u8>) -> Option<()> {
+    fn text(print: &mut Vec<u8>, text: &str) {
+        print.extend((text.len() as u64).to_le_bytes());
+        // More than the bound says that there is no print at all.
+        print.extend(text.bytes().take(MAX_PRINT_BYTES + 1));
+    }
+    fn texts<'a>(print: &mut Vec<u8>, all: impl ExactSizeIterator<Item = &'a str>) {
+        print.extend((all.len() as u64).to_le_bytes());
+        for one in all {
+            if print.len() > MAX_PRINT_BYTES {
+                return;
+            }
+            text(print, one);
+        }
+    }
+    let (session, drift) = (&facts.session, facts.drift);
+    let number = match name {
+        "requested_max_output_tokens" => facts.requested_max_output_tokens?,
+        "max_output_tokens" => facts.max_output_tokens.unwrap_or(u64::MAX),
+        "estimated_input_tokens" => facts.estimated_input_tokens,
+        "estimated_cost_nano_usd" => facts.estimated_cost.map_or(i64::MAX, |cost| cost.nanos()).cast_unsigned(),
+        "stream" => facts.stream.into(),
+        "tool_count" => facts.tool_count,
+        "session.requests" => session.requests,
+        "session.input_tokens" => session.input_tokens,
+        "session.output_tokens" => session.output_tokens,
+        "session.cost_nano_usd" => session.cost.nanos().cast_unsigned(),
+        "session.age_seconds" => session.age_seconds,
+        "drift.geo" => drift.geo.into(),
+        "drift.device" => drift.device.into(),
+        "drift.session_age" => drift.session_age.into(),
+        "drift.behaviour" => drift.behaviour.into(),
+        _ => {
+            match name {
+                "requested_model" => text(print, &facts.requested_model),
+                "tool" => text(print, facts.tool.as_deref()?),
+                "country" => text(print, facts.country.as_deref()?),
+                "session.id" => text(print, &session.id),
+                "tools" => texts(print, facts.tools.iter().map(|name| &**name)),
+                "modalities" => texts(print, facts.modalities.iter().map(|name| &**name)),
+                "address" => text(print, &facts.address?.to_canonical().to_string()),
+                _ => return None,
+            }
+            return Some(());
+        }
+    };
+    print.extend(number.to_le_bytes());
+    Some(())
+}
+
 fn field(facts: &Facts, name: &str) -> Option<RestrictedExpression> {
     Some(match name {
         "requested_model" => text(&facts.requested_model),
@@ -165,19 +245,29 @@ pub(super) fn time(now: Timestamp, zone: &TimeZone) -> RestrictedExpression {
 }
 
 fn time_with(now: Timestamp, zone: &TimeZone, members: &[&'static str]) -> RestrictedExpression {
-    // Years beyond what the calendar holds cannot come from a clock; they count as its last day.
-    let moment = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or(jiff::Timestamp::MAX);
+    let moment = moment(now);
     let local = moment.to_zoned(zone.clone());
     let member = |name: &str| match name {
         "now" => {
             let utc = moment.to_zoned(TimeZone::UTC);
             RestrictedExpression::new_datetime(utc.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
         }
-        "hour" => RestrictedExpression::new_long(i64::from(local.hour())),
-        "minute_of_day" => RestrictedExpression::new_long(i64::from(local.hour()) * 60 + i64::from(local.minute())),
-        _ => RestrictedExpression::new_long(i64::from(local.weekday().to_monday_one_offset())),
+        name => RestrictedExpression::new_long(member_of_day(&local, name)),
     };
     record(members.iter().map(|name| (*name, member(name))))
+}
+
+fn moment(now: Timestamp) -> jiff::Timestamp {
+    // Years beyond what the calendar holds cannot come from a clock; they count as its last day.
+    jiff::Timestamp::from_microsecond(now.micros()).unwrap_or(jiff::Timestamp::MAX)
+}
+
+fn member_of_day(local: &Zoned, name: &str) -> i64 {
+    match name {
+        "hour" => i64::from(local.hour()),
+        "minute_of_day" => i64::from(local.hour()) * 60 + i64::from(local.minute()),
+        _ => i64::from(local.weekday().to_monday_one_offset()),
+    }
 }
 
 #[allow(

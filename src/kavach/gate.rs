@@ -2,7 +2,8 @@
 //!
 //! Default deny; a forbid wins over every permit; a policy in observe mode neither refuses nor permits; a forbid that cannot
 //! be evaluated refuses. Nothing here locks or waits: slices of the set are kept in atomic slots, and a reload makes a new
-//! gate. Cost: about 1 µs where no policy that applies reads the context, else some µs plus 1 µs for each that does.
+//! gate. Cost: about 1 µs where no policy that applies reads the context, or where what they read is as in one of the latest
+//! calls; else some µs plus 1 µs for each that reads it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -61,7 +62,20 @@ struct Entry {
     target: Target,
     slice: Slice,
     settled: Arc<Judgement>,
+    /// What was said of the latest contexts.
+    memos: Slots<Memo>,
 }
+
+/// What was said of a context; Cedar is a function of it, so it holds for the next one that is the same.
+struct Memo {
+    print: Vec<u8>,
+    judgement: Arc<Judgement>,
+}
+
+/// How many there are; enough for the few kinds of calls that one application makes.
+const MEMOS: usize = 4;
+/// Every memo of a slice may be anywhere among its few.
+const MEMO: u64 = 0;
 
 impl fmt::Debug for Gate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,13 +187,28 @@ impl Gate {
         if entry.slice.is_settled() {
             return Arc::clone(&entry.settled);
         }
-        match context::context(&call.facts, entry.slice.fields, &self.zone) {
+        self.weigh_context(set, &entry, call)
+    }
+
+    /// What those policies of a slice say that read the context: from memory if it is one of the latest.
+    fn weigh_context(&self, set: &PolicySet, entry: &Entry, call: &Call) -> Arc<Judgement> {
+        let print = context::print(&call.facts, entry.slice.fields, &self.zone);
+        if let Some(print) = &print
+            && let Some(memo) = entry.memos.find(MEMO, |memo| memo.print == *print)
+        {
+            return Arc::clone(&memo.judgement);
+        }
+        let judgement = match context::context(&call.facts, entry.slice.fields, &self.zone) {
             Ok(context) => match entry.slice.outcome(set, &self.authorizer, context) {
                 Some(outcome) => Arc::new(judgement(&set.rules, outcome)),
                 None => Arc::clone(&entry.settled),
             },
             Err(error) => Arc::new(undescribed(error.to_string())),
+        };
+        if let Some(print) = print {
+            entry.memos.keep(MEMO, Arc::new(Memo { print, judgement: Arc::clone(&judgement) }));
         }
+        judgement
     }
 
     /// The policies whose scope matches a call, whether or not their conditions do.
@@ -194,7 +223,7 @@ impl Gate {
         let slice = Slice::new(set, cast, &self.authorizer);
         let settled = Arc::new(judgement(&set.rules, slice.settled().clone()));
         let (caller, target) = (call.caller.clone(), call.target.clone());
-        Ok(Arc::new(Entry { caller, action: call.action, target, slice, settled }))
+        Ok(Arc::new(Entry { caller, action: call.action, target, slice, settled, memos: Slots::new(MEMOS) }))
     }
 }
 

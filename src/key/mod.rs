@@ -6,6 +6,7 @@ pub mod news;
 pub mod parties;
 pub mod party;
 pub mod party_draft;
+pub mod rests;
 pub mod ring;
 pub mod store;
 pub mod token;
@@ -73,6 +74,17 @@ pub struct Suspension {
     pub until: Option<Timestamp>,
     /// Why, for operators.
     pub reason: Arc<str>,
+}
+
+impl Suspension {
+    /// Whether it ends later than another one; later than none at all.
+    pub fn outlasts(&self, other: Option<&Self>) -> bool {
+        other.is_none_or(|other| match (self.until, other.until) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(one), Some(other)) => one > other,
+        })
+    }
 }
 
 /// Who a key acts for. Every part is optional; names are at most 128 characters without control characters.

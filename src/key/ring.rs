@@ -2,10 +2,13 @@
 //!
 //! The ring is complete: it holds all stored keys, so a token that is not in it does not exist, and a negative answer needs
 //! neither a database nor a cache of its own that a flood of guesses could fill. Readers take no lock: each of 256 shards is an
-//! immutable map behind an atomic pointer. A change copies one shard, so it costs a 256th of the keys. A key takes about
-//! 700 bytes (a short name, a principal, no labels); 100,000 keys about 70 MB (`memory_per_key_stays_bounded`).
+//! immutable map behind an atomic pointer. A change copies one shard, so it costs a 256th of the keys, and of changes elsewhere
+//! only the keys that changed are read (`read`). A key takes about 700 bytes (a short name, a principal, no labels); 100,000 keys about 70 MB (`memory_per_key_stays_bounded`).
 
-use std::collections::HashMap;
+mod held;
+mod read;
+
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,10 +19,8 @@ use arc_swap::ArcSwap;
 use super::news::News;
 use super::parties::Parties;
 use super::party::{PartyKind, RequestCaps};
-use super::store::KeyStore;
 use super::token::{HashKey, TokenHash, well_formed};
 use super::{Key, KeyState, Suspension};
-use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 
 /// Why a caller is not admitted.
@@ -64,6 +65,7 @@ pub struct Ring {
     keys: AtomicUsize,
     stale: AtomicBool,
     writer: Mutex<Writer>,
+    held: held::Held,
 }
 
 /// What only changes touch.
@@ -73,6 +75,19 @@ struct Writer {
     hashes: HashMap<Arc<str>, TokenHash>,
     /// Counts single changes, so that a reload notices one that it has not seen.
     changes: u64,
+    /// Suspensions that the store does not have yet, by key id.
+    held: HashMap<Arc<str>, Suspension>,
+    /// The generation that the keys are at least as new as; `None` if all of them have to be read.
+    generation: Option<u64>,
+    /// Keys that were changed here by what was known here, which may be older than what was read since.
+    doubted: HashSet<Arc<str>>,
+}
+
+impl Writer {
+    fn changed_here(&mut self, id: &str) {
+        self.changes += 1;
+        self.doubted.insert(id.into());
+    }
 }
 
 impl Ring {
@@ -86,6 +101,7 @@ impl Ring {
             keys: AtomicUsize::new(0),
             stale: AtomicBool::new(false),
             writer: Mutex::default(),
+            held: held::Held::default(),
         }
     }
 
@@ -140,22 +156,6 @@ impl Ring {
         self.parties.news()
     }
 
-    /// Lets the key of that id rest at once, or ends that; whether there is such a key. For a rest that is not in the store
-    /// yet, so that it counts from the call on that brought it about.
-    pub fn suspend(&self, id: &str, suspension: Option<Suspension>) -> bool {
-        // Under the writer's lock from the look to the change, so that a revocation in between is not undone.
-        let mut writer = self.writer();
-        writer.changes += 1;
-        let Some(hash) = writer.hashes.get(id).copied() else { return false };
-        self.change(&hash, |shard| {
-            if let Some(key) = shard.get_mut(&hash) {
-                *key = Arc::new(Key { suspension, ..Key::clone(key) });
-            }
-        });
-        self.news().tell();
-        true
-    }
-
     /// Those whom keys act for.
     pub fn parties(&self) -> &Parties {
         &self.parties
@@ -173,33 +173,16 @@ impl Ring {
 
     /// Replaces all keys. A reader sees each single key as before or as after, never without one that is in both.
     pub fn replace_all(&self, keys: Vec<Key>) {
-        self.install(&mut self.writer(), keys);
-    }
-
-    /// Reads all keys from the store and returns the generation that they are at least as new as. A [`Ring::put`] or
-    /// [`Ring::remove`] that happens meanwhile is not undone.
-    ///
-    /// # Errors
-    /// Those of the store, and [`StoreError::Conflict`] when changes in this process never paused; the ring stays as it was.
-    pub async fn refresh(&self, store: &dyn KeyStore) -> Result<u64, StoreError> {
-        for _ in 0..16 {
-            let seen = self.writer().changes;
-            // The generation first: a write that comes between is then read twice, never missed.
-            let generation = store.generation().await?;
-            let keys = store.all().await?;
-            let mut writer = self.writer();
-            if writer.changes == seen {
-                self.install(&mut writer, keys);
-                return Ok(generation);
-            }
-        }
-        Err(StoreError::Conflict("the keys change too fast to be read".into()))
+        let mut writer = self.writer();
+        writer.generation = None;
+        self.install(&mut writer, keys);
     }
 
     /// Adds a key, or replaces the one with its id, at once. Call it after the store has taken the key.
     pub fn put(&self, key: Key) {
         let mut writer = self.writer();
-        writer.changes += 1;
+        writer.changed_here(&key.id);
+        let key = Self::overlaid(&writer.held, key);
         let hash = key.hash;
         let old = writer.hashes.insert(key.id.clone(), hash);
         self.change(&hash, |shard| drop(shard.insert(hash, Arc::new(key))));
@@ -215,7 +198,7 @@ impl Ring {
     /// Removes the key of that id at once; whether there was one. Call it after the store has removed the key.
     pub fn remove(&self, id: &str) -> bool {
         let mut writer = self.writer();
-        writer.changes += 1;
+        writer.changed_here(id);
         let Some(hash) = writer.hashes.remove(id) else { return false };
         self.change(&hash, |shard| drop(shard.remove(&hash)));
         self.keys.store(writer.hashes.len(), Ordering::Relaxed);
@@ -229,9 +212,13 @@ impl Ring {
         self.shard(&hash)?.load().get(&hash).cloned()
     }
 
-    /// Says whether the store can be asked for new keys. While it cannot, a key that is not here may be there.
+    /// Says whether the store can be asked for new keys. While it cannot, a key that is not here may be there; and once it can
+    /// again, all keys are read, because it may not be the one that it was.
     pub fn set_stale(&self, stale: bool) {
         self.stale.store(stale, Ordering::Relaxed);
+        if stale {
+            self.writer().generation = None;
+        }
     }
 
     /// How many keys there are, usable or not.
@@ -249,7 +236,7 @@ impl Ring {
         writer.hashes = keys.iter().map(|key| (key.id.clone(), key.hash)).collect();
         for key in keys {
             if let Some(shard) = shards.get_mut(shard_of(&key.hash)) {
-                shard.insert(key.hash, Arc::new(key));
+                shard.insert(key.hash, Arc::new(Self::overlaid(&writer.held, key)));
             }
         }
         for (slot, shard) in self.shards.iter().zip(shards) {

@@ -1,5 +1,7 @@
 //! What keys need from storage.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{Key, KeyState, Suspension};
@@ -47,6 +49,15 @@ pub struct KeyList {
     pub next: Option<String>,
 }
 
+/// What happened to keys. One that was made and deleted meanwhile is at most among those that are gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyChanges {
+    /// Those that were made or changed, as they are now, in no particular order; one may be there twice, the later counts.
+    pub keys: Vec<Key>,
+    /// The ids of those that were deleted.
+    pub gone: Vec<Arc<str>>,
+}
+
 /// Where keys are kept. Every write also moves the generation on, in the same transaction.
 ///
 /// All methods do I/O. All fail with [`StoreError::Away`] when the database cannot be reached and with
@@ -56,7 +67,8 @@ pub trait KeyStore: Send + Sync {
     /// Stores a new key. [`StoreError::Conflict`] when its id or its token hash is there already.
     async fn insert(&self, key: &Key) -> Result<(), StoreError>;
 
-    /// Lets a key rest, or ends its rest. [`StoreError::NotFound`] when there is no such key.
+    /// Lets a key rest, or ends its rest; a rest never shortens one that lasts longer. [`StoreError::NotFound`] when there is no
+    /// such key, or it rests for longer already.
     async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError>;
 
     /// Replaces the fields of a stored key, its rest apart. Two things only move forward, so that a writer with an old copy cannot undo them:
@@ -87,6 +99,10 @@ pub trait KeyStore: Send + Sync {
 
     /// All keys, in no particular order, for the ring.
     async fn all(&self) -> Result<Vec<Key>, StoreError>;
+
+    /// What was written after that generation; `None` if the store cannot tell: then [`KeyStore::all`] says what is. Costs as
+    /// much as what changed.
+    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError>;
 
     /// A number that grows with every write of a key, a stored route or an admin token, by whatever process. Whoever keeps such
     /// rows in memory reads it once a second (it costs one look-up) and reads the rows again when it differs.

@@ -190,6 +190,8 @@ pub struct UsageSum {
     pub unpriced: u64,
     /// Tokens, where known.
     pub usage: Usage,
+    /// Images that were drawn.
+    pub images: u64,
     /// What they cost, where known.
     pub cost: NanoUsd,
 }
@@ -221,6 +223,7 @@ fn add_to_sums(sums: &mut BTreeMap<SumKey, UsageSum>, record: &Record, width: i6
     sum.cut += u64::from(cut);
     sum.estimated += u64::from(record.usage_source == Some(UsageSource::Estimated));
     sum.unpriced += u64::from(record.cost.is_none());
+    sum.images = sum.images.saturating_add(record.images.as_ref().map_or(0, |images| images.count));
     sum.usage = sum.usage.plus(&record.usage.unwrap_or_default());
     sum.cost = NanoUsd(sum.cost.nanos().saturating_add(record.cost.unwrap_or_default().nanos()));
 }

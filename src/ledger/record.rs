@@ -11,7 +11,7 @@ use crate::unit::commit::{Commitment, Salt};
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::raw::{Raw, value_or_text};
-use crate::unit::usage::{ServiceTier, Usage, UsageSource};
+use crate::unit::usage::{Images, ServiceTier, Usage, UsageSource};
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -230,6 +230,9 @@ pub struct Record {
     /// Who counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_source: Option<UsageSource>,
+    /// The images that it drew; `None` if it drew none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Images>,
     /// In which tier the provider served it, if it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<ServiceTier>,
@@ -294,6 +297,7 @@ impl Record {
             error: None,
             usage: None,
             usage_source: None,
+            images: None,
             service_tier: None,
             cost: None,
             price: None,

@@ -151,7 +151,7 @@ pub struct Report {
     pub changed: u64,
     /// Rows that have no price now; they keep the cost that they have.
     pub unpriced: u64,
-    /// Rows without token counts, which cannot be priced.
+    /// Rows without token counts whose price, if they have one, is by the token; they keep the cost that they have.
     pub without_usage: u64,
     /// Rows that changed in the meantime and were left alone; run it again.
     pub skipped: u64,
@@ -261,9 +261,12 @@ pub async fn deliver(store: &dyn RepriceStore, adjust: &dyn Adjust) -> Result<Ve
 
 /// The cost of a row at the prices in force for its time.
 fn price(record: &Record, pricing: &Pricing) -> Option<Cost> {
-    let (usage, provider) = (record.usage.as_ref()?, record.provider.as_deref()?);
+    let provider = record.provider.as_deref()?;
     let tier = record.service_tier.unwrap_or_default();
-    let cost = |model: &str| pricing.catalog.cost(&pricing.query(provider, model, record.started_at, tier), usage);
+    let cost = |model: &str| {
+        let query = pricing.query(provider, model, record.started_at, tier);
+        pricing.catalog.bill(&query, record.usage.as_ref(), record.images.as_ref())
+    };
     // The same order as when it was priced first: the model that the provider named, then the one that was asked of it.
     let asked = record.attempts.iter().rev().find(|attempt| {
         *attempt.provider == *provider && !matches!(attempt.end, AttemptEnd::NoCredential | AttemptEnd::ConnectFailed)
@@ -302,12 +305,11 @@ impl Tally {
         now: Timestamp,
     ) -> Option<Repriced> {
         self.report.records += 1;
-        if record.usage.is_none() {
-            self.report.without_usage += 1;
-            return None;
-        }
-        let Some(Cost { amount, price }) = price(record, pricing) else {
-            self.report.unpriced += 1;
+        // What was served without a count of tokens has a price by the request or by the image, or none.
+        let counted = record.usage.is_some();
+        let found = if counted || matches!(record.status, 200..=299) { price(record, pricing) } else { None };
+        let Some(Cost { amount, price }) = found else {
+            *(if counted { &mut self.report.unpriced } else { &mut self.report.without_usage }) += 1;
             return None;
         };
         if record.cost == Some(amount) {

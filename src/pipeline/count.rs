@@ -22,7 +22,7 @@ use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::NanoUsd;
-use crate::unit::usage::{ServiceTier, Usage, UsageSource};
+use crate::unit::usage::{Images, ServiceTier, Usage, UsageSource};
 
 /// The most answers that wait to be counted.
 const QUEUE: usize = 256;
@@ -53,6 +53,8 @@ pub struct Uncounted {
     pub at: Timestamp,
     /// In which tier it was served.
     pub tier: ServiceTier,
+    /// The images that it drew.
+    pub images: Option<Images>,
     /// The prices that hold.
     pub catalog: Arc<Catalog>,
     /// What the exchange holds of limits until it is counted.
@@ -125,7 +127,7 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
         at: job.at,
         tier: job.tier,
     };
-    let cost = job.catalog.cost(&query, &usage);
+    let cost = job.catalog.bill(&query, Some(&usage), job.images.as_ref());
     let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
     let used = Amounts {
         usd: cost.map(NanoUsd::nanos),

@@ -5,9 +5,9 @@
 //! ceiling that the provider is told. Money is the dearest target's, at the dearest class of token that can occur.
 
 use crate::budget::Amounts;
-use crate::catalog::Media;
 use crate::catalog::prices::PriceQuery;
 use crate::catalog::tokens;
+use crate::catalog::{Drawn, Media};
 use crate::dialect::{self, Facts, Operation};
 use crate::kavach::call::PriceClass;
 use crate::pipeline::attempt::Step;
@@ -162,6 +162,11 @@ impl Exchange {
             output_audio: modalities.audio_output || facts.operation == Operation::Audio,
             output_image: modalities.image_output,
             cache_1h: memchr::memmem::find(&self.body, b"\"1h\"").is_some(),
+            drawn: Drawn {
+                most: facts.images_drawn,
+                size: facts.image_size.as_deref(),
+                quality: facts.image_quality.as_deref(),
+            },
         };
         let query = PriceQuery {
             provider_name: &step.provider.name,

@@ -5,7 +5,7 @@
 //! both sides then, so the operator chooses (`budget.unseen_input`). Everything here is arithmetic on the refusal that came
 //! before; each try asks the budget once.
 
-use crate::budget::{Payer, Refusal, UnseenInput};
+use crate::budget::{Payer, Refusal, Refused, Rest, UnseenInput};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::reserve::Granted;
 
@@ -16,6 +16,8 @@ use crate::pipeline::reserve::Granted;
 const SHORTEST_ANSWER: u64 = 16;
 /// How many limits in a row may each leave less than the one before.
 const TRIES: usize = 4;
+/// How many limits may be too small for what is not in the body, each of which is found by being asked.
+const SMALL_ROWS: usize = 16;
 
 impl Exchange {
     /// Asks for the longest answer, below the last ceiling that was tried, that what is left pays for. Gives the refusal that it
@@ -45,7 +47,8 @@ impl Exchange {
         Err(refusal)
     }
 
-    /// Lets a call whose unseen input is larger than a whole limit take all that is left of it, if the operator allows that.
+    /// Lets a call whose unseen input is larger than a whole limit take all that is left of it, if the operator allows that, and at
+    /// least what is written in its body. Each limit that has enough holds all that the call may use.
     pub(super) async fn fit_question(
         &self,
         payer: &Payer<'_>,
@@ -55,22 +58,24 @@ impl Exchange {
         if self.live.settings.unseen_input == UnseenInput::Refuse {
             return Err(refusal);
         }
-        let written = self.written_input().await;
-        let mut most = input;
-        for _ in 0..TRIES {
-            let Some(refused) = refusal.limit().filter(|_| refusal.is_about_amount()) else { break };
-            let fits =
-                |input: u64| self.most(input, ceiling).of(refused.unit).is_some_and(|need| need <= refused.remaining);
-            // What is written must fit in any case, and says in what is refused then how much that is.
-            let next = largest((written, most), fits).unwrap_or(written);
-            match self.try_reserve(payer, (next, ceiling), true).await {
-                Ok(granted) => return Ok(granted),
-                Err(again) => refusal = again,
-            }
-            if next == written {
+        let (most, least) = (self.most(input, ceiling), self.most(self.written_input().await, ceiling));
+        let mut rests: Vec<Rest> = Vec::new();
+        for _ in 0..SMALL_ROWS {
+            // A limit that could hold the whole need is not to be exceeded: the call comes again when it does.
+            let small = |refused: &&Refused| most.of(refused.unit).is_some_and(|need| need > refused.amount);
+            let Some(refused) = refusal.limit().filter(|_| refusal.is_about_amount()).filter(small) else { break };
+            let rest = refused.rest(least.of(refused.unit).unwrap_or(0));
+            let same = |other: &Rest| other.limit == rest.limit && other.subject == rest.subject;
+            // What is written must fit in any case, and what is refused says then how much that is.
+            if rests.iter().any(|other| same(other) && other.most <= rest.most) {
                 break;
             }
-            most = next;
+            rests.retain(|other| !same(other));
+            rests.push(rest);
+            match self.gateway.budget.reserve_rest(payer, &most, &rests, true).await {
+                Ok(reservation) => return Ok(Granted::new(reservation, most, ceiling)),
+                Err(again) => refusal = again,
+            }
         }
         Err(refusal)
     }

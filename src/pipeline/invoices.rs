@@ -12,6 +12,7 @@ use crate::dialect::Operation;
 use crate::dialect::answer::AnswerReader;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
+use crate::unit::usage::Images;
 
 /// A Wednesday on which all prices below are known.
 const DAY: &str = "2026-11-18T12:00:00Z";
@@ -233,4 +234,53 @@ fn a_batch_costs_half() {
     // Sonnet 4.5: 1,000 × 1,500 + 100 × 7,500 = 1,500,000 + 750,000. The answer of a batch names its tier.
     let answer = r#"{"usage":{"input_tokens":1000,"output_tokens":100,"service_tier":"batch"}}"#;
     check("anthropic", "claude-sonnet-4-5", answer, 2_250_000);
+}
+
+/// What an images request costs at the prices of the example, as the gateway bills it.
+fn drawn(model: &str, size: Option<&str>, quality: Option<&str>, answer: &str) -> Option<NanoUsd> {
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/prices.yaml");
+    let catalog = Catalog::load(Some(&example)).unwrap();
+    let mut reader = AnswerReader::new(Operation::Images, answer.starts_with("data:"), false);
+    reader.push(Bytes::copy_from_slice(answer.as_bytes()), true);
+    let (of_size, of_quality) = reader.image_kind();
+    let images = Images {
+        count: reader.images().expect("a count of images"),
+        size: of_size.or(size).map(str::to_owned),
+        quality: of_quality.or(quality).map(str::to_owned),
+    };
+    let query = PriceQuery {
+        provider_name: "openai",
+        price_provider: Some("openai"),
+        model,
+        at: Timestamp::parse(DAY).unwrap(),
+        tier: reader.service_tier().unwrap_or_default(),
+    };
+    catalog.bill(&query, reader.usage().as_ref(), Some(&images)).map(|cost| cost.amount)
+}
+
+#[test]
+fn openai_dall_e_3_is_billed_by_the_image_its_size_and_its_quality() {
+    // https://platform.openai.com/docs/pricing#image-generation: standard 0.04 at 1024 x 1024 and 0.08 at 1024 x 1792 or
+    // 1792 x 1024; HD 0.08 and 0.12. The answer counts no tokens and names neither size nor quality.
+    let one = r#"{"created":1589478378,"data":[{"revised_prompt":"say \"data\"","url":"https://x.example/1"}]}"#;
+    let two = r#"{"created":1589478378,"data":[{"b64_json":"iVBORw0K"},{"b64_json":"iVBORw0K"}]}"#;
+    for (size, quality, answer, nanos) in [
+        (None, None, one, 40_000_000),
+        (Some("1024x1024"), Some("standard"), two, 80_000_000),
+        (Some("1792x1024"), Some("standard"), one, 80_000_000),
+        (Some("1024x1024"), Some("hd"), one, 80_000_000),
+        (Some("1024x1792"), Some("hd"), two, 240_000_000),
+    ] {
+        assert_eq!(drawn("dall-e-3", size, quality, answer), Some(NanoUsd(nanos)), "{size:?} {quality:?} {answer}");
+    }
+}
+
+#[test]
+fn openai_gpt_image_1_is_billed_by_its_tokens() {
+    // The same page, image tokens: text in 5, image in 10, image out 40; an image of 1024 x 1024 at low quality has 272 tokens.
+    // 50 x 5,000 + 323 x 10,000 + 272 x 40,000 = 250,000 + 3,230,000 + 10,880,000.
+    let answer = r#"{"created":1713833628,"background":"opaque","size":"1024x1024","quality":"low","data":[{"b64_json":"iVBO"}],
+        "usage":{"total_tokens":645,"input_tokens":373,"output_tokens":272,
+        "input_tokens_details":{"text_tokens":50,"image_tokens":323}}}"#;
+    assert_eq!(drawn("gpt-image-1", None, None, answer), Some(NanoUsd(14_360_000)));
 }

@@ -290,21 +290,19 @@ impl Habits {
 }
 
 impl Gateway {
-    /// Lets a key rest from now on: at once in this process, and in the store, which tells the others.
+    /// Suspends a key from now on: at once in this process, on its disk before anybody is answered, and then in the store, which
+    /// tells the others.
     fn suspend(&self, suspension: &Suspension) {
         let Suspension { key, until, reason } = suspension;
-        let rest = key::Suspension { until: *until, reason: Arc::clone(reason) };
-        self.ring.suspend(key, Some(rest));
         tracing::warn!(key = &**key, reason = &**reason, "a key is suspended by a policy");
+        if let Err(error) = self.ring.suspend(key, key::Suspension { until: *until, reason: Arc::clone(reason) }) {
+            tracing::error!(%error, key = &**key, "a suspension could not be written to the disk; until the store has it, a restart ends it");
+        }
         let detail = json!({ "until": until.map(Timestamp::rfc3339), "reason": reason });
         let event =
             Event { noun: "key".to_owned(), subject: Some(key.to_string()), ..Event::of_gateway("suspend", detail) };
         if let Err(error) = self.journal.append(&Line::Event(event)) {
             tracing::error!(%error, "that a key is suspended could not be written down");
-        }
-        let stored = self.suspended.get().map(|queue| queue.try_send(suspension.clone()));
-        if stored.is_some_and(|sent| sent.is_err()) {
-            tracing::error!(key = &**key, "too many keys are suspended at a time; this one is, in this process only");
         }
     }
 }

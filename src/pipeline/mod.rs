@@ -31,22 +31,21 @@ pub mod unrecorded;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use tokio::sync::mpsc;
 
 use crate::budget::{Budget, UnseenInput};
 use crate::catalog::prices::Catalog;
+use crate::kavach::Gate;
 use crate::kavach::config::{DriftConfig, SessionConfig};
 use crate::kavach::drift::Drift;
 use crate::kavach::drift::geo::Places;
 use crate::kavach::permits::Permits;
 use crate::kavach::session::Sessions;
-use crate::kavach::{Gate, Suspension};
 use crate::key::party::RequestCaps;
 use crate::key::ring::Ring;
 use crate::ledger::journal::Journal;
@@ -71,8 +70,6 @@ pub struct Gateway {
     pub sessions: Arc<Sessions>,
     /// What is usual for each key.
     pub drift: Arc<Drift>,
-    /// Where suspensions go to be stored; nobody takes them in tests of what is not about that.
-    pub suspended: OnceLock<mpsc::Sender<Suspension>>,
     /// Where records go first.
     pub journal: Arc<Journal>,
     /// Records that the journal did not take.
@@ -162,7 +159,6 @@ impl Gateway {
             budget,
             sessions: Arc::new(Sessions::new(SessionConfig::default())),
             drift: Arc::new(Drift::new(DriftConfig::default())),
-            suspended: OnceLock::new(),
             journal,
             unrecorded: Unrecorded::default(),
             counter,

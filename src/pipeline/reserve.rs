@@ -23,6 +23,12 @@ pub(super) struct Granted {
     ceiling: Option<u64>,
 }
 
+impl Granted {
+    pub(super) fn new(reservation: Reservation, need: Amounts, ceiling: Option<u64>) -> Self {
+        Self { reservation, need, ceiling }
+    }
+}
+
 impl Exchange {
     /// Puts another model in the place of the one that was asked for, where a limit says so because little of it is left.
     pub fn give_way(&mut self) {

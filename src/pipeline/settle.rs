@@ -17,7 +17,7 @@ use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::money::NanoUsd;
-use crate::unit::usage::{Usage, UsageSource};
+use crate::unit::usage::{Images, Usage, UsageSource};
 
 impl Exchange {
     /// Ends the exchange.
@@ -71,24 +71,27 @@ impl Exchange {
         if !asked {
             return None;
         }
-        let used = self.used();
-        self.record.charges = reservation.charges(&used);
+        self.record.charges = match self.used() {
+            Some(used) => reservation.charges(&used),
+            None => reservation.charges_unknown(self.record.cost.map(NanoUsd::nanos)),
+        };
         // The record is handed to the journal before the reservation ends by being dropped: what is in neither is free.
         self.ended = Some(reservation);
         None
     }
 
-    /// What was used. An answer that was served without anybody counting it used what was reserved: absent is not zero.
-    fn used(&self) -> Amounts {
+    /// What was used. `None` for an answer that was served without anybody counting it: it used what was reserved, as absent is
+    /// not zero.
+    fn used(&self) -> Option<Amounts> {
         let served = matches!(self.record.status, 200..=299);
         match &self.record.usage {
-            Some(usage) => Amounts {
+            Some(usage) => Some(Amounts {
                 usd: self.record.cost.map(NanoUsd::nanos),
                 input_tokens: signed(usage.input_total()),
                 output_tokens: signed(usage.output_total()),
-            },
-            None if served => Amounts { usd: self.record.cost.map(NanoUsd::nanos), ..self.reserved },
-            None => Amounts { usd: Some(0), ..Amounts::default() },
+            }),
+            None if served => None,
+            None => Some(Amounts { usd: Some(0), ..Amounts::default() }),
         }
     }
 
@@ -98,6 +101,7 @@ impl Exchange {
         reader.finish();
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
         let usage = reported.filter(|usage| self.believes(usage, delivered));
+        self.record.images = self.drawn();
         let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
@@ -148,10 +152,31 @@ impl Exchange {
             model: self.priced_as(&current.step).to_owned(),
             at: self.record.started_at,
             tier: self.record.service_tier.unwrap_or_default(),
+            images: self.record.images.clone(),
             catalog: self.live.catalog.clone(),
             reservation: None,
             habits: None,
         })
+    }
+
+    /// The images that the answer holds, or, where it does not say, those that were asked for.
+    fn drawn(&self) -> Option<Images> {
+        let Relaying::Passing { reader, .. } = &self.relaying else { return None };
+        let facts = self.facts.as_ref().filter(|_| matches!(self.record.status, 200..=299))?;
+        let asked = if facts.operation == Operation::Images { facts.images_drawn } else { 0 };
+        let count = match (reader.images(), self.record.outcome) {
+            (Some(count), Outcome::Answered) => count,
+            // A stream that ends with an error has drawn no more than it said.
+            (found, _) if reader.stream_error().is_some() => found.unwrap_or(0),
+            // What was cut the provider may have drawn all the same.
+            (found, _) => found.unwrap_or(0).max(asked),
+        };
+        let (size, quality) = reader.image_kind();
+        let named = |of_answer: Option<&str>, of_request: &Option<String>| {
+            of_answer.map(str::to_owned).or_else(|| of_request.clone())
+        };
+        let (size, quality) = (named(size, &facts.image_size), named(quality, &facts.image_quality));
+        (count > 0).then_some(Images { count, size, quality })
     }
 
     fn close_attempt(&mut self, outcome: Outcome) {
@@ -183,10 +208,7 @@ impl Exchange {
                 at: self.record.started_at,
                 tier: self.record.service_tier.unwrap_or_default(),
             };
-            match usage {
-                Some(usage) => self.live.catalog.cost(&query, usage),
-                None => self.live.catalog.fixed_cost(&query),
-            }
+            self.live.catalog.bill(&query, usage, self.record.images.as_ref())
         };
         // The model that the provider names is what it bills; if that has no price, the one that was asked for may.
         let served = self.record.model_served.as_deref();

@@ -239,6 +239,7 @@ pub const TABLES: &[Table] = &[
             ("charges", T),
             ("service_tier", T),
             ("verdict", T),
+            ("images", T),
         ],
         sum: "cost_nano_usd",
     },

@@ -6,6 +6,7 @@
 
 mod copy;
 mod filter;
+mod keys;
 mod memory;
 mod noun;
 pub mod postgres;

@@ -16,7 +16,7 @@ use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::usage::{ServiceTier, Usage, UsageSource};
 
 /// What is known when an exchange ends, in the order of [`values`].
-const FACTS: [&str; 29] = [
+const FACTS: [&str; 30] = [
     "id",
     "started_at",
     "request_id",
@@ -46,6 +46,7 @@ const FACTS: [&str; 29] = [
     "session",
     "service_tier",
     "verdict",
+    "images",
 ];
 
 /// What an amendment replaces, in the order of [`measures`].
@@ -139,6 +140,7 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
         Value::maybe(record.session.as_deref()),
         Value::maybe(record.service_tier.map(ServiceTier::as_str)),
         Value::owned(record.verdict.as_ref().map(json).transpose()?),
+        Value::owned(record.images.as_ref().map(json).transpose()?),
     ];
     values.extend(usage(record.usage.as_ref(), record.usage_source));
     values.extend(cost(record.cost, record.price.as_ref()));
@@ -220,6 +222,7 @@ pub(super) fn read(row: &impl Row) -> Result<Record, StoreError> {
         tags: row.json("tags")?,
         session: shared("session")?,
         verdict: row.json("verdict")?,
+        images: row.json("images")?,
         charges: row.json("charges")?,
         commitments: None,
     })

@@ -93,6 +93,21 @@ impl Usage {
     }
 }
 
+/// The images that a model drew in one exchange, all of one kind. Where a provider counts the tokens of an image, those are in
+/// [`Usage`]; this is for prices by the piece.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Images {
+    /// How many.
+    pub count: u64,
+    /// Their size as the provider named it, else as the caller did, such as `1024x1536`; `None` if neither said. At most 32
+    /// bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// Their quality, likewise, such as `hd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<String>,
+}
+
 /// How urgently a provider served an exchange; prices differ by it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,

@@ -327,6 +327,64 @@ async fn a_process_starts_from_its_snapshot_while_postgres_is_away_and_catches_u
     recorded_once(&marg, &[served.id()]).await;
 }
 
+/// Each device of a key but the first is refused, and the key with it until an operator releases it.
+const ODD_DEVICE: &str = "@id(\"all\") permit(principal, action, resource);\n\
+     @id(\"odd\") @then(\"approval\") forbid(principal, action, resource) when { context.drift.device >= 90 };\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_outlives_the_process_while_postgres_is_away() {
+    let upstream = Upstream::http1().await;
+    let mut postgres = PostgresServer::start();
+    let database = json!({"url": format!("plain:{}", postgres.database()), "connect_timeout_ms": 1_000});
+    let setup = priced(Setup::with_default(&upstream)).set("database", database);
+    std::fs::write(setup.path("policy.cedar"), ODD_DEVICE).unwrap();
+    let policy = json!({"mode": "enforce", "policy": setup.path("policy.cedar"), "drift": {"device": true}});
+    let mut marg = setup.set("kavach", policy).start().await;
+    let (other, other_id) = marg.make_key(&[]).await;
+    snapshot_holds(&marg, &other_id).await;
+    let call = async |marg: &Marg, token: &str, device: &str| {
+        let body = Call::chat("device", &asking("told")).header("x-marg-device", device);
+        Client::http1(marg.address, token).await.send(body).await.status
+    };
+    let key = marg.key.clone();
+    assert_eq!((call(&marg, &key, "one").await, call(&marg, &other, "one").await), (200, 200));
+    postgres.stop();
+    assert_eq!(call(&marg, &key, "two").await, 403);
+    marg.kill9();
+
+    marg.restart().await;
+    assert!(marg.logged().contains("this process starts from its snapshot"));
+    assert_eq!((call(&marg, &key, "one").await, call(&marg, &other, "one").await), (403, 200));
+    // What only the database can keep is not pretended to be done.
+    let path = format!("/admin/keys/{}", marg.key_id);
+    let session = json!({"key_id": marg.key_id, "id": "s"});
+    for (method, path, body) in [
+        ("POST", format!("{path}/release"), None),
+        ("POST", format!("{path}/revoke"), None),
+        ("POST", format!("{path}/disable"), None),
+        ("DELETE", path.clone(), None),
+        ("POST", "/admin/sessions/end".to_owned(), Some(&session)),
+    ] {
+        let refused = marg.ask_admin(method, &path, body).await;
+        assert_eq!(refused.status, 503, "{path}: {}", refused.text());
+        assert!(refused.text().contains("database"), "{path}: {}", refused.text());
+    }
+
+    postgres.resume();
+    until("the database has the suspension", || async {
+        (marg.ask_admin("GET", &path, None).await.json()["status"] == "suspended").then_some(())
+    })
+    .await;
+    assert_eq!(call(&marg, &key, "one").await, 403);
+    let files = || std::fs::read_dir(marg.path("data/suspensions")).unwrap().count();
+    until("nothing is left to be told", || async { (files() == 0).then_some(()) }).await;
+    told(&marg, "POST", &format!("{path}/release"), None).await;
+    assert_eq!(call(&marg, &key, "two").await, 200);
+    marg.kill9();
+    marg.restart().await;
+    assert_eq!(call(&marg, &key, "two").await, 200, "a release is for good");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_holds_no_token_and_is_for_its_owner_alone() {
     let upstream = Upstream::http1().await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::answers;
-use crate::support::client::Call;
+use crate::support::client::{Call, Client};
 use crate::support::marg::{Marg, Setup};
 use crate::support::money::{self, fixed, priced, spent_is};
 use crate::support::reply::{Answer, Reply};
@@ -126,6 +126,35 @@ async fn a_call_that_may_read_more_than_a_whole_limit_takes_all_that_is_left_of_
             .text()
             .contains("marg_limit_overruns_total{unit=\"input_tokens\"} 1")
     );
+}
+
+#[tokio::test]
+async fn a_call_that_takes_the_rest_of_a_small_limit_reserves_all_that_it_may_use_of_a_large_one() {
+    let upstream = Upstream::http1().await;
+    // The model reads 128,000 tokens at most; the large limit has room for one such call and a half.
+    let limits = json!([
+        {"name": "small", "scope": "key", "unit": "input_tokens", "window": "total", "amount": 10_000},
+        {"name": "large", "scope": "team", "unit": "input_tokens", "window": "total", "amount": 200_000},
+    ]);
+    let marg =
+        priced(Setup::with_default(&upstream)).set("limits", limits).set("budget", json!({"wait_ms": 0})).start().await;
+    let (_, one) = marg.make_key(&["--team", "shared"]).await;
+    let (_, two) = marg.make_key(&["--team", "shared"]).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("held", reply);
+    let mut first = Client::http1(marg.address, &one).await;
+    let held = first.open(unseen("held")).await;
+    let reserved = |name: &'static str| {
+        let marg = &marg;
+        async move { money::figure(&money::counters(marg, name).await[0]["reserved_here"]) }
+    };
+    assert_eq!((reserved("small").await, reserved("large").await), (10_000, 128_000));
+    // The other key's small limit is whole, but the large one has no room for all that a second such call may read: with the rest
+    // of the small one alone, both could exceed it.
+    let beside = Client::http1(marg.address, &two).await.send(unseen("beside")).await;
+    assert_eq!(beside.status, 429, "{}", beside.text());
+    assert_eq!(beside.json()["error"]["limit"]["name"], "large", "{}", beside.text());
+    drop((feed, held));
 }
 
 #[tokio::test]

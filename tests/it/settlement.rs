@@ -7,6 +7,7 @@ use crate::support::client::Call;
 use crate::support::marg::{Marg, Setup};
 use crate::support::money::{self, COST_NANO_USD, asking, fixed, priced, spent_is};
 use crate::support::reply::{Answer, Reply};
+use crate::support::until;
 use crate::support::upstream::Upstream;
 
 /// A provider whose models have prices of the operator's own, or of OpenAI's list, under these limits.
@@ -59,6 +60,69 @@ async fn a_model_billed_by_the_request_has_a_cost_even_if_nobody_counts_tokens()
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(marg.record(&answer.id()).await["cost_nano_usd"], 40_000_000);
     spent_is(&marg, "dollars", None, 40_000_000).await;
+}
+
+/// What DALL·E 3 costs (https://platform.openai.com/docs/pricing#image-generation).
+const PAINTER: &str = "  - {model: painter, per_image_usd: 0.04, image_prices: [{size: 1024x1792, quality: hd, \
+                       per_image_usd: 0.12}, {quality: hd, per_image_usd: 0.08}, {size: 1024x1792, per_image_usd: 0.08}]}\n";
+
+/// A request for images.
+fn images(case: &str, more: Value) -> Call {
+    let mut body = json!({"model": "painter", "prompt": "a cat"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Call::post("/v1/images/generations", case, body.to_string())
+}
+
+#[tokio::test]
+async fn images_are_reserved_charged_told_and_priced_again_by_the_piece() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, PAINTER, dollars("0.50")).await;
+    let picture = json!({"b64_json": "AA=="});
+    // Two of three come: what came is charged, not what was asked for.
+    let two = json!({"created": 1, "data": [picture, picture]});
+    upstream.answer("two", Answer::json(200, &two).into());
+    let kind = json!({"n": 3, "size": "1024x1792", "quality": "hd"});
+    let answer = marg.send(images("two", kind.clone())).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    spent_is(&marg, "dollars", None, 240_000_000).await;
+    let record = marg.record(&answer.id()).await;
+    assert_eq!(record["images"], json!({"count": 2, "size": "1024x1792", "quality": "hd"}), "{record}");
+    assert_eq!(record["cost_nano_usd"], 240_000_000, "{record}");
+    // 0.26 is left: not enough for three of that kind, and for three whose kind the provider chooses.
+    assert_eq!(marg.send(images("dear", kind)).await.status, 429);
+    let open = marg.send(images("open", json!({"n": 3}))).await;
+    assert_eq!(open.status, 429, "{}", open.text());
+    // Enough for three plain ones; an answer that does not say how many it holds has as many as were asked for.
+    upstream.answer("plain", Answer::json(200, &json!({"created": 1})).into());
+    let plain = marg.send(images("plain", json!({"n": 3, "size": "1024x1024", "quality": "standard"}))).await;
+    assert_eq!(plain.status, 200, "{}", plain.text());
+    spent_is(&marg, "dollars", None, 360_000_000).await;
+    // What failed drew nothing.
+    upstream.answer("failed", Reply::error(400));
+    assert_eq!(marg.send(images("failed", json!({"n": 1}))).await.status, 400);
+    spent_is(&marg, "dollars", None, 360_000_000).await;
+
+    let csv = marg.ask_admin("GET", "/admin/requests/export?format=csv", None).await.text();
+    assert!(csv.lines().next().unwrap().contains(",images,image_size,image_quality,"), "{csv}");
+    assert!(csv.contains(",2,1024x1792,hd,240000000,"), "{csv}");
+    let set = ["prices", "set", "painter", "--per-image", "0.05", "--image-price", "quality=hd,usd=0.10"];
+    let set = [&set[..], &["--output", "json"]].concat();
+    let stored = marg.command(&set).await;
+    assert_eq!(stored["prices"][0]["price"]["image_prices"][0]["per_image_usd"], 0.10, "{stored}");
+    until("the gateway has heard of the price", || async {
+        let shown = marg.ask_admin("GET", "/admin/prices/lookup?model=painter&provider=main", None).await.json();
+        (shown["prices"][0]["price"]["per_image_usd"] == 0.05).then_some(())
+    })
+    .await;
+    // Twice 0.10 for 0.24, and thrice 0.05 for 0.12: 0.01 less.
+    let order = json!({"since": "2026-01-01T00:00:00Z", "dry_run": false});
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await.json();
+    assert_eq!((&report["changed"], &report["difference_nano_usd"]), (&json!(2), &json!(-10_000_000)), "{report}");
+    assert_eq!(marg.record(&answer.id()).await["cost_nano_usd"], 200_000_000);
+    until("the counter follows", || async {
+        (money::spent(&marg, "dollars", None).await == 350_000_000).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::admin::respond::{self, Body, ErrorAnswer, Params, Refusal, Segment};
 use crate::admin::shape;
 use crate::admin::time::Time;
 use crate::budget::draft::{MAX_SUBJECT_CHARS, UNITS, word_of};
-use crate::budget::limit::{Limit, Unit};
+use crate::budget::limit::{Limit, Unit, Window};
 use crate::unit::charge::WindowId;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
@@ -59,13 +59,13 @@ pub struct CounterView {
     pub resets_at: Option<Time>,
     /// The amount of the limit.
     pub cap: Figure,
-    /// What is spent.
+    /// What is spent; of a paced limit what has not flowed off again, with what other processes hold ahead.
     pub spent: Figure,
     /// What processes hold to spend from memory.
     pub leased: Figure,
     /// What calls that run in this process have reserved of its lease.
     pub reserved_here: Figure,
-    /// What neither is spent nor leased.
+    /// What neither is spent nor leased; of a paced limit, what a caller of this process could take at once.
     pub remaining: Figure,
     /// Who holds which lease.
     pub leases: Vec<LeaseView>,
@@ -182,12 +182,17 @@ pub(in crate::admin) async fn counters(
 }
 
 fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> Option<CounterView> {
-    let LimitState { standing, reserved_here } = state;
+    let LimitState { standing, reserved_here, held_ahead } = state;
     let limit = limits.get(&*standing.counter.limit)?;
     let figure = |amount: i64| Figure::of(limit.unit, amount);
     let leased = standing.leases.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
     // The counter knows the amount that was last asked with; the limit may have changed since.
-    let remaining = limit.amount.saturating_sub(standing.spent).saturating_sub(leased).max(0);
+    let most = match limit.window {
+        Window::Paced { burst } => burst,
+        _ => limit.amount,
+    };
+    let spent = standing.spent.saturating_sub(held_ahead).max(0);
+    let remaining = most.saturating_sub(spent).saturating_sub(leased).max(0);
     let second = |second: i64| Time(Timestamp(second.saturating_mul(1_000_000)));
     let (from, resets_at) = match standing.counter.window {
         WindowId::Calendar { from, until } => (Some(second(from)), Some(second(until))),
@@ -201,7 +206,7 @@ fn view(state: LimitState, limits: &HashMap<&str, &Limit>) -> Option<CounterView
         from,
         resets_at,
         cap: figure(limit.amount),
-        spent: figure(standing.spent),
+        spent: figure(spent),
         leased: figure(leased),
         reserved_here: figure(reserved_here),
         remaining: figure(remaining),

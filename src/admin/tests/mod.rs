@@ -265,7 +265,7 @@ impl Control for Fake {
         let standings = self.standings.lock().unwrap().clone();
         let standings = standings.ok_or_else(|| Error::new(Kind::Unavailable, "The owner of the counters is away."))?;
         let meant = standings.into_iter().filter(|one| limit.is_none_or(|limit| *one.counter.limit == *limit));
-        Ok(meant.take(most).map(|standing| LimitState { standing, reserved_here: 7 }).collect())
+        Ok(meant.take(most).map(|standing| LimitState { standing, reserved_here: 7, held_ahead: 0 }).collect())
     }
 
     async fn reset_limit(&self, limit: &str, subject: Option<&str>) -> Result<u64> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Dated, Group, Overlay, RATE_LIMIT_USD};
-use crate::catalog::card::{CLASS_NAMES, Card, Rates, Tier, nanos};
+use crate::catalog::card::{CLASS_NAMES, Card, ImagePrice, Rates, Tier, nanos};
 use crate::catalog::yaml::{Node, Value};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
@@ -16,7 +16,13 @@ const ROWS_LIMIT: usize = 10_000;
 /// The most sizes of input at which the rates of a row change.
 const TIERS_LIMIT: usize = 16;
 
-/// The dearest price of one request that is believed, in dollars.
+/// The most prices of images by size and quality in a row.
+const IMAGES_LIMIT: usize = 64;
+
+/// The longest name of a size or quality, in bytes.
+const KIND_LIMIT_BYTES: usize = 32;
+
+/// The dearest price of one request, or of one image, that is believed, in dollars.
 const REQUEST_LIMIT_USD: f64 = 10_000.0;
 
 /// The largest factor for a tier of service.
@@ -86,7 +92,12 @@ impl Reader<'_> {
             self.fault(node, "the row ends before it begins; `until` is the first day on which it no longer holds");
         }
         if !row.priced && self.faults.len() == faults_before {
-            self.fault(node, "the row has no price; write `usd_per_million_tokens`, `per_request_usd` or both");
+            let text =
+                "the row has no price; write `usd_per_million_tokens`, `per_request_usd`, `per_image_usd` or several";
+            self.fault(node, text);
+        }
+        if !row.images.is_empty() && row.per_image_nanos.is_none() && self.faults.len() == faults_before {
+            self.fault(node, "`image_prices` needs `per_image_usd`, the price of every other image");
         }
         if self.faults.len() == faults_before {
             self.take(node, row);
@@ -121,6 +132,11 @@ impl Reader<'_> {
                 row.priced = true;
                 row.per_request_nanos = self.price(value, REQUEST_LIMIT_USD).unwrap_or_default();
             }
+            ("per_image_usd", _) => {
+                row.priced = true;
+                row.per_image_nanos = self.price(value, REQUEST_LIMIT_USD);
+            }
+            ("image_prices", _) => row.images = self.images(value),
             ("usd_per_million_tokens", Value::Map(entries)) => {
                 row.priced = true;
                 row.rates = self.rates(value, entries).unwrap_or_default();
@@ -132,10 +148,71 @@ impl Reader<'_> {
                 key,
                 &format!(
                     "unknown key `{}`; a row has provider, model, effective, until, usd_per_million_tokens, tiers, \
-                     per_request_usd, service_tiers",
+                     per_request_usd, per_image_usd, image_prices, service_tiers",
                     name.escape_debug()
                 ),
             ),
+        }
+    }
+
+    /// Prices of images by size and quality, none of which an earlier one hides.
+    fn images(&mut self, node: &Node) -> Vec<ImagePrice> {
+        let items = match &node.value {
+            Value::List(items) if items.len() <= IMAGES_LIMIT => items,
+            _ => {
+                let text = format!(
+                    "`image_prices` is a list of at most {IMAGES_LIMIT} kinds such as {{quality: hd, per_image_usd: 0.08}}"
+                );
+                self.fault(node, &text);
+                return Vec::new();
+            }
+        };
+        let mut images: Vec<ImagePrice> = Vec::new();
+        for item in items {
+            let Some(image) = self.image(item) else { continue };
+            let hides = |earlier: &ImagePrice| {
+                let covers = |earlier: &Option<String>, later: &Option<String>| {
+                    earlier.as_deref().is_none_or(|name| later.as_deref().is_some_and(|x| x.eq_ignore_ascii_case(name)))
+                };
+                covers(&earlier.size, &image.size) && covers(&earlier.quality, &image.quality)
+            };
+            if images.iter().any(hides) {
+                self.fault(item, "an earlier kind hides this one; write the particular ones first");
+            }
+            images.push(image);
+        }
+        images
+    }
+
+    fn image(&mut self, node: &Node) -> Option<ImagePrice> {
+        let entries = match &node.value {
+            Value::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        let (mut size, mut quality, mut price) = (None, None, None);
+        for (key, value) in entries {
+            match (&key.value, &value.value) {
+                (Value::Text(name), Value::Text(kind)) if (1..=KIND_LIMIT_BYTES).contains(&kind.len()) => {
+                    match name.as_str() {
+                        "size" => size = Some(kind.clone()),
+                        "quality" => quality = Some(kind.clone()),
+                        _ => self.fault(key, "unknown key; a kind of image has size, quality, per_image_usd"),
+                    }
+                }
+                (Value::Text(name), _) if name == "per_image_usd" => price = Some(self.price(value, REQUEST_LIMIT_USD)),
+                (Value::Text(name), _) if name == "size" || name == "quality" => {
+                    self.fault(value, &format!("`{name}` is a name of at most {KIND_LIMIT_BYTES} bytes"));
+                }
+                _ => self.fault(key, "unknown key; a kind of image has size, quality, per_image_usd"),
+            }
+        }
+        match price {
+            // A price that is none was told of already.
+            Some(nanos) if size.is_some() || quality.is_some() => Some(ImagePrice { size, quality, nanos: nanos? }),
+            _ => {
+                self.fault(node, "a kind of image needs `size`, `quality` or both, and `per_image_usd`");
+                None
+            }
         }
     }
 
@@ -282,7 +359,10 @@ impl Reader<'_> {
         let (from, date) = row.effective.map_or((Timestamp(0), None), |(from, date)| (from, Some(date)));
         let name = format!("{}/{model}", row.provider.as_deref().unwrap_or("*"));
         let price = PriceRef { source: Arc::clone(&self.source), name, effective: date };
-        let standard = Card { base: row.rates, tiers: row.tiers, per_request_nanos: row.per_request_nanos, price };
+        let mut images = row.images;
+        images.extend(row.per_image_nanos.map(|nanos| ImagePrice { size: None, quality: None, nanos }));
+        let per_request_nanos = row.per_request_nanos;
+        let standard = Card { base: row.rates, tiers: row.tiers, per_request_nanos, images, price };
         let card_of = |service: Service| match service {
             Service::Factor(millionths) => standard.scaled(millionths),
             Service::Rates(base, tiers) => Card { base, tiers, ..standard.clone() },
@@ -312,14 +392,16 @@ struct Row {
     tiers: Vec<Tier>,
     services: Vec<(ServiceTier, Service)>,
     per_request_nanos: u64,
+    per_image_nanos: Option<u64>,
+    images: Vec<ImagePrice>,
     priced: bool,
 }
 
 /// What a tier of service costs.
 enum Service {
-    /// So many millionths of the ordinary price, the request's included.
+    /// So many millionths of the ordinary price, those of the request and of images included.
     Factor(u64),
-    /// Rates of its own; the request costs the same.
+    /// Rates of its own; the request and images cost the same.
     Rates(Rates, Vec<Tier>),
 }
 

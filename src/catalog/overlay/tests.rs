@@ -218,3 +218,78 @@ fn stored_prices_go_from_the_particular_to_the_general() {
     assert_eq!(found("q", "gpt-4o"), (3, stored[2].id.clone()));
     assert_eq!(found("p", "gpt-4o"), (4, stored[3].id.clone()));
 }
+
+#[test]
+fn a_row_with_prices_of_images_that_make_no_sense_is_refused_in_its_place() {
+    check_fault(&row("per_image_usd: -0.04"), "4:20", "a price");
+    check_fault(&row("per_image_usd: 10001"), "4:20", "a price");
+    let kinds = |more: &str| row(&format!("per_image_usd: 1\n    image_prices: {more}"));
+    check_fault(&kinds("7"), "5:19", "`image_prices` is a list");
+    check_fault(&kinds("[7]"), "5:20", "needs `size`, `quality` or both");
+    check_fault(&kinds("[{per_image_usd: 1}]"), "5:20", "needs `size`, `quality` or both");
+    check_fault(&kinds("[{quality: hd}]"), "5:20", "and `per_image_usd`");
+    check_fault(&kinds("[{quality: hd, per_image_usd: .5, style: vivid}]"), "5:53", "unknown key");
+    assert_eq!(faults(&kinds("[{quality: hd, per_image_usd: -1}]")).len(), 1);
+    assert_eq!(
+        faults(&kinds(&format!("[{{size: '', per_image_usd: 1}}, {{size: {}, per_image_usd: 1}}]", "9".repeat(40))))
+            .len(),
+        4
+    );
+    check_fault(
+        &kinds("[{quality: hd, per_image_usd: 1}, {size: 1x1, quality: HD, per_image_usd: 2}]"),
+        "5:53",
+        "hides",
+    );
+    check_fault(&row("image_prices: [{quality: hd, per_image_usd: 1}]"), "2:5", "needs `per_image_usd`");
+}
+
+#[test]
+fn an_image_costs_what_the_first_kind_that_fits_says_and_is_bounded_by_the_dearest_that_may() {
+    use crate::catalog::card::{Drawn, Media};
+    use crate::unit::usage::Images;
+    let text = "prices:\n  - model: m\n    per_image_usd: 1\n    service_tiers: {batch: 0.5}\n    image_prices: \
+                [{size: 2x2, quality: hd, per_image_usd: 4}, {quality: hd, per_image_usd: 3}, {size: 2x2, per_image_usd: 2}]\n";
+    let overlay = Overlay::parse("p.yaml", text).unwrap();
+    let card = |tier| {
+        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at: Timestamp(0), tier };
+        overlay.find(&query).unwrap().clone()
+    };
+    let standard = card(ServiceTier::Standard);
+    let cases = [
+        (None, None, 1, 4),
+        (Some("1x1"), None, 1, 3),
+        (Some("2x2"), None, 2, 4),
+        (None, Some("HD"), 3, 4),
+        (Some("1x1"), Some("hd"), 3, 3),
+        (Some("2X2"), Some("hd"), 4, 4),
+        (Some("2x2"), Some("low"), 2, 2),
+        (Some("1x1"), Some("low"), 1, 1),
+    ];
+    let usd = |amount: i64| Some(NanoUsd(amount * 1_000_000_000));
+    for (size, quality, each, most) in cases {
+        let named = |word: Option<&str>| word.map(str::to_owned);
+        let images = Images { count: 3, size: named(size), quality: named(quality) };
+        let bill = standard.bill(None, Some(&images)).map(|cost| cost.amount);
+        assert_eq!(bill, usd(3 * each), "{size:?} {quality:?}");
+        let media = Media { drawn: Drawn { most: 3, size, quality }, ..Media::default() };
+        assert_eq!(standard.most(10, 10, media), usd(3 * most), "{size:?} {quality:?}");
+    }
+    let one = Images { count: 1, ..Images::default() };
+    assert_eq!(card(ServiceTier::Batch).bill(None, Some(&one)).unwrap().amount, NanoUsd(500_000_000));
+    assert_eq!(standard.bill(None, None).unwrap().amount, NanoUsd(0));
+    assert_eq!(standard.bill(None, Some(&Images { count: u64::MAX, ..Images::default() })), None);
+    assert!(!standard.is_free());
+}
+
+#[test]
+fn images_are_priced_beside_their_tokens_and_not_at_all_while_those_are_unknown() {
+    use crate::unit::usage::Images;
+    let overlay = Overlay::parse("p.yaml", &row("per_image_usd: 0.5")).unwrap();
+    let (at, tier) = (Timestamp(0), ServiceTier::Standard);
+    let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at, tier };
+    let card = overlay.find(&query).unwrap();
+    let images = Images { count: 2, ..Images::default() };
+    let usage = Usage { input: 1_000_000, ..Usage::default() };
+    assert_eq!(card.bill(Some(&usage), Some(&images)).unwrap().amount, NanoUsd(2_000_000_000));
+    assert_eq!(card.bill(None, Some(&images)), None);
+}

@@ -3,6 +3,7 @@ use std::time::Duration;
 use genai_prices::PriceRequest;
 
 use super::*;
+use crate::catalog::card::Drawn;
 
 fn at(text: &str) -> Timestamp {
     Timestamp::parse(text).unwrap()
@@ -270,6 +271,7 @@ fn no_usage_within_the_bounds_costs_more_than_the_most() {
                     output_audio: random(2) == 0,
                     output_image: random(2) == 0,
                     cache_1h: random(2) == 0,
+                    drawn: Drawn::default(),
                 };
                 let part = random(input + 1);
                 let (first, second) = (random(part + 1), random(input - part + 1));

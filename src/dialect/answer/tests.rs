@@ -330,3 +330,65 @@ fn the_service_tier_is_the_last_that_the_provider_named() {
     );
     assert_eq!(read(true, stream), Some(ServiceTier::Flex));
 }
+
+#[test]
+fn images_are_counted_in_documents_and_streams_with_what_is_said_of_them() {
+    let read = |operation, stream: bool, text: &str| {
+        let mut reader = AnswerReader::new(operation, stream, false);
+        // In pieces, so that words lie across their borders.
+        for piece in text.as_bytes().chunks(7) {
+            reader.push(Bytes::copy_from_slice(piece), false);
+        }
+        reader.push(Bytes::new(), true);
+        let (size, quality) = reader.image_kind();
+        (reader.images(), size.map(str::to_owned), quality.map(str::to_owned))
+    };
+    let kind = |size: &str, quality: &str| (Some(size.to_owned()), Some(quality.to_owned()));
+    assert_eq!(read(Operation::Images, false, r#"{"created":1}"#).0, None, "the answer does not say");
+    assert_eq!(read(Operation::Images, false, r#"{"data":[]}"#).0, Some(0));
+    let named = r#"{"data":[{"b64_json":"A"},{"b64_json":"B"}],"size":"1024x1536","quality":"high"}"#;
+    let (size, quality) = kind("1024x1536", "high");
+    assert_eq!(read(Operation::Images, false, named), (Some(2), size, quality));
+    assert_eq!(read(Operation::Images, false, r#"{"data":[{}],"size":"auto"}"#), (Some(1), None, None));
+
+    let event = |kind: &str, more: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{more}}}\n\n");
+    let big = "A".repeat(EVENT_LIMIT_BYTES + 100_000);
+    let streamed = [
+        event("image_generation.partial_image", ",\"b64_json\":\"A\",\"size\":\"1024x1024\""),
+        event(
+            "image_generation.completed",
+            ",\"b64_json\":\"A\",\"size\":\"1024x1024\",\"usage\":{\"total_tokens\":3}",
+        ),
+        event(
+            "image_generation.completed",
+            &format!(",\"b64_json\":\"{big}\",\"quality\":\"low\",\"usage\":{{\"total_tokens\":3}}"),
+        ),
+        event("image_generation.partial_image", &format!(",\"b64_json\":\"{big}\"")),
+    ];
+    let (size, quality) = kind("1024x1024", "low");
+    assert_eq!(read(Operation::Images, true, &streamed.concat()), (Some(2), size, quality));
+
+    let call = |status: &str, result: &str| {
+        format!(
+            r#"{{"id":"ig_1","type":"image_generation_call","status":"{status}","quality":"high","result":"{result}"}}"#
+        )
+    };
+    let response = |output: &str| {
+        format!(
+            r#"{{"object":"response","output":[{output}],"tools":[{{"type":"image_generation"}}],"usage":{{"total_tokens":1}}}}"#
+        )
+    };
+    let text = r#"{"type":"message","content":[{"type":"output_text","text":"\"image_generation_call\""}]}"#;
+    assert_eq!(read(Operation::Responses, false, &response(text)), (None, None, None));
+    let both = response(&[text, &call("completed", "A"), &call("failed", ""), &call("completed", "B")].join(","));
+    assert_eq!(read(Operation::Responses, false, &both), (Some(2), None, Some("high".to_owned())));
+    let large = response(&[call("completed", &big), call("completed", "B")].join(","));
+    assert_eq!(read(Operation::Responses, false, &large).0, Some(2), "beyond what is kept");
+
+    let drawn = event("response.image_generation_call.completed", ",\"item_id\":\"ig_1\"");
+    let last = event("response.completed", &format!(",\"response\":{}", response(&call("completed", "A"))));
+    let begun = event("response.created", ",\"response\":{\"id\":\"r\",\"model\":\"m\"}");
+    let many = event("response.output_text.delta", ",\"delta\":\"x\"").repeat(40);
+    let stream = [begun, many, drawn.clone(), drawn, last].concat();
+    assert_eq!(read(Operation::Responses, true, &stream), (Some(2), None, Some("high".to_owned())));
+}

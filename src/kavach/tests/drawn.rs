@@ -146,6 +146,54 @@ fn call() -> impl Strategy<Value = Call> {
     })
 }
 
+/// Policies that look at what the drawn ones do not, so that each figure decides somewhere.
+const EACH_FIGURE: &str = "
+    @id(\"f1\") forbid(principal, action, resource) when { context has tool && context.tool == \"shell\" };
+    @id(\"f2\") forbid(principal, action, resource) when { context.session.id == \"b\" || context.session.input_tokens == 7 };
+    @id(\"f3\") forbid(principal, action, resource) when { context.session.output_tokens == 7 };
+    @id(\"f4\") forbid(principal, action, resource) when { context.session.cost_nano_usd == 7 };
+    @id(\"f5\") forbid(principal, action, resource) when { context.session.age_seconds == 7 };
+    @id(\"f6\") forbid(principal, action, resource) when { context.drift.device == 7 || context.drift.session_age == 7 };
+    @id(\"f7\") forbid(principal, action, resource) when { context.drift.behaviour == 7 };
+    @id(\"f8\") forbid(principal, action, resource) when { context.tool_count == 0 };
+";
+
+/// Facts of which each member is of the one or of the other, as the bits say.
+fn mixed(one: &Facts, other: &Facts, bits: u16) -> Facts {
+    let of = |bit: u16| if bits & (1 << bit) == 0 { one } else { other };
+    let seven = |bit: u16| if bits & (1 << bit) == 0 { 0_i64 } else { 7 };
+    let text = |bit: u16| if bits & (1 << bit) == 0 { "a" } else { "b" };
+    Facts {
+        requested_model: format!("gpt-{}", text(0)).into(),
+        requested_max_output_tokens: of(1).requested_max_output_tokens,
+        max_output_tokens: of(2).max_output_tokens,
+        estimated_input_tokens: of(3).estimated_input_tokens,
+        estimated_cost: of(4).estimated_cost,
+        stream: of(5).stream,
+        tool_count: of(6).tool_count,
+        tools: of(7).tools.clone(),
+        tool: (bits & 1 << 8 != 0).then(|| "shell".into()),
+        modalities: Arc::clone(&of(9).modalities),
+        address: of(10).address,
+        country: of(11).country.clone(),
+        time: of(12).time,
+        session: SessionFigures {
+            id: text(13).into(),
+            requests: of(14).session.requests,
+            input_tokens: seven(13).cast_unsigned(),
+            output_tokens: seven(14).cast_unsigned(),
+            cost: NanoUsd(seven(15)),
+            age_seconds: seven(12).cast_unsigned(),
+        },
+        drift: Scores {
+            geo: of(15).drift.geo,
+            device: seven(11) as u8,
+            session_age: seven(10) as u8,
+            behaviour: seven(9) as u8,
+        },
+    }
+}
+
 /// What Cedar says, given all policies of one mode and everything that is known.
 fn cedar(policies: &[(bool, bool, String)], call: &Call, zone: &TimeZone) -> (Cedar, HashSet<String>, HashSet<String>) {
     let texts = policies.iter().enumerate().filter(|(_, policy)| !policy.1);
@@ -210,5 +258,32 @@ proptest! {
     fn a_recorded_call_is_judged_as_it_was(call in call()) {
         let json = serde_json::to_string(&call).unwrap();
         prop_assert_eq!(serde_json::from_str::<Call>(&json).unwrap(), call);
+    }
+}
+
+proptest! {
+    // Each case makes a gate for each call.
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_said_of_a_context_holds_for_the_same_one_alone(
+        policies in policies(),
+        call in call(),
+        other in facts(),
+        mixes in prop::collection::vec(any::<u16>(), 1..10),
+    ) {
+        let policies = policies.iter().enumerate().map(|(number, (_, observes, policy))| {
+            let mode = if *observes { "observe" } else { "enforce" };
+            format!("@id(\"{number}\") @mode(\"{mode}\") {policy}\n")
+        });
+        let text = policies.collect::<String>() + "@id(\"all\") permit(principal, action, resource);\n" + EACH_FIGURE;
+        let Ok(set) = PolicySet::parse("drawn", &text) else { return Ok(()) };
+        let set = Arc::new(set);
+        let gate = || Gate::new(Arc::clone(&set), GateSettings { mode: Mode::Enforce, ..GateSettings::default() });
+        let remembering = gate();
+        for mix in mixes.iter().chain(&mixes) {
+            let call = Call { facts: mixed(&call.facts, &other, *mix), ..call.clone() };
+            prop_assert_eq!(remembering.weigh(&call), gate().weigh(&call), "{}\n{:?}", text, call);
+        }
     }
 }

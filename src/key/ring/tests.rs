@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use async_trait::async_trait;
 
 use super::*;
+use crate::error::StoreError;
 use crate::key::Principal;
 use crate::key::draft::NewKey;
-use crate::key::store::{KeyFilter, KeyList, KeyPage};
+use crate::key::store::{KeyChanges, KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::token::TokenStyle;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -134,6 +135,9 @@ impl KeyStore for Overtaken<'_> {
         }
         Ok(vec![self.late.clone()])
     }
+    async fn changed_after(&self, _: u64) -> Result<Option<KeyChanges>, StoreError> {
+        Ok(None)
+    }
     async fn generation(&self) -> Result<u64, StoreError> {
         Ok(7)
     }
@@ -214,8 +218,9 @@ fn what_runs_with_a_key_may_go_on_until_the_key_is_withdrawn() {
     // Another token in place of the one that it runs with.
     assert_eq!(after(|key| key.hash = TokenHash([7; 32])), Ok(()));
     ring.put(key.clone());
-    ring.suspend(&key.id, rest(None));
+    ring.suspend(&key.id, rest(None).unwrap()).unwrap();
     assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Suspended(None)));
+    ring.is_stored(&key.id, &rest(None).unwrap());
     let both = Key { expires_at: Some(NOW), suspension: rest(None), ..key.clone() };
     ring.put(both);
     assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Suspended(None)), "an expiry hides that it rests");
@@ -224,4 +229,122 @@ fn what_runs_with_a_key_may_go_on_until_the_key_is_withdrawn() {
     assert!(news.has_changed().unwrap());
     ring.remove(&key.id);
     assert_eq!(ring.still_admits(&key, NOW), Err(Refusal::Unknown));
+}
+
+#[test]
+fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ring, hash_key) = ring();
+    let (key, token) = make(&hash_key);
+    let until = |ring: &Ring| match ring.admit(&token, None, NOW) {
+        Err(Refusal::Suspended(until)) => Some(until),
+        other => other.map(|_| None).unwrap(),
+    };
+    let rest = |end: Option<i64>| Suspension { until: end.map(Timestamp), reason: "odd".into() };
+    ring.keep_suspensions_in(folder.path()).unwrap();
+    ring.put(key.clone());
+    ring.suspend(&key.id, rest(Some(3_000_000))).unwrap();
+    // Neither a write of this process nor a reading of all ends it, nor a shorter one.
+    ring.put(key.clone());
+    assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
+    ring.replace_all(vec![key.clone()]);
+    ring.suspend(&key.id, rest(Some(2_000_000))).unwrap();
+    assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
+    // The store may know of a longer one already.
+    ring.put(Key { suspension: Some(rest(None)), ..key.clone() });
+    assert_eq!(until(&ring), Some(None));
+    ring.put(key.clone());
+    // The next process finds it, whether its keys were read before or after.
+    for keys_first in [true, false] {
+        let next = Ring::new(hash_key.clone());
+        if keys_first {
+            next.replace_all(vec![key.clone()]);
+        }
+        next.keep_suspensions_in(folder.path()).unwrap();
+        next.replace_all(vec![key.clone()]);
+        assert_eq!(until(&next), Some(Some(Timestamp(3_000_000))));
+        assert_eq!(next.unstored().len(), 1);
+    }
+    ring.is_stored(&key.id, &rest(None));
+    assert_eq!(ring.unstored().len(), 1, "another one was stored");
+    ring.is_stored(&key.id, &rest(Some(3_000_000)));
+    assert_eq!(ring.unstored(), []);
+    ring.put(key.clone());
+    assert_eq!(until(&ring), None);
+    ring.suspend(&key.id, rest(None)).unwrap();
+    ring.release(key.clone());
+    assert_eq!((until(&ring), ring.unstored()), (None, Vec::new()));
+    let next = Ring::new(hash_key.clone());
+    next.keep_suspensions_in(folder.path()).unwrap();
+    assert_eq!(next.unstored(), []);
+}
+
+/// A store of one key that counts how often all are read.
+struct Counted {
+    key: Key,
+    generation: AtomicU64,
+    reads: AtomicU64,
+}
+
+#[async_trait]
+impl KeyStore for Counted {
+    async fn insert(&self, _: &Key) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn update(&self, _: &Key) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn suspend(&self, _: &str, _: Option<&crate::key::Suspension>) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        Err(StoreError::NotFound)
+    }
+    async fn get(&self, _: &str) -> Result<Option<Key>, StoreError> {
+        Ok(Some(self.key.clone()))
+    }
+    async fn list(&self, _: &KeyFilter, _: &KeyPage) -> Result<KeyList, StoreError> {
+        Ok(KeyList { keys: Vec::new(), next: None })
+    }
+    async fn all(&self) -> Result<Vec<Key>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![self.key.clone()])
+    }
+    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
+        let is_known = generation >= 5;
+        Ok(is_known.then(|| KeyChanges { keys: vec![self.key.clone()], gone: Vec::new() }))
+    }
+    async fn generation(&self) -> Result<u64, StoreError> {
+        Ok(self.generation.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn all_keys_are_read_only_where_what_changed_cannot_be_told() {
+    let (ring, hash_key) = ring();
+    let (key, token) = make(&hash_key);
+    let store = Counted { key, generation: AtomicU64::new(4), reads: AtomicU64::default() };
+    let at = async |generation: u64| {
+        store.generation.store(generation, Ordering::Relaxed);
+        let before = store.reads.load(Ordering::Relaxed);
+        assert_eq!(ring.refresh(&store).await.unwrap(), generation);
+        assert!(ring.admit(&token, None, NOW).is_ok());
+        store.reads.load(Ordering::Relaxed) > before
+    };
+    assert!(at(4).await, "nothing was read before");
+    assert!(at(6).await, "the store does not know any more");
+    assert!(!at(7).await && !at(7).await && !at(9).await);
+    assert!(at(8).await, "the store went back in time");
+    assert!(!at(9).await);
+    ring.set_stale(true);
+    ring.set_stale(false);
+    assert!(at(10).await, "the store was away");
+    ring.replace_all(Vec::new());
+    assert!(at(11).await, "what was put in place is of no generation");
+    for number in 0..100 {
+        ring.remove(&format!("key_{number}"));
+    }
+    assert!(ring.is_in_doubt());
+    assert!(at(12).await, "so much was changed here that looking it up would cost more");
+    assert!(!ring.is_in_doubt() && !at(13).await);
 }

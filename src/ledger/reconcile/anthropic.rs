@@ -77,7 +77,7 @@ impl Outcome {
         });
         let cost = self.amount.as_deref().map(|amount| money(amount, 100.0)).transpose()?;
         let credential = self.api_key_id.or(self.workspace_id);
-        Ok(Some(ExportRow { from, until, model: self.model, credential, usage, requests: None, cost }))
+        Ok(Some(ExportRow { from, until, model: self.model, credential, usage, images: None, requests: None, cost }))
     }
 }
 
@@ -110,6 +110,7 @@ fn row(cells: &Cells<'_>) -> Result<Option<ExportRow>, String> {
         model: cells.get(&["model_version", "model"]).map(str::to_owned),
         credential: cells.get(&["api_key", "workspace"]).map(str::to_owned),
         usage: counts.then_some(usage),
+        images: None,
         requests: None,
         cost: cells.get(&["cost_usd"]).map(|text| money(text, 1.0)).transpose()?,
     }))

@@ -83,6 +83,7 @@ fn row(cells: &Cells<'_>) -> Result<Option<ExportRow>, String> {
         model: Some(model.to_owned()),
         credential: cells.get(ACCOUNT).map(str::to_owned),
         usage: tokens.map(|tokens| class.usage(tokens)),
+        images: None,
         requests: None,
         cost: Some(money(cells.need(COST)?, 1.0)?),
     }))

@@ -19,8 +19,8 @@ const SHOWN_LIMIT: usize = 200;
 /// A gap below half a cent is none.
 const CENT_NANOS: i64 = 10_000_000;
 
-/// The classes by name, in the order of [`counts`].
-const CLASSES: [&str; 10] = [
+/// What is compared by name: the classes of tokens in the order of `Usage::counts`, then images.
+const CLASSES: [&str; 11] = [
     "input",
     "cache_read",
     "cache_write_5m",
@@ -31,7 +31,11 @@ const CLASSES: [&str; 10] = [
     "reasoning",
     "output_audio",
     "output_image",
+    IMAGES,
 ];
+
+/// The class that counts no tokens.
+const IMAGES: &str = "images";
 
 /// What to compare an export with.
 #[derive(Clone, Debug)]
@@ -107,7 +111,7 @@ pub struct Gap {
 /// How the counts of one class differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ClassGap {
-    /// The class.
+    /// The class of tokens, or `images`, of which the figures are images then.
     pub class: String,
     /// Tokens in the export.
     pub export_tokens: u64,
@@ -182,6 +186,9 @@ struct Line {
     counted: bool,
     export: [u64; 10],
     ledger: [u64; 10],
+    /// Images in the export; `None` if it does not count them.
+    drawn: Option<u64>,
+    images: u64,
     charged: Option<i64>,
     cost: i64,
     requests: Option<u64>,
@@ -232,6 +239,7 @@ impl Sides {
         }
         line.charged = sum(line.charged, row.cost.map(NanoUsd::nanos), i64::saturating_add);
         line.requests = sum(line.requests, row.requests, u64::saturating_add);
+        line.drawn = sum(line.drawn, row.images, u64::saturating_add);
     }
 
     fn add_sum(&mut self, of: &UsageSum) {
@@ -239,6 +247,7 @@ impl Sides {
         let line = self.line(of.from, &of.model);
         line.name = of.model.clone();
         add(&mut line.ledger, &folded);
+        line.images = line.images.saturating_add(of.images);
         line.cost = line.cost.saturating_add(of.cost.nanos());
         line.records += of.records;
         line.cut += of.cut;
@@ -283,6 +292,8 @@ impl Line {
         self.charged = sum(self.charged, other.charged, i64::saturating_add);
         self.cost = self.cost.saturating_add(other.cost);
         self.requests = sum(self.requests, other.requests, u64::saturating_add);
+        self.drawn = sum(self.drawn, other.drawn, u64::saturating_add);
+        self.images = self.images.saturating_add(other.images);
         self.records += other.records;
         self.cut += other.cut;
         self.estimated += other.estimated;
@@ -297,6 +308,9 @@ impl Line {
         pairs
             .filter(move |(_, (export, ledger))| counts && export != ledger)
             .map(|(class, (export, ledger))| (class, *export, *ledger))
+            .chain(
+                self.drawn.filter(|drawn| *drawn != self.images).map(|drawn| (CLASSES.len() - 1, drawn, self.images)),
+            )
     }
 }
 
@@ -310,10 +324,15 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn gap(&self, line: &Line) -> Gap {
         let query = self.pricing.lookup(self.provider, &line.name, self.at, ServiceTier::Standard);
-        let rates = self.pricing.catalog.rates(&query).map(|price| price.usd_per_million_tokens);
-        let worth = |class: usize, tokens: i128| {
-            let usd = rates.as_ref()?.get(*CLASSES.get(class)?)?;
-            Some((tokens as f64 * usd * 1e3).round() as i64)
+        let price = self.pricing.catalog.rates(&query);
+        let worth = |class: usize, count: i128| {
+            let (price, name) = (price.as_ref()?, *CLASSES.get(class)?);
+            // Nanos for each: a dollar a million tokens is a thousand.
+            let each = match name {
+                IMAGES => price.per_image_usd * 1e9,
+                _ => price.usd_per_million_tokens.get(name)? * 1e3,
+            };
+            Some((count as f64 * each).round() as i64)
         };
         let class = |(class, export, ledger): (usize, u64, u64)| ClassGap {
             class: CLASSES.get(class).copied().unwrap_or_default().to_owned(),
@@ -417,7 +436,8 @@ fn cause(gap: &Gap, nanos: i64) -> Option<(String, String)> {
 fn words(gap: &Gap, class: &ClassGap) -> String {
     let (more, less) = (class.export_tokens.max(class.ledger_tokens), class.export_tokens.min(class.ledger_tokens));
     let who = if class.export_tokens > class.ledger_tokens { "the provider" } else { "the ledger" };
-    let mut text = format!("{who} counts {} more tokens of {}", more - less, class.class);
+    let of = if class.class == IMAGES { "more images".to_owned() } else { format!("more tokens of {}", class.class) };
+    let mut text = format!("{who} counts {} {of}", more - less);
     if let Some(export) = gap.export_requests.filter(|export| *export != gap.ledger_records) {
         text.push_str("; ");
         text.push_str(&requests(export, gap.ledger_records));

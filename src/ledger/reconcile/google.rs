@@ -44,7 +44,16 @@ fn row(cells: &Cells<'_>) -> Result<Option<ExportRow>, String> {
         _ => None,
     };
     let credential = cells.get(&["project id", "project name"]).map(str::to_owned);
-    Ok(Some(ExportRow { from, until, model: Some(model(sku)), credential, usage, requests: None, cost: Some(cost) }))
+    Ok(Some(ExportRow {
+        from,
+        until,
+        model: Some(model(sku)),
+        credential,
+        usage,
+        images: None,
+        requests: None,
+        cost: Some(cost),
+    }))
 }
 
 /// The model in a SKU: what stands before the first word of the class.

@@ -5,7 +5,7 @@
 //! `input_cached_tokens`; `input_audio_tokens` and the image tokens are inside where the `…_text_tokens` fields are present, else
 //! beside it; `output_tokens` contains reasoning); the dashboard's CSV exports name their columns like the API's fields, with
 //! `start_time_iso` or `date` for the time, and in their older form `n_context_tokens_total`, `n_generated_tokens_total`,
-//! `n_requests`.
+//! `n_requests`. The images usage object (`/usage/images_object`) counts `images` by `model` and `size`.
 
 use serde::Deserialize;
 
@@ -36,6 +36,7 @@ struct Outcome {
     output_text_tokens: Option<u64>,
     output_audio_tokens: Option<u64>,
     output_image_tokens: Option<u64>,
+    images: Option<u64>,
     num_model_requests: Option<u64>,
     model: Option<String>,
     api_key_id: Option<String>,
@@ -85,6 +86,7 @@ impl Outcome {
             model: self.model.or(named).filter(|model| !model.is_empty()),
             credential: self.api_key_id.or(self.project_id),
             usage,
+            images: self.images,
             requests: self.num_model_requests,
             cost: cost.transpose()?,
         }))
@@ -116,12 +118,14 @@ impl Outcome {
 
 /// Reads an export of the dashboard.
 pub(super) fn csv(bytes: &[u8]) -> Result<Export, String> {
-    let headings: [&[&str]; 6] = [
+    let headings: [&[&str]; 8] = [
         &["start_time", "input_tokens"],
         &["start_time_iso", "input_tokens"],
         &["start_time", "amount_value"],
         &["start_time_iso", "amount_value"],
         &["date", "input_tokens"],
+        &["start_time", "images"],
+        &["start_time_iso", "images"],
         &["usage_date", "n_context_tokens_total"],
     ];
     table::read(bytes, &headings, row)
@@ -143,6 +147,7 @@ fn row(cells: &Cells<'_>) -> Result<Option<ExportRow>, String> {
         output_text_tokens: number(&["output_text_tokens"])?,
         output_audio_tokens: number(&["output_audio_tokens"])?,
         output_image_tokens: number(&["output_image_tokens"])?,
+        images: number(&["images", "num_images"])?,
         num_model_requests: number(&["num_model_requests", "n_requests"])?,
         model: cells.get(&["model", "snapshot_id"]).map(str::to_owned),
         api_key_id: cells.get(&["api_key_id", "api_key_name"]).map(str::to_owned),

@@ -30,6 +30,8 @@ pub struct ExportRow {
     pub credential: Option<String>,
     /// Tokens, in classes that do not overlap; `None` if the row counts none.
     pub usage: Option<Usage>,
+    /// Images that were drawn; `None` if the row counts none.
+    pub images: Option<u64>,
     /// Requests, if they are counted.
     pub requests: Option<u64>,
     /// What the vendor charges; `None` if the row does not say.

@@ -91,6 +91,21 @@ fn openai_usage_pages_become_disjoint_classes() {
 }
 
 #[test]
+fn openai_images_are_counted_by_the_piece() {
+    // The example of the reference for images.
+    let page = r#"{"object":"page","data":[{"object":"bucket","start_time":1730419200,"end_time":1730505600,"results":[
+        {"object":"organization.usage.images.result","images":2,"num_model_requests":2,"size":"1024x1024",
+         "source":"image.generation","project_id":null,"model":"dall-e-3"}]}],"has_more":false,"next_page":null}"#;
+    let export = read(Vendor::Openai, page);
+    let [row] = &export.rows[..] else { panic!("one row") };
+    assert_eq!((row.images, row.usage, row.requests), (Some(2), None, Some(2)));
+    assert_eq!(row.model.as_deref(), Some("dall-e-3"));
+    let csv = "start_time,end_time,images,num_model_requests,model\n1730419200,1730505600,3,1,dall-e-2\n1730419200,1730505600,-3,1,x\n";
+    let export = read(Vendor::Openai, csv);
+    assert_eq!((export.rows[0].images, export.bad_count), (Some(3), 1));
+}
+
+#[test]
 fn openai_costs_come_as_json_and_as_csv() {
     let page = |value: &str| {
         format!(

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::super::filter::push_key_state;
+use super::super::keys::{is_remembered, number};
 use super::super::noun;
 use super::super::value::Row;
 use super::{Store, found, or_conflict};
 use crate::error::StoreError;
-use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
+use crate::key::store::{KeyChanges, KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::{Key, Suspension};
 
 const INSERT: &str = "INSERT INTO app_key (name, org, team, \"user\", labels, models, addresses, enabled, expires_at, revoked_at, \
@@ -21,6 +22,13 @@ const UPDATE: &str = "UPDATE app_key SET name = $1, org = $2, team = $3, \"user\
                       hash = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $13 ELSE hash END, \
                       rotated_at = CASE WHEN coalesce(rotated_at, 0) <= coalesce($11, 0) THEN $11 ELSE rotated_at END, \
                       max_input_tokens = $14, max_output_tokens = $15 WHERE id = $16";
+/// A key that rests already, and for longer, goes on doing so: two processes may suspend one at the same time.
+const SUSPEND: &str = "UPDATE app_key SET suspended_until = $1, suspended_reason = $2 WHERE id = $3 \
+                       AND NOT ($2 IS NOT NULL AND suspended_reason IS NOT NULL \
+                                AND (suspended_until IS NULL OR coalesce(suspended_until >= $1, FALSE)))";
+const CHANGED: &str =
+    "SELECT app_key.* FROM app_key_change JOIN app_key USING (id) WHERE app_key_change.generation > $1";
+const GONE: &str = "SELECT id FROM app_key_gone WHERE generation > $1";
 const DUPLICATE: &str = "A key with this id or this token is there already.";
 
 #[async_trait]
@@ -49,8 +57,7 @@ impl KeyStore for Store {
     async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError> {
         self.bounded(async {
             let mut work = self.begin().await?;
-            let statement = "UPDATE app_key SET suspended_until = $1, suspended_reason = $2 WHERE id = $3";
-            let statement = work.filled(statement, noun::suspension_values(suspension)).bind(id.to_owned());
+            let statement = work.filled(SUSPEND, noun::suspension_values(suspension)).bind(id.to_owned());
             found(work.execute(statement).await?.rows_affected())?;
             work.commit().await
         })
@@ -106,6 +113,22 @@ impl KeyStore for Store {
             })
             .await?;
         rows.iter().map(noun::key).collect()
+    }
+
+    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
+        let since = number(generation);
+        self.bounded(async {
+            let mut work = self.begin().await?;
+            let now = work.one(work.sql("SELECT value FROM generation")).await?.count("value")?.unwrap_or(0);
+            if !is_remembered(generation, now) {
+                return Ok(None);
+            }
+            let rows = work.all(work.sql(CHANGED).bind(since)).await?;
+            let gone = work.all(work.sql(GONE).bind(since)).await?;
+            let gone = gone.iter().map(|row| row.word("id").map(Into::into)).collect::<Result<_, _>>()?;
+            Ok(Some(KeyChanges { keys: rows.iter().map(noun::key).collect::<Result<_, _>>()?, gone }))
+        })
+        .await
     }
 
     async fn generation(&self) -> Result<u64, StoreError> {

@@ -19,6 +19,9 @@ const STEPS: &[Step] = &[
     (5, "kavach", include_str!("../migrations/postgres/0005_kavach.sql")),
     (6, "memory", include_str!("../migrations/postgres/0006_memory.sql")),
     (7, "counter calls", include_str!("../migrations/postgres/0007_counter_calls.sql")),
+    (8, "images", include_str!("../migrations/postgres/0008_images.sql")),
+    (9, "key changes", include_str!("../migrations/postgres/0009_key_changes.sql")),
+    (10, "protocol", include_str!("../migrations/postgres/0010_protocol.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

@@ -15,7 +15,7 @@ use deadpool_redis::redis::Script;
 
 use super::Redis;
 use super::rebuild::{self, Rebuilder};
-use crate::budget::authority::{Answer, Authority, Beat, Grant, Standing, Want};
+use crate::budget::authority::{Answer, Authority, Beat, Grant, PROTOCOL, Standing, Want};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::ledger::{Consumer, Line, owner_of};
@@ -99,6 +99,10 @@ impl RedisCounters {
                 Some("HOLD") => {
                     return Err(StoreError::Away("Redis has lost the counters; leases are declared anew".into()));
                 }
+                Some("NEWER") => {
+                    let found = answer.get(1).map_or(0, |word| number(word));
+                    return Err(StoreError::Outdated { found, known: PROTOCOL });
+                }
                 Some("STALE") => {
                     return Err(StoreError::Conflict("the journal position is not where the batch begins".into()));
                 }
@@ -148,7 +152,8 @@ impl RedisCounters {
 #[async_trait]
 impl Authority for RedisCounters {
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError> {
-        let mut arguments = Vec::with_capacity(wants.len() * 7);
+        let mut arguments = Vec::with_capacity(wants.len() * 7 + 1);
+        arguments.push(PROTOCOL.to_string());
         for want in wants {
             let (burst, period) = want.pace.map_or_else(Default::default, |pace| {
                 (pace.burst.to_string(), pace.period.as_micros().max(1).to_string())

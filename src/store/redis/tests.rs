@@ -1,5 +1,5 @@
 use super::*;
-use crate::budget::authority::{Authority, Want};
+use crate::budget::authority::{Authority, PROTOCOL, Want};
 use crate::budget::conformance::conformance;
 use crate::ledger::journal::tests::record;
 use crate::ledger::query::Position;
@@ -308,4 +308,24 @@ async fn a_call_without_a_connection_waits_for_nothing_at_all() {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let answer = call.as_mut().poll(&mut context);
     assert!(matches!(answer, std::task::Poll::Ready(Err(StoreError::Away(_)))), "it is answered where it is asked");
+}
+
+#[tokio::test]
+async fn who_is_older_than_others_on_the_same_counters_gets_no_leases() {
+    let server = RedisServer::start();
+    let bench = Bench::new(vec![server.url()], RedisMode::Standalone).await;
+    let counters = bench.process().await;
+    assert_eq!(counters.acquire("a", &want(100, 40)).await.unwrap().grants[0].granted, 40);
+    let set = Script::new("redis.call('SET', string.sub(KEYS[1], 1, -6) .. 'protocol', ARGV[1]) return {'OK'}");
+    let number = |number: i64| [number.to_string()];
+    let beside = Redis::open(bench.settings.clone()).unwrap();
+    timeout(SOON, beside.connected()).await.unwrap();
+    let limit = beside.background_limit();
+    beside.run(&set, &number(PROTOCOL + 1), limit).await.unwrap();
+    let refused = counters.acquire("a", &want(100, 1)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Outdated { found, known: PROTOCOL } if found == PROTOCOL + 1), "{refused}");
+    counters.release("a", &[(total(), 40)]).await.unwrap();
+    counters.beat("a").await.unwrap();
+    beside.run(&set, &number(0), limit).await.unwrap();
+    assert_eq!(counters.acquire("a", &want(100, 100)).await.unwrap().grants[0].granted, 100, "a newer one takes over");
 }

@@ -48,6 +48,7 @@ impl Store {
 impl Authority for Counters {
     async fn acquire(&self, owner: &str, wants: &[Want]) -> Result<Answer, StoreError> {
         let mut transaction = self.store.write().await?;
+        row::agree(&mut transaction).await?;
         // After the lock, so that time goes forward from call to call.
         let now = (self.clock)();
         row::hear(&mut transaction, owner, now).await?;

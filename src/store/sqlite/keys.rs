@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::super::filter::push_key_state;
+use super::super::keys::{is_remembered, number};
 use super::super::noun;
 use super::{Store, failed, filled, found, or_conflict};
 use crate::error::StoreError;
-use crate::key::store::{KeyFilter, KeyList, KeyPage, KeyStore};
+use crate::key::store::{KeyChanges, KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::{Key, Suspension};
 
 const SELECT: &str = "SELECT id, name, hint, hash, org, team, user, labels, models, addresses, enabled, created_at, expires_at, \
@@ -22,6 +23,10 @@ const UPDATE: &str = "UPDATE app_key SET name = ?1, org = ?2, team = ?3, user = 
                       hash = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?13, hash), \
                       rotated_at = iif(coalesce(rotated_at, 0) <= coalesce(?11, 0), ?11, rotated_at), \
                       max_input_tokens = ?14, max_output_tokens = ?15 WHERE id = ?16";
+/// A key that rests already, and for longer, goes on doing so: two processes may suspend one at the same time.
+const SUSPEND: &str = "UPDATE app_key SET suspended_until = ?1, suspended_reason = ?2 WHERE id = ?3 \
+                       AND NOT (?2 IS NOT NULL AND suspended_reason IS NOT NULL \
+                                AND (suspended_until IS NULL OR coalesce(suspended_until >= ?1, FALSE)))";
 const DUPLICATE: &str = "A key with this id or this token is there already.";
 
 #[async_trait]
@@ -47,8 +52,7 @@ impl KeyStore for Store {
 
     async fn suspend(&self, id: &str, suspension: Option<&Suspension>) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
-        let statement = "UPDATE app_key SET suspended_until = ?, suspended_reason = ? WHERE id = ?";
-        let done = filled(statement, noun::suspension_values(suspension)).bind(id).execute(&mut *transaction).await;
+        let done = filled(SUSPEND, noun::suspension_values(suspension)).bind(id).execute(&mut *transaction).await;
         found(done.map_err(failed)?.rows_affected())?;
         transaction.commit().await.map_err(failed)
     }
@@ -92,6 +96,25 @@ impl KeyStore for Store {
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
         let rows = sqlx::query(SELECT).fetch_all(&self.readers).await.map_err(failed)?;
         rows.iter().map(noun::key).collect()
+    }
+
+    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
+        let mut reading = self.readers.begin().await.map_err(failed)?;
+        let now: i64 =
+            sqlx::query_scalar("SELECT value FROM generation").fetch_one(&mut *reading).await.map_err(failed)?;
+        if !is_remembered(generation, now.unsigned_abs()) {
+            return Ok(None);
+        }
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query
+            .push(" WHERE id IN (SELECT id FROM app_key_change WHERE generation > ")
+            .push_bind(number(generation))
+            .push(")");
+        let rows = query.build().fetch_all(&mut *reading).await.map_err(failed)?;
+        let gone = sqlx::query_scalar::<_, String>("SELECT id FROM app_key_gone WHERE generation > ?");
+        let gone = gone.bind(number(generation)).fetch_all(&mut *reading).await.map_err(failed)?;
+        let keys = rows.iter().map(noun::key).collect::<Result<_, _>>()?;
+        Ok(Some(KeyChanges { keys, gone: gone.into_iter().map(Into::into).collect() }))
     }
 
     async fn generation(&self) -> Result<u64, StoreError> {

@@ -21,6 +21,9 @@ const STEPS: &[(i64, &str, &str)] = &[
     (5, "prices", include_str!("../migrations/sqlite/0005_prices.sql")),
     (6, "kavach", include_str!("../migrations/sqlite/0006_kavach.sql")),
     (7, "memory", include_str!("../migrations/sqlite/0007_memory.sql")),
+    (8, "images", include_str!("../migrations/sqlite/0008_images.sql")),
+    (9, "key changes", include_str!("../migrations/sqlite/0009_key_changes.sql")),
+    (10, "protocol", include_str!("../migrations/sqlite/0010_protocol.sql")),
 ];
 
 /// Applies what is missing, all or nothing.

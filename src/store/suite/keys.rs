@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
 use crate::key::draft::NewKey;
 use crate::key::ring::Ring;
-use crate::key::store::{KeyFilter, KeyPage, KeyStore};
+use crate::key::store::{KeyChanges, KeyFilter, KeyPage, KeyStore};
 use crate::key::token::{HashKey, TokenStyle};
 use crate::key::{Key, KeyState, Suspension};
 use crate::route::config::{RouteConfig, TargetConfig};
@@ -89,7 +89,19 @@ pub async fn each_write_is_seen_by_another_process_through_the_generation(place:
     let rest = Suspension { until: Some(NOW.plus(Duration::from_secs(60))), reason: "odd".into() };
     nouns(&*cli).keys.suspend(&made.id, Some(&rest)).await.unwrap();
     moved("key suspended").await;
-    made.suspension = Some(rest);
+    made.suspension = Some(rest.clone());
+    // Two processes may suspend a key: the longer rest stays, and one without an end is the longest.
+    let ending = |until| Suspension { until, reason: "later".into() };
+    for until in [rest.until, Some(NOW)] {
+        let done = nouns(&*server).keys.suspend(&made.id, Some(&ending(until))).await;
+        assert!(matches!(done, Err(StoreError::NotFound)), "{done:?}");
+        assert_eq!(nouns(&*server).keys.get(&made.id).await.unwrap(), Some(made.clone()));
+    }
+    nouns(&*server).keys.suspend(&made.id, Some(&ending(None))).await.unwrap();
+    assert!(nouns(&*server).keys.suspend(&made.id, Some(&rest)).await.is_err());
+    assert_eq!(nouns(&*server).keys.get(&made.id).await.unwrap().unwrap().suspension, Some(ending(None)));
+    nouns(&*server).keys.suspend(&made.id, None).await.unwrap();
+    nouns(&*server).keys.suspend(&made.id, Some(&rest)).await.unwrap();
     // Who changes an old copy of the key does not end its rest.
     nouns(&*cli).keys.update(&Key { suspension: None, ..made.clone() }).await.unwrap();
     assert_eq!(nouns(&*server).keys.get(&made.id).await.unwrap(), Some(made.clone()));
@@ -253,4 +265,87 @@ pub async fn a_closed_store_is_away(place: &Place) {
     store.close().await;
     assert!(matches!(nouns(&*store).keys.all().await, Err(StoreError::Away(_))));
     assert!(matches!(nouns(&*store).keys.insert(&key("a")).await, Err(StoreError::Away(_))));
+}
+
+/// Random writes by two processes, read in pieces of random size: what changed, or all, is the same ring.
+pub async fn a_ring_that_reads_changes_is_like_one_that_reads_all(place: &Place) {
+    for seed in 1..=4_u64 {
+        let place = place.fresh();
+        let stores = [place.open().await, place.open().await];
+        let [store, _] = &stores;
+        let hash_key = HashKey::generate().unwrap();
+        let ring = Ring::new(hash_key.clone());
+        let mut known: Vec<Key> = Vec::new();
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        for round in 0..24 {
+            for _ in 0..next(6) {
+                let writer = nouns(&*stores[next(2) as usize]).keys;
+                let at = if known.is_empty() { None } else { Some(next(known.len() as u64) as usize) };
+                match (next(7), at) {
+                    (0, Some(at)) => {
+                        let gone = known.swap_remove(at);
+                        writer.delete(&gone.id).await.unwrap();
+                        if next(2) == 0 {
+                            ring.remove(&gone.id);
+                        }
+                    }
+                    (1, Some(at)) => {
+                        // One that is revoked has no other token any more; it is written as it is.
+                        let later = NOW.plus(Duration::from_secs(round));
+                        drop(known[at].rotate(TokenStyle::Marg, &hash_key, later));
+                        writer.update(&known[at]).await.unwrap();
+                    }
+                    (2, Some(at)) => {
+                        known[at].revoked_at = Some(NOW);
+                        writer.update(&known[at]).await.unwrap();
+                    }
+                    (3, Some(at)) => {
+                        let rest =
+                            Suspension { until: Some(NOW.plus(Duration::from_secs(next(9)))), reason: "odd".into() };
+                        drop(writer.suspend(&known[at].id, (next(2) == 0).then_some(&rest)).await);
+                    }
+                    // An old copy reaches the ring after what was read; it must not stay.
+                    (4, Some(at)) => ring.put(Key { name: "old".to_owned(), ..known[at].clone() }),
+                    _ => {
+                        let made = key(&format!("key {round}"));
+                        writer.insert(&made).await.unwrap();
+                        known.push(made);
+                    }
+                }
+            }
+            ring.refresh(&**store).await.unwrap();
+            assert!(!ring.is_in_doubt());
+            let mut all = nouns(&**store).keys.all().await.unwrap();
+            all.sort_by(|one, other| one.id.cmp(&other.id));
+            let here: Vec<Key> = all.iter().filter_map(|key| ring.get(&key.id)).map(|key| Key::clone(&key)).collect();
+            assert_eq!((ring.len(), here), (all.len(), all), "seed {seed}, round {round}");
+        }
+    }
+}
+
+pub async fn changes_are_told_from_any_generation_on_and_not_from_one_of_another_database(place: &Place) {
+    let store = place.open().await;
+    let keys = nouns(&*store).keys;
+    let (one, two) = (key("one"), key("two"));
+    let start = keys.generation().await.unwrap();
+    keys.insert(&one).await.unwrap();
+    keys.insert(&two).await.unwrap();
+    let between = keys.generation().await.unwrap();
+    keys.delete(&one.id).await.unwrap();
+    let told = keys.changed_after(start).await.unwrap().unwrap();
+    assert_eq!((told.keys, told.gone), (vec![two.clone()], vec![one.id.clone()]));
+    let told = keys.changed_after(between).await.unwrap().unwrap();
+    assert_eq!((told.keys, told.gone), (Vec::new(), vec![one.id.clone()]));
+    // A key that comes back is not gone.
+    keys.insert(&one).await.unwrap();
+    let told = keys.changed_after(between).await.unwrap().unwrap();
+    assert_eq!((told.keys, told.gone), (vec![one], Vec::new()));
+    let now = keys.generation().await.unwrap();
+    assert_eq!(keys.changed_after(now).await.unwrap(), Some(KeyChanges::default()));
+    // A database that was put back to an earlier state, and one that has forgotten.
+    assert_eq!(keys.changed_after(now + 1).await.unwrap(), None);
 }

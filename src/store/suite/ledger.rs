@@ -24,7 +24,7 @@ use crate::unit::glob::Glob;
 use crate::unit::id::ExchangeId;
 use crate::unit::money::{NanoUsd, PriceRef};
 use crate::unit::raw::Raw;
-use crate::unit::usage::{ServiceTier, Usage, UsageSource};
+use crate::unit::usage::{Images, ServiceTier, Usage, UsageSource};
 
 pub fn record(started_at: i64) -> Record {
     Record {
@@ -151,6 +151,7 @@ prop_compose! {
                 dropped: 2,
                 call: Some(Raw::parse("{\"action\": \"chat\"}".to_owned()).unwrap()),
             }),
+            images: stream.then(|| Images { count: bytes_in, size: Some("1024x1024".to_owned()), quality: None }),
             charges: vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: i64::MAX, at: Timestamp(3) }],
             commitments: None,
         }

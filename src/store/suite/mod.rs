@@ -62,6 +62,8 @@ macro_rules! run_everywhere {
             keys::a_duplicate_or_missing_key_is_refused_and_moves_no_generation,
             keys::each_write_is_seen_by_another_process_through_the_generation,
             keys::a_running_ring_follows_what_the_command_line_writes,
+            keys::a_ring_that_reads_changes_is_like_one_that_reads_all,
+            keys::changes_are_told_from_any_generation_on_and_not_from_one_of_another_database,
             keys::an_old_copy_undoes_neither_a_revocation_nor_a_rotation,
             keys::filters_find_keys_by_every_field,
             keys::pages_of_keys_neither_repeat_nor_skip_while_keys_come_and_go,

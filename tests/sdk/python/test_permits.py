@@ -4,7 +4,10 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import re
+import shutil
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -162,3 +165,106 @@ def test_the_golden_permits_verify_and_none_of_the_tricks_does(verify):
     refused(f"{headed(jku='https://evil.example')}.{claims}.{signature}")
     refused(f"{headed(kid='other')}.{claims}.{signature}")
     refused(token + "A" * 4096)
+
+
+GO_MAIN = """
+func main() {
+	var asked struct {
+		URL   string
+		Cases []struct {
+			Token, Audience string
+			Body            []byte
+			Later           int64
+		}
+	}
+	if err := json.NewDecoder(os.Stdin).Decode(&asked); err != nil {
+		panic(err)
+	}
+	keys, err := Keys(asked.URL)
+	if err != nil {
+		panic(err)
+	}
+	for _, one := range asked.Cases {
+		claims, err := Verify(one.Token, keys, one.Audience, one.Body, time.Now().Add(time.Duration(one.Later)*time.Second))
+		if err != nil {
+			fmt.Println("no:", err)
+			continue
+		}
+		text, _ := json.Marshal(claims)
+		fmt.Println("yes:", string(text))
+	}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def go_verifier(tmp_path_factory):
+    """A program around the functions of the page; where there is no Go, nobody needs it for anything else."""
+    if shutil.which("go") is None:
+        pytest.skip("there is no Go here")
+    folder = tmp_path_factory.mktemp("go")
+    page = (ROOT / "docs/permits.md").read_text()
+    code = re.search(r"```go\n(.*?)```", page, re.S).group(1)
+    assert not re.search(r'^\t"[^"]*\.', code, re.M), "it imports more than the standard library"
+    code = code.replace('\t"net/http"\n', '\t"net/http"\n\t"os"\n', 1)
+    (folder / "main.go").write_text(f"package main\n\n{code}{GO_MAIN}")
+    environment = {**os.environ, "GOFLAGS": "", "GO111MODULE": "off", "GOTOOLCHAIN": "local", "GOPROXY": "off"}
+    for line in (["go", "vet", "main.go"], ["go", "build", "-o", "verifier", "main.go"]):
+        subprocess.run(line, cwd=folder, env=environment, check=True, timeout=300)
+    formatted = subprocess.run(["gofmt", "-l", "main.go"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert formatted.stdout == ""
+
+    def verify(url, cases):
+        asked = json.dumps({"url": url, "cases": cases})
+        done = subprocess.run([folder / "verifier"], input=asked, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return [line.split(": ", 1) for line in done.stdout.splitlines()]
+
+    return verify
+
+
+def test_the_go_verifier_says_yes_to_a_permit_and_no_to_every_trick(permitted, go_verifier):
+    gateway, upstream = permitted
+    upstream.reset()
+    upstream.says(answer(completion()))
+    with openai.OpenAI(base_url=gateway.base_url, api_key=gateway.key, max_retries=0) as client:
+        client.chat.completions.create(model="m", messages=HELLO)
+    (asked,) = upstream.asked
+    address = f"{gateway.url}/.well-known/jwks.json"
+    with urllib.request.urlopen(address, timeout=20) as response:
+        (public,) = [decode(key["x"]) for key in json.loads(response.read())["keys"] if key["alg"] == "EdDSA"]
+    token = classic(asked.headers[HEADER])
+    head, claims, signature = token.split(".")
+
+    def headed(**more):
+        return encode(json.dumps({**json.loads(decode(head)), **more}).encode())
+
+    confused = headed(alg="HS256")
+    mac = hmac.digest(public, f"{confused}.{claims}".encode(), "sha256")
+    observing = encode(decode(claims).replace(b"enforce", b"observe"))
+    for_all = {"audience": "https://inference.internal", "body": base64.b64encode(asked.body).decode()}
+    tricks = [
+        ({"audience": "somebody-else"}, "somebody else"),
+        ({"body": base64.b64encode(asked.body + b" ").decode()}, "another body"),
+        ({"later": 361}, "good from"),
+        ({"later": -120}, "good from"),
+        ({"token": f"{head}.{observing}.{signature}"}, "not signed"),
+        ({"token": f"{headed(alg='none')}.{claims}."}, "not signed"),
+        ({"token": f"{confused}.{claims}.{encode(mac)}"}, "not signed"),
+        ({"token": f"{headed(typ='JWT')}.{claims}.{signature}"}, "not signed"),
+        ({"token": f"{headed(kid='other')}.{claims}.{signature}"}, "not signed"),
+        ({"token": f"{headed(jku='https://evil.example')}.{claims}.{signature}"}, "not signed"),
+        ({"token": f"{head}.{claims}.{signature[:-2]}"}, "not signed"),
+        ({"token": f"{head}.{claims}.{signature[:8]}\n{signature[8:]}"}, "not a compact"),
+        ({"token": token + "A" * 4096}, "not a compact"),
+        ({"token": "..", "audience": ""}, "not a compact"),
+        ({"token": asked.headers[HEADER] if asked.headers[HEADER].startswith("{") else "{}"}, "not a compact"),
+    ]
+    cases = [{"token": token, **for_all}] + [{"token": token, **for_all, **trick} for trick, _ in tricks]
+    first, *others = go_verifier(address, cases)
+    assert first[0] == "yes", first
+    said = json.loads(first[1])
+    assert (said["Provider"], said["Model"], said["Action"], said["Gate"]) == ("first", "real-model", "chat", "enforce")
+    assert len(others) == len(tricks)
+    for (verdict, why), (trick, expected) in zip(others, tricks):
+        assert verdict == "no" and expected in why, (trick, why)

@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 
 use super::super::super::value::{Row, json};
 use super::super::{Store, failed, millis, storable};
-use crate::budget::authority::{Answer, Grant, Want};
+use crate::budget::authority::{Answer, Grant, PROTOCOL, Want};
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::unit::charge::{CounterId, WindowId};
@@ -121,7 +121,7 @@ pub(super) async fn acquire(store: &Store, owner: &str, wants: &[Want]) -> Resul
     };
     let wants = wants.iter().map(asked).collect();
     let call = Acquire { owner, counters: places.counters, wants };
-    let leased: Leased = store.function("marg_acquire", &call, Twice::Harmless).await?;
+    let leased: Leased = store.leases(&call).await?;
     let grant = |(granted, spent, leased, own, wrong, wait): (i64, i64, i64, i64, u8, i64)| Grant {
         granted,
         spent,
@@ -229,13 +229,29 @@ impl Store {
         call: &impl Serialize,
         twice: Twice,
     ) -> Result<T, StoreError> {
+        let text = format!("SELECT {name}({})::text AS answer", literal(&json(call)?));
+        let answer = self.bounded(self.ask(&self.limited(&text), twice)).await?;
+        serde_json::from_str(&answer).map_err(|cause| StoreError::Corrupt(format!("{name} answered {cause}").into()))
+    }
+
+    /// Leases, unless a newer program does: then the number of its rules is all that is answered. One statement, so one round trip.
+    async fn leases(&self, call: &Acquire<'_>) -> Result<Leased, StoreError> {
         let text = format!(
-            "SET LOCAL statement_timeout = {}; SELECT {name}({})::text AS answer",
-            millis(self.call_timeout),
+            "WITH raised AS (UPDATE counter_protocol SET number = {PROTOCOL} WHERE number < {PROTOCOL}) \
+             SELECT CASE WHEN number <= {PROTOCOL} THEN marg_acquire({})::text ELSE number::text END AS answer \
+             FROM counter_protocol",
             literal(&json(call)?)
         );
-        let answer = self.bounded(self.ask(&text, twice)).await?;
-        serde_json::from_str(&answer).map_err(|cause| StoreError::Corrupt(format!("{name} answered {cause}").into()))
+        let answer = self.bounded(self.ask(&self.limited(&text), Twice::Harmless)).await?;
+        if let Ok(found) = answer.parse() {
+            return Err(StoreError::Outdated { found, known: PROTOCOL });
+        }
+        serde_json::from_str(&answer)
+            .map_err(|cause| StoreError::Corrupt(format!("marg_acquire answered {cause}").into()))
+    }
+
+    fn limited(&self, query: &str) -> String {
+        format!("SET LOCAL statement_timeout = {}; {query}", millis(self.call_timeout))
     }
 
     /// Sends a query, again where that is right, and gives the text that it answers.

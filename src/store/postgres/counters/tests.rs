@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::budget::authority::Pace;
+use crate::budget::authority::{PROTOCOL, Pace};
 use crate::budget::conformance::conformance;
 use crate::ledger::journal::tests::record;
 use crate::store::Address;
@@ -303,4 +303,26 @@ async fn what_callers_wait_for_is_one_round_trip_with_a_pooler_and_without() {
         };
         assert_eq!(fewest(&sent, take).await, 1, "charges");
     }
+}
+
+#[tokio::test]
+async fn who_is_older_than_others_on_the_same_counters_gets_no_leases() {
+    let counters = counters(&database()).await;
+    let want = |need| [Want { counter: total(), cap: 100, pace: None, need, wish: need, ahead: 0 }];
+    let set = async |number: i64| {
+        let statement = sqlx::query("UPDATE counter_protocol SET number = $1").bind(number);
+        statement.execute(&counters.0.pool).await.unwrap();
+    };
+    let number = async || -> i64 {
+        sqlx::query_scalar("SELECT number FROM counter_protocol").fetch_one(&counters.0.pool).await.unwrap()
+    };
+    set(0).await;
+    assert_eq!(counters.acquire("a", &want(40)).await.unwrap().grants[0].granted, 40);
+    assert_eq!(number().await, PROTOCOL, "a newer one takes over");
+    set(PROTOCOL + 1).await;
+    let refused = counters.acquire("a", &want(1)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Outdated { found, known: PROTOCOL } if found == PROTOCOL + 1), "{refused}");
+    assert_eq!(number().await, PROTOCOL + 1);
+    counters.release("a", &[(total(), 40)]).await.unwrap();
+    counters.beat("a").await.unwrap();
 }

@@ -1,4 +1,9 @@
--- ARGV from 3 on: for each want its counter, cap, need, wish, burst and period (both empty unless paced), ahead.
+-- ARGV[3] is the number of the rules by which the caller leases; from 4 on, for each want: its counter, cap, need, wish, burst and
+-- period (both empty unless paced), ahead.
+local rules = string.sub(KEYS[1], 1, -6) .. 'protocol'
+local found, known = tonumber(redis.call('GET', rules) or '0'), tonumber(ARGV[3])
+if found > known then return {'NEWER', text(found)} end
+if found < known then redis.call('SET', rules, ARGV[3]) end
 if now < hold then return {'HOLD'} end
 redis.call('ZADD', space .. 'owners', text(now), owner)
 local answer = {'OK', text(now)}
@@ -66,7 +71,7 @@ local function want(counter, need, wish)
   return granted, later(counter, need)
 end
 
-for i = 3, #ARGV, 7 do
+for i = 4, #ARGV, 7 do
   local counter = load(ARGV[i])
   local need, wish = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local granted, retry, wrong = 0, -1, 0

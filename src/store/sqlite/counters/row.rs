@@ -4,11 +4,28 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Executor, Row, Sqlite, SqliteConnection};
 
 use super::super::{failed, found};
+use crate::budget::authority::PROTOCOL;
 use crate::budget::counter::Counter;
 use crate::error::StoreError;
 use crate::ledger::query::Position;
 use crate::unit::charge::{CounterId, WindowId};
 use crate::unit::clock::Timestamp;
+
+/// Refuses if a newer program leases from these counters; notes that this one does.
+pub(super) async fn agree(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let found: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM counter_protocol")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if found > PROTOCOL {
+        return Err(StoreError::Outdated { found, known: PROTOCOL });
+    }
+    if found < PROTOCOL {
+        let statement = "UPDATE counter_protocol SET number = ?";
+        sqlx::query(statement).bind(PROTOCOL).execute(connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
 
 /// Records that an owner lives.
 pub(super) async fn hear(connection: &mut SqliteConnection, owner: &str, now: Timestamp) -> Result<(), StoreError> {

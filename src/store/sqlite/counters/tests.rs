@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::*;
+use crate::budget::authority::PROTOCOL;
 use crate::budget::conformance::conformance;
 use crate::ledger::journal::tests::record;
 use crate::unit::charge::{Charge, WindowId};
@@ -136,4 +137,23 @@ async fn what_an_acquire_costs() {
         counters.acquire("me", &wants).await.unwrap();
     }
     println!("{:?} for each acquire of 8", start.elapsed() / 500);
+}
+
+#[tokio::test]
+async fn who_is_older_than_others_on_the_same_counters_gets_no_leases() {
+    let (_folder, store) = store().await;
+    let (counters, id) = (store.counters(), total());
+    let number = async || -> i64 {
+        sqlx::query_scalar("SELECT number FROM counter_protocol").fetch_one(&store.readers).await.unwrap()
+    };
+    sqlx::query("UPDATE counter_protocol SET number = 0").execute(&store.writer).await.unwrap();
+    assert_eq!(counters.acquire("a", &[want(&id, 100, 40)]).await.unwrap().grants[0].granted, 40);
+    assert_eq!(number().await, PROTOCOL, "a newer one takes over");
+    sqlx::query("UPDATE counter_protocol SET number = ?").bind(PROTOCOL + 1).execute(&store.writer).await.unwrap();
+    let refused = counters.acquire("a", &[want(&id, 100, 1)]).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Outdated { found, known: PROTOCOL } if found == PROTOCOL + 1), "{refused}");
+    assert!(refused.to_string().contains("upgrade this instance"), "{refused}");
+    assert_eq!(number().await, PROTOCOL + 1);
+    counters.release("a", &[(id, 40)]).await.unwrap();
+    counters.beat("a").await.unwrap();
 }

@@ -91,6 +91,7 @@ pub(super) async fn usage_sums(readers: &SqlitePool, filter: &Filter, width: i64
          json_extract(attempts, '$[#-1].credential') AS credential, count(*) AS records, \
          sum(outcome IN ('client_gone', 'upstream_cut', 'withdrawn', 'interrupted')) AS cut, \
          coalesce(sum(usage_source = 'estimated'), 0) AS estimated, sum(cost_nano_usd IS NULL) AS unpriced, \
+         coalesce(sum(min(json_extract(images, '$.count'), 1000000)), 0) AS images, \
          coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost",
     );
     for class in CLASSES {
@@ -148,6 +149,7 @@ fn read_sum(row: &SqliteRow, width: i64) -> Result<UsageSum, StoreError> {
             output_audio: count("tokens_output_audio")?,
             output_image: count("tokens_output_image")?,
         },
+        images: count("images")?,
         cost: NanoUsd(number("cost")?),
     })
 }
