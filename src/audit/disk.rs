@@ -144,11 +144,14 @@ pub fn put(disk: &dyn Disk, scratch: &Path, files: &[(PathBuf, &[u8])]) -> io::R
     folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder))
 }
 
-/// Replaces one file in a folder that is there: whole, also after a loss of power, but then it may be the one before.
+/// Replaces one file: whole, also after a loss of power, but then it may be the one before.
 ///
 /// # Errors
 /// Those of the system; the file is the one before, or the new one.
 pub fn replace(disk: &dyn Disk, scratch: &Path, (path, bytes): (&Path, &[u8])) -> io::Result<()> {
+    if !path.exists() {
+        return put(disk, scratch, &[(path.to_owned(), bytes)]);
+    }
     let temporary = scratch.join("0");
     disk.write(&temporary, bytes, mode(path, scratch))?;
     disk.rename(&temporary, path)

@@ -27,8 +27,8 @@ use crate::audit::policy::Policy;
 use crate::audit::rotation;
 use crate::audit::salts;
 use crate::audit::state::State;
-use crate::audit::tail::{Finished, LOG, OPEN, Pending, Tail, Taken, WITNESSED};
-use crate::audit::tiles::{TileError, WIDTH};
+use crate::audit::tail::{Finished, LOG, Pending, Tail, Taken, WITNESSED};
+use crate::audit::tiles::TileError;
 use crate::error::StoreError;
 use crate::unit::clock::Timestamp;
 use crate::unit::commit::Salt;
@@ -159,8 +159,8 @@ pub(super) struct Writer {
     kept: VecDeque<(u64, Vec<PathBuf>)>,
     /// The partial files of the last commit of this life: whole, and never to change.
     whole: Vec<PathBuf>,
-    /// The number of the bundle whose entries stand in the file [`OPEN`], and how many bytes of them were committed.
-    open: Option<(u64, usize)>,
+    /// The number of the bundle whose entries stand in the file `tail`, and how many bytes of them were committed.
+    pub(super) open: Option<(u64, usize)>,
     /// The beginnings of leaf hashes that a lost state may make come again.
     known: HashSet<u64>,
     pub(super) published: Option<Published>,
@@ -537,33 +537,6 @@ impl Writer {
         self.whole = partials.into_iter().map(|(path, _)| path).collect();
         self.tidy(self.whole.clone());
         Ok(())
-    }
-
-    /// Keeps the entries of the unfinished bundle; gives its number and how long they are. Those that are committed stay as they are,
-    /// and those of the bundle before are in a full one, so a crash in the middle finds one of the two.
-    fn keep_open(&mut self) -> Result<(u64, usize), LogError> {
-        let number = self.tail.tree().size() / WIDTH;
-        let from = self.open.take().filter(|(kept, _)| *kept == number).map_or(0, |(_, length)| length);
-        let bundle = self.tail.bundle();
-        let new = bundle.get(from..).unwrap_or_default();
-        if !new.is_empty() {
-            disk::put_at(self.disk.as_ref(), &self.folder.join(OPEN), from as u64, new).map_err(LogError::Disk)?;
-        }
-        Ok((number, bundle.len()))
-    }
-
-    /// Writes the file of the unfinished bundle's entries anew, without what stands behind them.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub(super) fn tidy_open(&mut self) -> Result<(), LogError> {
-        self.put(&[(self.folder.join(OPEN), self.tail.bundle())])
-    }
-
-    /// Replaces one of the signed notes that are served.
-    fn replace(&self, name: &str, note: &str) -> Result<(), LogError> {
-        let path = self.folder.join(LOG).join(name);
-        disk::replace(self.disk.as_ref(), &self.folder.join("tmp"), (&path, note.as_bytes())).map_err(LogError::Disk)
     }
 
     pub(super) fn put(&self, files: &[(PathBuf, &[u8])]) -> Result<(), LogError> {

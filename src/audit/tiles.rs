@@ -24,6 +24,9 @@ pub const ENTRY_LIMIT_BYTES: usize = 65_535;
 /// The most tiles that a reader keeps; a proof needs two for each level at most.
 const KEPT_TILES: usize = 64;
 
+/// What is said first of a file that is not there.
+const MISSING: &str = "it is missing";
+
 /// A file of a log that is not there or not what it must be.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {what}")]
@@ -38,6 +41,11 @@ impl TileError {
     /// A fault of the file at `path`.
     pub fn new(path: impl Into<String>, what: impl Into<String>) -> Self {
         Self { path: path.into(), what: what.into() }
+    }
+
+    /// Whether the file is not there.
+    pub fn is_missing(&self) -> bool {
+        self.what.starts_with(MISSING)
     }
 }
 
@@ -209,7 +217,11 @@ pub fn read(folder: &Path, row: Row, number: u64, size: u64) -> Result<Vec<u8>, 
     }
     match wider(folder, row, number, width).map(|path| read_file(&path, limit(row))) {
         Some(bytes) => bytes.map_err(failed),
-        None => Err(TileError::new(exact, "it is missing")),
+        None => {
+            let moved =
+                archive(folder).map(|moved| format!(", also from {}, where old files were moved to", moved.display()));
+            Err(TileError::new(exact, format!("{MISSING}{}", moved.unwrap_or_default())))
+        }
     }
 }
 

@@ -1,20 +1,55 @@
-//! What is done to a log beside its tree: salts are erased, entries past their retention deleted, rotations listed.
+//! What is done to a log beside its tree: the last entries are kept, salts erased, entries past their retention deleted, rotations
+//! listed.
 
 use std::io;
 use std::path::Path;
 
+use crate::audit::disk;
 use crate::audit::entry::{Actor, Entry, Event, Noun};
 use crate::audit::index::{self, Seen};
 use crate::audit::log::{LogError, Writer};
 use crate::audit::receipt;
 use crate::audit::rotation;
 use crate::audit::salts;
-use crate::audit::tail::{LOG, Taken};
+use crate::audit::tail::{LOG, OPEN, Taken};
 use crate::audit::tiles::{self, Row, WIDTH};
 use crate::unit::clock::Timestamp;
 use crate::unit::version::VERSION;
 
 impl Writer {
+    /// Keeps the entries of the unfinished bundle; gives its number and how long they are. Those that are committed stay as they are,
+    /// and those of the bundle before are in a full one, so a crash in the middle finds one of the two.
+    ///
+    /// # Errors
+    /// When the disk refuses; the next call writes all of them.
+    pub(super) fn keep_open(&mut self) -> Result<(u64, usize), LogError> {
+        let number = self.tail.tree().size() / WIDTH;
+        let from = self.open.take().filter(|(kept, _)| *kept == number).map_or(0, |(_, length)| length);
+        let bundle = self.tail.bundle();
+        let new = bundle.get(from..).unwrap_or_default();
+        if !new.is_empty() {
+            disk::put_at(self.disk.as_ref(), &self.folder.join(OPEN), from as u64, new).map_err(LogError::Disk)?;
+        }
+        Ok((number, bundle.len()))
+    }
+
+    /// Writes the file of the unfinished bundle's entries anew, without what stands behind them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn tidy_open(&mut self) -> Result<(), LogError> {
+        self.put(&[(self.folder.join(OPEN), self.tail.bundle())])
+    }
+
+    /// Replaces one of the signed notes that are served.
+    ///
+    /// # Errors
+    /// When the disk refuses; the note is the one before, or the new one.
+    pub(super) fn replace(&self, name: &str, note: &str) -> Result<(), LogError> {
+        let path = self.folder.join(LOG).join(name);
+        disk::replace(self.disk.as_ref(), &self.folder.join("tmp"), (&path, note.as_bytes())).map_err(LogError::Disk)
+    }
+
     /// Writes the list of rotations, if it is not whole; their entries are still there, as pruning waits for this.
     ///
     /// # Errors

@@ -269,7 +269,7 @@ impl<'a> Walk<'a> {
         }
         let leaves = match tiles::read_entries(self.folder, number, size) {
             Ok(entries) => Some(entries),
-            Err(error) if error.what == "it is missing" && self.pruned == number * WIDTH && width == WIDTH => None,
+            Err(error) if error.is_missing() && self.pruned == number * WIDTH && width == WIDTH => None,
             Err(error) => return Err(error.into()),
         };
         if leaves.is_none() {
@@ -389,7 +389,7 @@ fn strays(folder: &Path, size: u64) -> Result<(), Fault> {
             if width < present {
                 let stale = tiles::read_file(&path, STALE_LIMIT_BYTES).map_err(|error| Fault::new(&name, error))?;
                 let whole = match tiles::read(folder, row, number, size) {
-                    Err(error) if row == Row::Entries && error.what == "it is missing" => continue,
+                    Err(error) if row == Row::Entries && error.is_missing() => continue,
                     other => other?,
                 };
                 if whole.get(..stale.len()) != Some(stale.as_slice()) {

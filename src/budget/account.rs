@@ -44,6 +44,10 @@ pub(super) struct Period {
     /// The part of the lease that no reservation has taken.
     free: AtomicI64,
     low_water: AtomicI64,
+    /// After the amount was lowered: how much of what reservations hold goes back when they end, instead of being free.
+    shed: AtomicI64,
+    /// What of that has ended and waits to go back.
+    owed: AtomicI64,
     /// A refill is asked for.
     queued: AtomicBool,
     /// What is spent and what is leased to this process, as last told. A charge moves its amount from the lease to what is
@@ -230,6 +234,8 @@ impl Period {
             lease: AtomicI64::new(0),
             free: AtomicI64::new(0),
             low_water: AtomicI64::new(i64::MIN),
+            shed: AtomicI64::new(0),
+            owed: AtomicI64::new(0),
             queued: AtomicBool::new(false),
             total: AtomicI64::new(0),
             loose: AtomicI64::new(0),
@@ -270,13 +276,42 @@ impl Period {
 
     /// Gives back what a reservation took.
     fn put_back(&self, amount: i64) {
-        self.free.fetch_add(amount, STRICT);
+        let owed = self.owe(amount, amount);
+        self.free.fetch_add(amount - owed, STRICT);
+    }
+
+    /// The amount was lowered: what is free, and what is held now and comes free later, is not to be spent here any more.
+    pub(super) fn lower(&self) {
+        if self.paced {
+            return;
+        }
+        self.shed.store(self.reserved(), STRICT);
+        let free = self.free.fetch_update(STRICT, RELAXED, |free| (free > 0).then_some(0)).unwrap_or(0);
+        self.owed.fetch_add(free.max(0), STRICT);
+    }
+
+    /// A reservation of so much ends, of which a part comes free; gives how much of that goes back.
+    fn owe(&self, reserved: i64, freed: i64) -> i64 {
+        if self.shed.load(RELAXED) <= 0 {
+            return 0;
+        }
+        let before =
+            self.shed.fetch_update(STRICT, RELAXED, |shed| (shed > 0).then(|| (shed - reserved.max(0)).max(0)));
+        let owed = before.unwrap_or(0).min(freed).max(0);
+        self.owed.fetch_add(owed, STRICT);
+        owed
+    }
+
+    /// Whether something waits to go back.
+    pub(super) fn owes(&self) -> bool {
+        self.owed.load(RELAXED) > 0
     }
 
     /// Settles a part of a reservation. Says whether something became free.
     fn settle(&self, settlement: Settlement, micros: i64) -> bool {
         let lease = self.lease.fetch_sub(settlement.consumed, STRICT).saturating_sub(settlement.consumed);
-        self.free.fetch_add(settlement.freed, STRICT);
+        let owed = self.owe(settlement.consumed.saturating_add(settlement.freed), settlement.freed);
+        self.free.fetch_add(settlement.freed - owed, STRICT);
         self.charged.fetch_max(micros, RELAXED);
         if lease < 0 {
             self.doubt(micros);
@@ -337,7 +372,8 @@ impl Period {
 
     /// Takes all that is free away, to be released at the authority.
     pub(super) fn strip(&self) -> i64 {
-        let taken = self.free.fetch_update(STRICT, RELAXED, |free| (free > 0).then_some(0)).unwrap_or(0);
+        let free = self.free.fetch_update(STRICT, RELAXED, |free| (free > 0).then_some(0)).unwrap_or(0);
+        let taken = free.saturating_add(self.owed.swap(0, STRICT));
         self.total.fetch_sub(taken, STRICT);
         self.lease.fetch_sub(taken, STRICT);
         self.low_water.store(i64::MIN, RELAXED);
@@ -394,7 +430,7 @@ impl Period {
 
     /// What reservations of this process hold.
     pub(super) fn reserved(&self) -> i64 {
-        self.lease().saturating_sub(self.free()).max(0)
+        self.lease().saturating_sub(self.free()).saturating_sub(self.owed.load(STRICT)).max(0)
     }
 
     /// What is spent, as last told, with what was charged here since; of a paced window also what is held ahead.

@@ -220,7 +220,7 @@ impl LimitDraft {
         if self.burst.is_some() && self.span != Span::Minute {
             return Err(fault("burst", "only a minute has a burst; remove it, or write `window: minute`"));
         }
-        let timezone = self.timezone.clone().unwrap_or_else(|| "UTC".to_owned());
+        let timezone = zone_name(self.timezone.as_deref().unwrap_or("UTC"));
         Ok(match (self.span, self.burst) {
             (Span::Minute, None) => Window::Minute,
             (Span::Minute, Some(burst)) => {
@@ -326,6 +326,13 @@ fn describe(scope: Scope, subject: Option<&str>, unit: Unit, span: Span) -> Stri
     name.chars().filter(|symbol| !symbol.is_control()).take(MAX_NAME_CHARS).collect()
 }
 
+/// The name of a time zone in its own letters, so that two rows which differ in theirs count the same; one that is not known stays
+/// as it is, to be refused.
+fn zone_name(name: &str) -> String {
+    let known = jiff::tz::TimeZone::get(name).ok();
+    known.as_ref().and_then(|zone| zone.iana_name()).unwrap_or(name).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,6 +400,9 @@ mod tests {
         let made = limit(LimitDraft { warn_at_percent: vec![100, 80, 80], ..draft() }).unwrap();
         assert_eq!((made.name.as_str(), made.amount), ("team web: usd a month", 5));
         assert_eq!(made.window, Window::Month { timezone: "UTC".to_owned() });
+        let written = |name: &str| LimitDraft { span: Span::Day, timezone: Some(name.to_owned()), ..draft() };
+        let shouted = limit(written("EUROPE/berlin")).unwrap();
+        assert_eq!(shouted.window, Window::Day { timezone: "Europe/Berlin".to_owned() }, "one zone has one spelling");
         assert_eq!(made.warn_at_percent, [80, 100]);
         for draft in [
             LimitDraft::of(&made),

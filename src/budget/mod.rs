@@ -240,6 +240,7 @@ impl Budget {
         retired.extend(gone.cloned());
         self.house.store(Arc::new(House { generation: house.generation + 1, table }));
         for line in lowered {
+            line.all().iter().for_each(|account| account.last_period().lower());
             self.flights.give_back(line.all().into_iter().map(|account| (account.last_period(), account)));
         }
         self.refill.notify_one();
@@ -303,6 +304,7 @@ impl Budget {
         let rows = take(&mut parts, micros);
         if !rows.is_empty() {
             parts.iter_mut().for_each(|part| part.put_back(micros));
+            self.return_owed(&parts);
             return Err(Short(Box::new(Shortage { final_refusal: None, rows })));
         }
         for part in &parts {
@@ -424,8 +426,19 @@ impl Budget {
         })
     }
 
+    /// Lets what may no longer be spent here go back: amounts were lowered while it was held.
+    fn return_owed(&self, parts: &[Part]) {
+        let owing = parts.iter().filter(|part| part.period.owes());
+        let counters: Vec<_> = owing.map(|part| (part.period.clone(), part.account.clone())).collect();
+        if !counters.is_empty() {
+            self.flights.give_back(counters.into_iter());
+            self.refill.notify_one();
+        }
+    }
+
     /// Looks whether what a reservation did calls for anything.
     fn notice(&self, parts: &[Part], micros: i64) {
+        self.return_owed(parts);
         for part in parts {
             if part.account.line.warns() {
                 self.tell_thresholds(&part.account, &part.period);

@@ -166,10 +166,11 @@ impl Reservation {
                 return;
             }
             let micros = hold.budget.clock.micros();
-            let (over, left): (Vec<Part>, Vec<Part>) =
+            let (mut over, left): (Vec<Part>, Vec<Part>) =
                 state.parts.drain(..).partition(|part| part.account.line.unit == Unit::Concurrent);
             state.parts = left;
-            over.into_iter().for_each(|mut part| part.put_back(micros));
+            over.iter_mut().for_each(|part| part.put_back(micros));
+            hold.budget.return_owed(&over);
         }
     }
 

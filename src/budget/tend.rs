@@ -186,7 +186,7 @@ impl Budget {
             {
                 let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
                 parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period, micros)));
-                past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0);
+                past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0 || period.owes());
                 leased += i64::try_from(past.len()).unwrap_or(0);
             }
             parts

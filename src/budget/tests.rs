@@ -129,8 +129,7 @@ async fn a_row_that_is_told_to_holds_its_rest_and_every_other_the_whole_need() {
     rows.sort();
     assert_eq!(rows, [("large".to_owned(), 600), ("small".to_owned(), 100)]);
     // Nobody else may have what the large limit holds for it, nor a second call the rest of the small one.
-    let again = budget.reserve_rest(&payer(&key), &need, &rests, false).await;
-    assert_eq!(refused(again).limit.as_ref(), "small");
+    refused(budget.reserve_rest(&payer(&key), &need, &rests, false).await);
     // Where nobody knows what was used, each row is charged what it held.
     let charges = held.charges_unknown(None);
     let mut charged: Vec<i64> = charges.iter().map(|charge| charge.amount).collect();
@@ -139,9 +138,9 @@ async fn a_row_that_is_told_to_holds_its_rest_and_every_other_the_whole_need() {
     drop(held);
     bench.memory.apply("a", &charges);
     assert_eq!(bench.standing("large").await.0, 600);
-    let more = [refused(budget.reserve_rest(&payer(&key), &need, &rests, false).await).rest(5)];
-    assert_eq!(more[0].most, 5, "at least what is written");
-    assert!(budget.reserve_rest(&payer(&key), &need, &more, false).await.is_err(), "and that must fit");
+    let none_left = Refused { remaining: 0, ..never };
+    assert_eq!(none_left.rest(5).most, 5, "at least what is written, and that must fit");
+    assert!(budget.reserve_rest(&payer(&key), &amounts(10), &[none_left.rest(5)], false).await.is_err());
 }
 
 #[tokio::test]
@@ -553,4 +552,35 @@ async fn a_process_that_is_older_than_others_stops_leasing_and_says_so() {
     let charges = held.settle(&amounts(7));
     bench.memory.apply("old", &charges);
     assert_eq!(bench.standing("daily").await.0, 7, "what it spent is spent");
+}
+
+#[tokio::test]
+async fn a_lowered_amount_holds_although_calls_hold_more_than_it() {
+    let bench = Bench::new();
+    let running = Limit { window: Window::Now, ..limit("running", Scope::Key, Unit::Concurrent, 3) };
+    let money = limit("money", Scope::Key, Unit::Usd, 10_000);
+    let (budget, key) = (bench.process("a", &[running.clone(), money.clone()]), key("k"));
+    let held: Vec<Reservation> = {
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(budget.reserve(&payer(&key), &amounts(3_000), false).await.unwrap());
+        }
+        held
+    };
+    budget.set_limits(vec![Limit { amount: 1, ..running }, Limit { amount: 100, ..money }]);
+    for reservation in held {
+        let charges = reservation.settle(&amounts(10));
+        bench.memory.apply("a", &charges);
+    }
+    // 30 of 100 are spent: neither the 8,970 that came free nor the other two places may be used.
+    assert!(budget.reserve(&payer(&key), &amounts(60), false).await.is_err(), "it has not gone back yet");
+    budget.return_lowered().await;
+    let one = budget.reserve(&payer(&key), &amounts(60), false).await.unwrap();
+    assert!(budget.reserve(&payer(&key), &amounts(5), false).await.is_err(), "two at one time");
+    drop(one.settle(&amounts(0)));
+    assert!(budget.reserve(&payer(&key), &amounts(71), false).await.is_err(), "more than is left");
+    budget.return_lowered().await;
+    let (spent, leased) = bench.standing("money").await;
+    assert!(spent + leased <= 100, "{spent} and {leased}");
+    drop(budget.reserve(&payer(&key), &amounts(70), false).await.unwrap());
 }

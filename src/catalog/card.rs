@@ -156,26 +156,26 @@ impl Card {
         Some(Cost { amount, price: self.price.clone() })
     }
 
-    /// The most that so many tokens may cost, whichever classes they turn out to be of; `None` beyond the range of
-    /// [`NanoUsd`]. Holds for every smaller usage too, although rates may fall where the input grows.
-    pub(super) fn most(&self, input: u64, output: u64, media: Media<'_>) -> Option<NanoUsd> {
+    /// The most that so many tokens may cost, whichever classes they turn out to be of; what is beyond the range of [`NanoUsd`] is
+    /// its end. Holds for every smaller usage too, although rates may fall where the input grows.
+    pub(super) fn most(&self, input: u64, output: u64, media: Media<'_>) -> NanoUsd {
         let mut most: u128 = 0;
         let mut steps = self.tiers.iter().filter(|tier| tier.above < input).peekable();
         let mut rates = &self.base;
         loop {
             let reach = steps.peek().map_or(input, |tier| tier.above);
             let (input_rate, output_rate) = dearest(rates, media);
-            let amount = (u128::from(reach) * input_rate).checked_add(u128::from(output) * output_rate)?;
-            most = most.max(amount);
+            let of_output = u128::from(output).saturating_mul(output_rate);
+            most = most.max(u128::from(reach).saturating_mul(input_rate).saturating_add(of_output));
             match steps.next() {
                 Some(tier) => rates = &tier.rates,
                 None => break,
             }
         }
         let each = self.images.iter().filter(|price| price.may_fit(media.drawn)).map(|price| price.nanos).max();
-        let images = u128::from(each.unwrap_or(0)).checked_mul(u128::from(media.drawn.most))?;
-        let fees = u128::from(self.per_request_nanos).checked_add(images)?;
-        i64::try_from(most.div_ceil(1_000_000).checked_add(fees)?).ok().map(NanoUsd)
+        let images = u128::from(each.unwrap_or(0)).saturating_mul(u128::from(media.drawn.most));
+        let fees = u128::from(self.per_request_nanos).saturating_add(images);
+        NanoUsd(i64::try_from(most.div_ceil(1_000_000).saturating_add(fees)).unwrap_or(i64::MAX))
     }
 
     /// The same price with every rate and fee multiplied by a whole number of millionths, to the nearest.

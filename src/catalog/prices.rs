@@ -173,7 +173,7 @@ impl Catalog {
     }
 
     /// The most that an exchange can cost, if it consumes at most so many tokens: what admission reserves. `None` if its model
-    /// has no price, or if the amount is beyond the range of [`NanoUsd`].
+    /// has no price; an amount beyond the range of [`NanoUsd`] is the end of it.
     ///
     /// It takes the dearest rates of input (plain, cache reads and writes, and of `media` what may occur) and of output, at the
     /// dearest size of input within the bound, in the tier of the query or the standard one, whichever is dearer, since a provider
@@ -187,12 +187,12 @@ impl Catalog {
         output_tokens: u64,
         media: Media<'_>,
     ) -> Option<NanoUsd> {
-        let asked = self.card(query)?.most(input_tokens, output_tokens, media)?;
+        let asked = self.card(query)?.most(input_tokens, output_tokens, media);
         if query.tier == ServiceTier::Standard {
             return Some(asked);
         }
         let standard = PriceQuery { tier: ServiceTier::Standard, ..*query };
-        Some(asked.max(self.card(&standard)?.most(input_tokens, output_tokens, media)?))
+        Some(asked.max(self.card(&standard)?.most(input_tokens, output_tokens, media)))
     }
 
     /// The most tokens that a model reads and writes together; `None` if the list does not know the model or does not say. Cost:

@@ -1,14 +1,17 @@
 //! `marg db`.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::assemble::house;
 use crate::cli::Common;
-use crate::cli::failure::{Failure, Result};
+use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
 use crate::config::load::{self, Loaded};
+use crate::ledger::journal;
 use crate::store::{self, Address};
 
 /// What to do with the database.
@@ -50,9 +53,13 @@ async fn move_everything(loaded: &Loaded, (from, to): (Option<&str>, &str), comm
         Some(text) => Address { url: named(text)?, ..configured.clone() },
         None => configured.clone(),
     };
+    let is_configured = from.url == configured.url;
     let to = Address { url: named(to)?, listen_url: None, ..configured };
     if from.url == to.url {
         return Err(Failure::usage("The database to move to is the one to move from."));
+    }
+    if is_configured {
+        nobody_writes(&loaded.config.data_dir)?;
     }
     let copied = store::copy_all(&from, &to).await?;
     if common.output != Format::Table {
@@ -62,6 +69,16 @@ async fn move_everything(loaded: &Loaded, (from, to): (Option<&str>, &str), comm
         output::line(&format!("{}: {} rows, {} of them copied now", table.table, table.rows, table.new))
     })?;
     output::line("Both databases hold the same. Name the new one in database.url and start the gateway.")
+}
+
+/// What a gateway writes while everything is moved would be missing in the new database, and nobody would tell.
+fn nobody_writes(folder: &Path) -> Result {
+    let used = journal::in_use(&folder.join("journal"));
+    if used.map_err(|error| Failure::failed(format!("cannot read the journal in {}: {error}", folder.display())))? {
+        let text = format!("A gateway is running in {}. Stop it first, so that nothing is lost.", folder.display());
+        return Err(Failure::new(Exit::Conflict, text));
+    }
+    Ok(())
 }
 
 async fn bring_up_to_date(loaded: &Loaded, common: &Common) -> Result {

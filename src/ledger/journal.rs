@@ -14,7 +14,7 @@ mod strict;
 
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -121,6 +121,27 @@ thread_local! {
 
 /// A buffer that grew beyond this is given back.
 const KEPT_FRAME_BYTES: usize = 64 * 1024;
+
+/// Whether a process writes to the journal in that folder; false where there is none.
+///
+/// # Errors
+/// When the folder or one of its files cannot be read.
+pub fn in_use(folder: &Path) -> io::Result<bool> {
+    let files = match std::fs::read_dir(folder) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for file in files {
+        let path = file?.path();
+        let is_segment = path.to_str().is_some_and(|name| name.ends_with(segment::SUFFIX));
+        // Shared, so that two who only ask do not take each other for a writer.
+        if is_segment && matches!(File::open(&path)?.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 impl Journal {
     /// Opens the journal in a folder: makes the folder (mode 0700), begins a new segment (mode 0600) and takes over those of dead

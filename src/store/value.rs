@@ -4,7 +4,10 @@
 //! binds a value and how it reads a column.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::Pin;
 
+use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
 use crate::error::StoreError;
@@ -48,6 +51,20 @@ impl<'v> Value<'v> {
     pub fn owned(text: Option<String>) -> Self {
         Self::Text(text.map(Cow::Owned))
     }
+}
+
+/// Reads rows one by one, as they come: a row in the database's form takes several kilobytes, and of all keys there may be a
+/// hundred thousand.
+pub async fn gather<R, T>(
+    mut rows: Pin<Box<dyn Stream<Item = Result<R, sqlx::Error>> + Send + '_>>,
+    failed: fn(sqlx::Error) -> StoreError,
+    read: fn(&R) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut found = Vec::new();
+    while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+        found.push(read(&row.map_err(failed)?)?);
+    }
+    Ok(found)
 }
 
 /// A row that a query gave. Every method fails with [`StoreError::Corrupt`] when there is no such column or it holds something

@@ -42,9 +42,10 @@ impl NanoUsd {
         if !digits(whole) || !digits(decimals) || decimals.len() > 9 {
             return Err(wrong());
         }
-        let whole: i64 = whole.parse().map_err(|_| wrong())?;
+        let large = || "more than 9,223,372,036 dollars cannot be counted".to_owned();
+        let whole: i64 = whole.parse().map_err(|_| large())?;
         let decimals: i64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
-        whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(decimals)).map(Self).ok_or_else(wrong)
+        whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(decimals)).map(Self).ok_or_else(large)
     }
 
     /// Dollars as a float rounded up to the next nano-dollar; `None` if it is not finite, negative or out of range.

@@ -248,3 +248,33 @@ async fn a_limit_made_while_the_gateway_runs_holds_at_once_and_its_correction_to
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_amount_that_is_lowered_while_calls_run_is_not_exceeded_when_they_end() {
+    let upstream = Upstream::http1().await;
+    let marg = priced(Setup::with_default(&upstream)).set("budget", json!({"wait_ms": 0})).start().await;
+    let limit = json!({"name": "busy", "scope": "key", "unit": "concurrent", "window": "now", "amount": 3});
+    let made = marg.ask_admin("POST", "/admin/limits", Some(&limit)).await.json();
+    let id = made["id"].as_str().unwrap().to_owned();
+    let mut running = Vec::new();
+    for number in 0..3 {
+        let (reply, feed) = Reply::fed();
+        upstream.answer(&format!("long {number}"), reply);
+        let mut client = marg.http1().await;
+        running.push((client.open(Call::chat(&format!("long {number}"), &fixed())).await, feed, client));
+    }
+    let lower = marg.ask_admin("PATCH", &format!("/admin/limits/{id}"), Some(&json!({"amount": 1}))).await;
+    assert_eq!(lower.status, 200, "{}", lower.text());
+    drop(running);
+    until("the three have ended and one may run", || async {
+        (marg.chat("after", &fixed()).await.status == 200).then_some(())
+    })
+    .await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("one", reply);
+    let mut client = marg.http1().await;
+    let one = client.open(Call::chat("one", &fixed())).await;
+    let two = marg.chat("two", &fixed()).await;
+    assert_eq!(two.status, 429, "{}", two.text());
+    drop((one, feed));
+}

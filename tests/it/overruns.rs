@@ -138,8 +138,8 @@ async fn a_call_that_takes_the_rest_of_a_small_limit_reserves_all_that_it_may_us
     ]);
     let marg =
         priced(Setup::with_default(&upstream)).set("limits", limits).set("budget", json!({"wait_ms": 0})).start().await;
-    let (_, one) = marg.make_key(&["--team", "shared"]).await;
-    let (_, two) = marg.make_key(&["--team", "shared"]).await;
+    let (one, _) = marg.make_key(&["--team", "shared"]).await;
+    let (two, _) = marg.make_key(&["--team", "shared"]).await;
     let (reply, feed) = Reply::fed();
     upstream.answer("held", reply);
     let mut first = Client::http1(marg.address, &one).await;

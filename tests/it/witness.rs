@@ -199,6 +199,8 @@ enum Pretender {
     Slow,
     /// Answers always the same.
     Says(u16, String),
+    /// Begins like this and then sends the same piece without an end.
+    Pours(&'static str, &'static str),
 }
 
 impl Pretender {
@@ -210,7 +212,16 @@ impl Pretender {
             for stream in listener.incoming().flatten() {
                 match &self {
                     Self::Slow => kept.push(stream),
-                    Self::Says(status, text) => answer(stream, *status, text),
+                    Self::Says(status, text) => {
+                        let length = text.len();
+                        let head =
+                            format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                        answer(stream, &(head + text), "");
+                    }
+                    Self::Pours(head, piece) => {
+                        let (head, piece) = (*head, *piece);
+                        std::thread::spawn(move || answer(stream, head, piece));
+                    }
                 }
             }
         });
@@ -218,7 +229,9 @@ impl Pretender {
     }
 }
 
-fn answer(mut stream: TcpStream, status: u16, text: &str) {
+/// Reads a question and answers; `piece` is sent again and again, up to 10 GB, until whoever asked is gone.
+fn answer(mut stream: TcpStream, text: &str, piece: &str) {
+    let again = piece.repeat(64);
     let mut request = Vec::new();
     let mut piece = [0; 4096];
     // The whole question, or a caller that reads no answer before it has sent it would be cut off.
@@ -234,9 +247,13 @@ fn answer(mut stream: TcpStream, status: u16, text: &str) {
             break;
         }
     }
-    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
     // Whoever asked may be gone.
-    let _gone = stream.write_all((head + text).as_bytes());
+    let mut gone = stream.write_all(text.as_bytes());
+    let mut left = 10_000_000_000_usize;
+    while gone.is_ok() && !again.is_empty() && left > 0 {
+        gone = stream.write_all(again.as_bytes());
+        left = left.saturating_sub(again.len());
+    }
 }
 
 /// A gateway with one honest witness, and pretenders under the given names; so many of all must cosign.
@@ -284,6 +301,8 @@ async fn a_witness_that_lies_counts_for_nothing() {
         ("broken.test", says(500, "later\n")),
         ("long.test", says(200, &"x".repeat(100_000))),
         ("moved.test", says(302, "elsewhere\n")),
+        ("endless.test", Pretender::Pours("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n", "4\r\nabcd\r\n")),
+        ("head.test", Pretender::Pours("HTTP/1.1 200 X\r\n", "a: b\r\n")),
     ];
     let (marg, _honest) = among(&upstream, &liars, 2).await;
     exchange(&marg).await;
@@ -295,6 +314,8 @@ async fn a_witness_that_lies_counts_for_nothing() {
         ("broken.test-ed25519", "500: later"),
         ("long.test-ed25519", "too long"),
         ("moved.test-ed25519", "302"),
+        ("endless.test-ed25519", "too long"),
+        ("head.test-ed25519", "broke"),
     ] {
         trouble(&marg, name, part).await;
     }

@@ -19,7 +19,8 @@ const LARGEST: u64 = 1 << 53;
 pub fn check(bytes: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.valid_up_to()))?;
     let mut reader = Reader { rest: text };
-    let done = reader.value(0).and_then(|()| if reader.rest.is_empty() { Ok(()) } else { Err("something follows it") });
+    let done = reader.value(0);
+    let done = done.and(if reader.rest.is_empty() { Ok(()) } else { Err("something follows it") });
     done.map_err(|what| format!("{what} at byte {}", text.len() - reader.rest.len()))
 }
 

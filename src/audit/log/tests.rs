@@ -73,6 +73,16 @@ fn a_log_goes_on_after_every_restart() {
 }
 
 #[test]
+fn a_log_without_entries_is_signed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    assert_eq!(log.finish(now(1)).unwrap().unwrap().checkpoint.size, 0);
+    assert_eq!(log.status().failures, 0);
+    drop(log);
+    assert_eq!(verified(folder.path()).entries, 0);
+}
+
+#[test]
 fn a_second_writer_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _first = open(folder.path());
@@ -119,6 +129,19 @@ fn checkpoints_are_no_more_frequent_than_the_interval() {
     assert!(log.tend(at(9_000)).unwrap().is_none(), "nothing new, nothing signed");
     let status = log.status();
     assert_eq!((status.size, status.published), (100, 100));
+}
+
+#[test]
+fn a_clock_that_goes_back_holds_up_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    for (number, second) in [(0, 5_000), (1, 10), (2, 9), (3, 9_000)] {
+        log.take(&[taken(number)], "s", (number as u64, number as u64 + 1)).unwrap();
+        assert!(log.tend(now(second)).unwrap().is_some(), "{second}");
+        assert!(log.tend(now(second)).unwrap().is_none(), "and none is signed twice");
+    }
+    drop(log);
+    assert_eq!(verified(folder.path()).entries, 4);
 }
 
 /// Every operation of the disk goes wrong in every way while a log is written; whoever feeds it does what the journal does: asks

@@ -272,12 +272,14 @@ fn an_image_costs_what_the_first_kind_that_fits_says_and_is_bounded_by_the_deare
         let bill = standard.bill(None, Some(&images)).map(|cost| cost.amount);
         assert_eq!(bill, usd(3 * each), "{size:?} {quality:?}");
         let media = Media { drawn: Drawn { most: 3, size, quality }, ..Media::default() };
-        assert_eq!(standard.most(10, 10, media), usd(3 * most), "{size:?} {quality:?}");
+        assert_eq!(Some(standard.most(10, 10, media)), usd(3 * most), "{size:?} {quality:?}");
     }
     let one = Images { count: 1, ..Images::default() };
     assert_eq!(card(ServiceTier::Batch).bill(None, Some(&one)).unwrap().amount, NanoUsd(500_000_000));
     assert_eq!(standard.bill(None, None).unwrap().amount, NanoUsd(0));
     assert_eq!(standard.bill(None, Some(&Images { count: u64::MAX, ..Images::default() })), None);
+    let endless = Media { drawn: Drawn { most: u64::MAX, ..Drawn::default() }, ..Media::default() };
+    assert_eq!(standard.most(u64::MAX, u64::MAX, endless), NanoUsd(i64::MAX), "too much is no missing price");
     assert!(!standard.is_free());
 }
 

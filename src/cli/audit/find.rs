@@ -172,15 +172,33 @@ impl Search {
     }
 }
 
-/// The range of entries whose texts are there, under the last checkpoint.
+/// The range of entries whose texts are there, under the last checkpoint. Those that are missing must have been deleted by the log.
 pub(super) fn range(folder: &Path) -> Result<(u64, u64)> {
     let log = folder.join(LOG);
     let (checkpoint, _) = Checkpoint::from_note(&read(&log.join("checkpoint"))?)
         .map_err(|error| Failure::failed(format!("{}: {error}.", log.join("checkpoint").display())))?;
     let there = |number: &u64| tiles::locate(&log, &tiles::path(Row::Entries, *number, WIDTH)).exists();
     // Only whole bundles are deleted, from the beginning on.
-    let first = (0..checkpoint.size / WIDTH).find(there).unwrap_or(checkpoint.size / WIDTH);
-    Ok((first * WIDTH, checkpoint.size))
+    let first = (0..checkpoint.size / WIDTH).find(there).unwrap_or(checkpoint.size / WIDTH) * WIDTH;
+    let allowed = if first == 0 { 0 } else { deleted(folder, (first, checkpoint.size))? };
+    if first > allowed {
+        let place = tiles::archive(&log).map(|moved| format!(" Old files were moved to {}.", moved.display()));
+        let text = format!(
+            "The entries from {allowed} to {} are missing, and the log did not delete them.{}",
+            first - 1,
+            place.unwrap_or_default()
+        );
+        return Err(Failure::failed(text));
+    }
+    Ok((first, checkpoint.size))
+}
+
+/// The index below which the log itself says that it deleted entries.
+fn deleted(folder: &Path, range: (u64, u64)) -> Result<u64> {
+    let filter = Filter { kind: Some("prune".to_owned()), ..Filter::default() };
+    let newest = found(folder, range, &filter, 1)?;
+    let entry = newest.first().and_then(|(_, entry)| serde_json::from_slice::<Value>(entry).ok());
+    Ok(entry.and_then(|entry| entry.get("detail")?.get("below")?.as_u64()).unwrap_or(0))
 }
 
 fn found(folder: &Path, range: (u64, u64), filter: &Filter, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {

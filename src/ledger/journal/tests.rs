@@ -388,3 +388,15 @@ fn a_record_is_given_for_the_very_line_only() {
     torn[60] ^= 1;
     assert_eq!(super::line::decode(&torn, &recent), None);
 }
+
+#[test]
+fn a_journal_is_in_use_while_a_process_may_write_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(!in_use(&folder.path().join("none")).unwrap());
+    assert!(!in_use(folder.path()).unwrap());
+    let journal = Journal::open(folder.path(), ROOMY).unwrap();
+    journal.append_record(&record("/x")).unwrap();
+    assert!(in_use(folder.path()).unwrap());
+    drop(journal);
+    assert!(!in_use(folder.path()).unwrap(), "what it left behind is nobody's");
+}

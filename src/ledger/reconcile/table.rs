@@ -65,7 +65,7 @@ pub(super) fn read(
             }
             continue;
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |at| line_of(bytes, at));
         let result = match fits(heading.len(), &record) {
             Ok(()) => row(&Cells { heading, record: &record }),
             Err(text) => Err(text),
@@ -93,6 +93,13 @@ fn fits(columns: usize, record: &ByteRecord) -> Result<(), String> {
         return Err(format!("it has {cells} cells where the heading has {columns}"));
     }
     Ok(())
+}
+
+/// The line that a record begins in. What ends the line before, where that is CRLF, and empty lines belong to its position.
+fn line_of(bytes: &[u8], at: &csv::Position) -> u64 {
+    let rest = usize::try_from(at.byte()).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+    let ends = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n').count();
+    at.line().saturating_add(ends as u64)
 }
 
 /// Whether the first line has more semicolons or tabs than commas, as spreadsheets write it in some countries.

@@ -91,6 +91,17 @@ fn openai_usage_pages_become_disjoint_classes() {
 }
 
 #[test]
+fn a_bad_row_is_told_with_its_line_whatever_ends_lines() {
+    for end in ["\n", "\r\n", "\n\n", "\r\n\r\n"] {
+        let rows = ["start_time,input_tokens,model", "1730419200,1,m", "1730419200,-1,m", "1730419200,x,m"];
+        let export = read(Vendor::Openai, &rows.join(end));
+        let places: Vec<&str> = export.bad.iter().map(|bad| bad.place.as_str()).collect();
+        let expected = if end.matches('\n').count() == 1 { ["line 3", "line 4"] } else { ["line 5", "line 7"] };
+        assert_eq!(places, expected, "{end:?}");
+    }
+}
+
+#[test]
 fn openai_images_are_counted_by_the_piece() {
     // The example of the reference for images.
     let page = r#"{"object":"page","data":[{"object":"bucket","start_time":1730419200,"end_time":1730505600,"results":[

@@ -6,8 +6,8 @@ use sqlx::{Postgres, QueryBuilder};
 use super::super::filter::push_key_state;
 use super::super::keys::{is_remembered, number};
 use super::super::noun;
-use super::super::value::Row;
-use super::{Store, found, or_conflict};
+use super::super::value::{Row, gather};
+use super::{Store, failed, found, or_conflict};
 use crate::error::StoreError;
 use crate::key::store::{KeyChanges, KeyFilter, KeyList, KeyPage, KeyStore};
 use crate::key::{Key, Suspension};
@@ -106,13 +106,12 @@ impl KeyStore for Store {
     }
 
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        let rows = self
-            .bounded(async {
-                let mut work = self.begin().await?;
-                work.all(work.sql("SELECT * FROM app_key")).await
-            })
-            .await?;
-        rows.iter().map(noun::key).collect()
+        self.bounded(async {
+            let mut work = self.begin().await?;
+            let statement = work.sql("SELECT * FROM app_key");
+            gather(statement.fetch(work.connection()), failed, noun::key).await
+        })
+        .await
     }
 
     async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {

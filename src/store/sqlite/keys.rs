@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Sqlite};
 use super::super::filter::push_key_state;
 use super::super::keys::{is_remembered, number};
 use super::super::noun;
+use super::super::value::gather;
 use super::{Store, failed, filled, found, or_conflict};
 use crate::error::StoreError;
 use crate::key::store::{KeyChanges, KeyFilter, KeyList, KeyPage, KeyStore};
@@ -94,8 +95,7 @@ impl KeyStore for Store {
     }
 
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        let rows = sqlx::query(SELECT).fetch_all(&self.readers).await.map_err(failed)?;
-        rows.iter().map(noun::key).collect()
+        gather(sqlx::query(SELECT).fetch(&self.readers), failed, noun::key).await
     }
 
     async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
