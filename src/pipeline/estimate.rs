@@ -4,6 +4,8 @@
 //! and is several times too much; only when that does not fit are its tokens counted (`exact_input`). Output is bounded by the
 //! ceiling that the provider is told. Money is the dearest target's, at the dearest class of token that can occur.
 
+use std::sync::Arc;
+
 use crate::budget::Amounts;
 use crate::catalog::prices::PriceQuery;
 use crate::catalog::tokens;
@@ -148,11 +150,23 @@ impl Exchange {
         }
     }
 
-    /// The dearest target's price; nothing if one of them has none. A request without a body and without a model consumes nothing
+    /// The dearest target's price, at the dearest model that it may turn to; nothing if one of them has none. A request without a body and without a model consumes nothing
     /// that anybody prices: it asks for a list, or a state.
     fn most_usd(&self, facts: &Facts, input: u64, output: u64) -> Option<NanoUsd> {
-        let most = |step: &Step| self.most_usd_at(step, facts, input, output);
+        let most = |step: &Step| {
+            let others = self.other_steps(step);
+            let costs = std::iter::once(step).chain(&others).map(|step| self.most_usd_at(step, facts, input, output));
+            costs.reduce(|one, other| Some(one?.max(other?))).flatten()
+        };
         self.plan.iter().map(most).try_fold(NanoUsd::ZERO, |dearest, cost| cost.map(|cost| dearest.max(cost)))
+    }
+
+    /// The same target with each other model that the provider may turn to by the request's own words. Costs nothing where there
+    /// are none.
+    pub(super) fn other_steps(&self, step: &Step) -> Vec<Step> {
+        let others = self.facts.as_ref().map(|facts| facts.other_models(&self.body)).unwrap_or_default();
+        let with = |model| Step { model, provider: Arc::clone(&step.provider), permit: None };
+        others.into_iter().map(with).collect()
     }
 
     /// The same at one target.

@@ -136,10 +136,8 @@ impl Exchange {
     /// What the gate says of a call, and of the same call of each other model that the provider may turn to by the request's own
     /// words; and that call, if one of these is the worse.
     fn judge_step(&self, gate: &Gate, call: &Call, step: &Step) -> (Verdict, Option<Call>) {
-        let others = self.facts.as_ref().map(|facts| facts.other_models(&self.body)).unwrap_or_default();
         let (mut verdict, mut worst) = (gate.judge(call), None);
-        for model in others {
-            let step = Step { model, provider: Arc::clone(&step.provider), permit: None };
+        for step in self.other_steps(step) {
             let mut other = Call { target: self.target(&step), ..call.clone() };
             other.facts.requested_model = step.model.as_str().into();
             other.facts.estimated_cost = self.cost_at(&step, &other.facts);

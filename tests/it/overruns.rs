@@ -165,3 +165,32 @@ async fn where_the_operator_says_so_a_call_that_may_exceed_a_limit_is_refused() 
     assert_eq!(refused.status, 429, "{}", refused.text());
     assert_eq!(upstream.seen("unseen").len(), 0, "the provider was asked");
 }
+
+#[tokio::test]
+async fn a_model_that_the_provider_may_turn_to_is_reserved_at_its_own_price() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.001"}]);
+    let setup = priced(Setup::with_default(&upstream)).set("limits", limits);
+    let dear = "  - provider: main\n    model: dear\n    usd_per_million_tokens: {input: 0.0, output: 1000.0}\n";
+    let prices = setup.path("prices.yaml");
+    std::fs::write(&prices, std::fs::read_to_string(&prices).unwrap() + dear).unwrap();
+    let marg = setup.start().await;
+    let naming = |list: &str, models: &[&str]| {
+        let mut body = fixed();
+        body[list] = json!(models);
+        body
+    };
+    // Three tokens of the dear model cost three times the limit; a model without a price may cost anything.
+    for (list, models, status) in [
+        ("models", ["fixed", "dear"], 429),
+        ("fallbacks", ["dear", "fixed"], 429),
+        ("models", ["fixed", "nobody"], 403),
+    ] {
+        let refused = marg.chat("refused", &naming(list, &models)).await;
+        assert_eq!(refused.status, status, "{models:?}: {}", refused.text());
+    }
+    assert_eq!(upstream.asked(), 0);
+    let taken = marg.chat("taken", &naming("models", &["fixed", "levels"])).await;
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    spent_is(&marg, "dollars", None, money::COST_NANO_USD).await;
+}
