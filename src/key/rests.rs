@@ -21,13 +21,16 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Rests(PathBuf);
 
+/// Keys by their ids, with their suspensions.
+pub type Rested = Vec<(Arc<str>, Suspension)>;
+
 impl Rests {
     /// Makes the folder if it is missing, for its owner only, and reads what is in it: keys' ids and their suspensions, in no
     /// particular order.
     ///
     /// # Errors
     /// When the folder cannot be made or listed.
-    pub fn open(folder: &Path) -> io::Result<(Self, Vec<(Arc<str>, Suspension)>)> {
+    pub fn open(folder: &Path) -> io::Result<(Self, Rested)> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let mut all = Vec::new();
         for entry in fs::read_dir(folder)? {
