@@ -17,20 +17,19 @@ const SUFFIX: &str = ".json";
 /// No file is larger than this; a reason is a policy's `@reason`.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// Keys' ids and their suspensions, in no particular order.
+pub type Kept = Vec<(Arc<str>, Suspension)>;
+
 /// The folder of these files. Other processes may use it at the same time.
 #[derive(Debug)]
 pub struct Rests(PathBuf);
 
-/// Keys by their ids, with their suspensions.
-pub type Rested = Vec<(Arc<str>, Suspension)>;
-
 impl Rests {
-    /// Makes the folder if it is missing, for its owner only, and reads what is in it: keys' ids and their suspensions, in no
-    /// particular order.
+    /// Makes the folder if it is missing, for its owner only, and reads what is in it.
     ///
     /// # Errors
     /// When the folder cannot be made or listed.
-    pub fn open(folder: &Path) -> io::Result<(Self, Rested)> {
+    pub fn open(folder: &Path) -> io::Result<(Self, Kept)> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let mut all = Vec::new();
         for entry in fs::read_dir(folder)? {
