@@ -98,9 +98,9 @@ impl Core {
     ) -> anyhow::Result<Arc<Self>> {
         let runtime = runtime()?;
         let (stop, stopped) = watch::channel(false);
-        let Opened { house, known, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
+        let Opened { house, known, generation, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
         let standby = Standby::new(house.snapshot.clone(), living_on);
-        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, living_on.is_some())?);
+        let ring = Arc::new(fill_ring(&house, known.keys, known.parties, generation)?);
         let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
         let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
         let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
@@ -302,16 +302,16 @@ fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
     }
 }
 
-/// The ring of keys; `stale` while the database cannot say whether a key that is not in it exists.
+/// The ring of keys as they were at that generation; without one the database cannot say whether a key that is not in it exists.
 ///
 /// # Errors
 /// When suspensions that the database does not have yet cannot be looked for.
-fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, stale: bool) -> anyhow::Result<Ring> {
+fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, generation: Option<u64>) -> anyhow::Result<Ring> {
     let ring = Ring::new((*house.hash_key).clone());
     house.keep_suspensions(&ring)?;
-    ring.replace_all(keys);
+    ring.replace_all(keys, generation);
     ring.parties().replace_all(parties);
-    ring.set_stale(stale);
+    ring.set_stale(generation.is_none());
     METRICS.keys.set(i64::try_from(ring.len()).unwrap_or(i64::MAX));
     Ok(ring)
 }

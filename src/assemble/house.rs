@@ -68,6 +68,8 @@ pub struct Opened {
     pub house: House,
     /// What the database holds, or held when the snapshot was taken.
     pub known: Known,
+    /// The generation of the database before that was read; `None` of a snapshot.
+    pub generation: Option<u64>,
     /// When that snapshot was taken; `None` if the database is there.
     pub living_on: Option<Timestamp>,
 }
@@ -84,8 +86,8 @@ pub async fn open_or_stand_by(loaded: &Loaded) -> anyhow::Result<Opened> {
         let cause = match store::open(&address).await {
             Ok((store, applied)) => {
                 let house = furnish(loaded, &address, store, applied).await?;
-                let known = Known::read(&*house.store).await.context("cannot read what the database holds")?;
-                return Ok(Opened { house, known, living_on: None });
+                let (known, generation) = read(&*house.store).await.context("cannot read what the database holds")?;
+                return Ok(Opened { house, known, generation: Some(generation), living_on: None });
             }
             Err(cause @ StoreError::Away(_)) => cause,
             Err(cause) => return Err(cause).with_context(|| unopened(loaded)),
@@ -102,7 +104,7 @@ pub async fn open_or_stand_by(loaded: &Loaded) -> anyhow::Result<Opened> {
                  here, unknown keys get 503, and nothing can be changed until the database is there"
             );
             let house = furnish(loaded, &address, store, Vec::new()).await?;
-            return Ok(Opened { house, known, living_on: Some(taken_at) });
+            return Ok(Opened { house, known, generation: None, living_on: Some(taken_at) });
         }
         if setting == AwayAtStart::Snapshot {
             let text = format!(
@@ -115,6 +117,12 @@ pub async fn open_or_stand_by(loaded: &Loaded) -> anyhow::Result<Opened> {
         tracing::error!(%cause, "the database cannot be reached, and there is no snapshot; waiting (database.away_at_start)");
         tokio::time::sleep(WAIT).await;
     }
+}
+
+/// All that is held in memory, and a generation that it is at least as new as.
+async fn read(store: &dyn Backend) -> Result<(Known, u64), StoreError> {
+    let generation = store.generation().await?;
+    Ok((Known::read(store).await?, generation))
 }
 
 /// The snapshot, if there is one that can be read.

@@ -171,10 +171,11 @@ impl Ring {
         self.parties.caps(&key.principal, key.caps)
     }
 
-    /// Replaces all keys. A reader sees each single key as before or as after, never without one that is in both.
-    pub fn replace_all(&self, keys: Vec<Key>) {
+    /// Replaces all keys by what a store held at that generation or later; without a generation, the next look reads all keys. A
+    /// reader sees each single key as before or as after, never without one that is in both.
+    pub fn replace_all(&self, keys: Vec<Key>, generation: Option<u64>) {
         let mut writer = self.writer();
-        writer.generation = None;
+        writer.generation = generation;
         self.install(&mut writer, keys);
     }
 

@@ -67,7 +67,7 @@ fn a_replaced_token_is_unknown_at_once_and_the_new_one_is_admitted() {
 fn removal_and_replacement_of_all_take_effect_at_once() {
     let (ring, hash_key) = ring();
     let made: Vec<(Key, String)> = (0..2_000).map(|_| make(&hash_key)).collect();
-    ring.replace_all(made.iter().map(|(key, _)| key.clone()).collect());
+    ring.replace_all(made.iter().map(|(key, _)| key.clone()).collect(), None);
     assert_eq!(ring.len(), 2_000);
     assert!(made.iter().all(|(key, token)| ring.admit(token, None, NOW).unwrap().id == key.id));
     let shards: HashSet<usize> = made.iter().map(|(key, _)| shard_of(&key.hash)).collect();
@@ -77,7 +77,7 @@ fn removal_and_replacement_of_all_take_effect_at_once() {
     assert!(ring.remove(&first.id) && !ring.remove(&first.id));
     assert_eq!(ring.admit(token, None, NOW).unwrap_err(), Refusal::Unknown);
     assert!(ring.get(&first.id).is_none() && ring.get(&made[1].0.id).is_some());
-    ring.replace_all(Vec::new());
+    ring.replace_all(Vec::new(), None);
     assert!(ring.is_empty());
     assert_eq!(ring.admit(&made[1].1, None, NOW).unwrap_err(), Refusal::Unknown);
 }
@@ -95,7 +95,7 @@ fn a_key_that_stays_is_admitted_throughout_a_replacement_of_all() {
             }
         });
         for _ in 0..200 {
-            ring.replace_all(vec![key.clone(), make(&hash_key).0]);
+            ring.replace_all(vec![key.clone(), make(&hash_key).0], None);
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -178,7 +178,7 @@ fn memory_per_key_stays_bounded() {
         },
         ..model.clone()
     });
-    ring.replace_all(keys.collect());
+    ring.replace_all(keys.collect(), None);
     let each = resident_bytes().saturating_sub(before) / KEYS;
     // Other tests of this process allocate meanwhile, so the bound leaves room above the documented figure.
     assert!(each < 1_500, "{each} bytes a key");
@@ -247,7 +247,7 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     // Neither a write of this process nor a reading of all ends it, nor a shorter one.
     ring.put(key.clone());
     assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
-    ring.replace_all(vec![key.clone()]);
+    ring.replace_all(vec![key.clone()], None);
     ring.suspend(&key.id, rest(Some(2_000_000))).unwrap();
     assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
     // The store may know of a longer one already.
@@ -258,10 +258,10 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     for keys_first in [true, false] {
         let next = Ring::new(hash_key.clone());
         if keys_first {
-            next.replace_all(vec![key.clone()]);
+            next.replace_all(vec![key.clone()], None);
         }
         next.keep_suspensions_in(folder.path()).unwrap();
-        next.replace_all(vec![key.clone()]);
+        next.replace_all(vec![key.clone()], None);
         assert_eq!(until(&next), Some(Some(Timestamp(3_000_000))));
         assert_eq!(next.unstored().len(), 1);
     }
@@ -339,8 +339,10 @@ async fn all_keys_are_read_only_where_what_changed_cannot_be_told() {
     ring.set_stale(true);
     ring.set_stale(false);
     assert!(at(10).await, "the store was away");
-    ring.replace_all(Vec::new());
+    ring.replace_all(Vec::new(), None);
     assert!(at(11).await, "what was put in place is of no generation");
+    ring.replace_all(Vec::new(), Some(11));
+    assert!(!at(11).await, "what was read with its generation is not read twice");
     for number in 0..100 {
         ring.remove(&format!("key_{number}"));
     }
