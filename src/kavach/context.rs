@@ -104,7 +104,8 @@ pub(super) fn context(
 const MAX_PRINT_BYTES: usize = 256;
 
 /// What those figures are, as bytes: two calls have the same only if their contexts are the same, so that what was said of the
-/// one holds for the other (`what_was_said_of_a_context_holds_for_the_same_one_alone`). `None` if they never come twice (the moment itself) or are too long.
+/// one holds for the other (`what_was_said_of_a_context_holds_for_the_same_one_alone`). `None` if they never come twice (the moment
+/// itself) or are too long.
 pub(super) fn print(facts: &Facts, fields: Fields, zone: &TimeZone) -> Option<Vec<u8>> {
     let mut print = Vec::with_capacity(MAX_PRINT_BYTES);
     let mut local = None;

@@ -3,7 +3,8 @@
 //! The ring is complete: it holds all stored keys, so a token that is not in it does not exist, and a negative answer needs
 //! neither a database nor a cache of its own that a flood of guesses could fill. Readers take no lock: each of 256 shards is an
 //! immutable map behind an atomic pointer. A change copies one shard, so it costs a 256th of the keys, and of changes elsewhere
-//! only the keys that changed are read (`read`). A key takes about 700 bytes (a short name, a principal, no labels); 100,000 keys about 70 MB (`memory_per_key_stays_bounded`).
+//! only the keys that changed are read (`read`). A key takes about 700 bytes (a short name, a principal, no labels); 100,000 keys
+//! about 70 MB (`memory_per_key_stays_bounded`).
 
 mod held;
 mod read;
@@ -108,8 +109,8 @@ impl Ring {
     /// Finds the key of a token and whether it may be used from there at that time.
     ///
     /// # Errors
-    /// The first of: malformed, unknown, revoked, disabled, expired, suspended, a party that is switched off, address. Costs one hash and
-    /// up to four look-ups without lock, allocation or I/O.
+    /// The first of: malformed, unknown, revoked, disabled, expired, suspended, a party that is switched off, address. Costs one
+    /// hash and up to four look-ups without lock, allocation or I/O.
     pub fn admit(&self, token: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Arc<Key>, Refusal> {
         if !well_formed(token) {
             return Err(Refusal::Malformed);

@@ -15,6 +15,7 @@ use crate::catalog::tokens;
 use crate::dialect::{self, Operation};
 use crate::ledger::Amendment;
 use crate::ledger::journal::{Journal, Line};
+use crate::pipeline::estimate::words;
 use crate::pipeline::judge::Habits;
 use crate::pipeline::settle::{count_usage, signed};
 use crate::provider::Provider;
@@ -148,12 +149,8 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
 }
 
 fn usage(job: &Uncounted) -> Usage {
-    let input = if job.request.is_empty() {
-        job.request_bytes / 4
-    } else {
-        let words = tokens::count(&job.model, &dialect::request_text(job.operation, &job.request));
-        words.saturating_add(dialect::tokens_given(&job.request))
-    };
+    let input =
+        if job.request.is_empty() { job.request_bytes / 4 } else { words(&job.model, job.operation, &job.request) };
     if job.operation == Operation::Audio {
         return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };
     }

@@ -114,10 +114,7 @@ impl Exchange {
         }
         let model = self.plan.first().map(|step| step.model.clone()).unwrap_or_default();
         let (operation, body) = (facts.operation, self.body.clone());
-        let count = move || {
-            let words = tokens::count(&model, &dialect::request_text(operation, &body));
-            words.saturating_add(dialect::tokens_given(&body))
-        };
+        let count = move || words(&model, operation, &body);
         let words = if self.body.len() > COUNT_INLINE_BYTES {
             tokio::task::spawn_blocking(count).await.unwrap_or_else(|_| self.written_bound())
         } else {
@@ -150,8 +147,8 @@ impl Exchange {
         }
     }
 
-    /// The dearest target's price, at the dearest model that it may turn to; nothing if one of them has none. A request without a body and without a model consumes nothing
-    /// that anybody prices: it asks for a list, or a state.
+    /// The dearest target's price, at the dearest model that it may turn to; nothing if one of them has none. A request without a
+    /// body and without a model consumes nothing that anybody prices: it asks for a list, or a state.
     fn most_usd(&self, facts: &Facts, input: u64, output: u64) -> Option<NanoUsd> {
         let most = |step: &Step| {
             let others = self.other_steps(step);
@@ -253,4 +250,10 @@ impl Exchange {
             tier: ServiceTier::Standard,
         }
     }
+}
+
+/// The words of a request, as a model counts them, and the tokens that it gives as such. Costs about a millisecond for 20 KB.
+pub(super) fn words(model: &str, operation: Operation, body: &[u8]) -> u64 {
+    let words = tokens::count(model, &dialect::request_text(operation, body));
+    words.saturating_add(dialect::tokens_given(body))
 }
