@@ -101,15 +101,17 @@ fn a_key_that_stays_is_admitted_throughout_a_replacement_of_all() {
     });
 }
 
-/// A store whose `all` is slow enough that a key is put into the ring meanwhile, once.
-struct Overtaken<'a> {
-    ring: &'a Ring,
-    late: Key,
+/// A store of one key that counts how often all are read. The first time is slow enough, if a ring is named, that the key is put
+/// into that ring meanwhile, and is not in what was read.
+struct Counted<'a> {
+    key: Key,
+    generation: AtomicU64,
     reads: AtomicU64,
+    overtaken: Option<&'a Ring>,
 }
 
 #[async_trait]
-impl KeyStore for Overtaken<'_> {
+impl KeyStore for Counted<'_> {
     async fn insert(&self, _: &Key) -> Result<(), StoreError> {
         Err(StoreError::NotFound)
     }
@@ -123,23 +125,25 @@ impl KeyStore for Overtaken<'_> {
         Err(StoreError::NotFound)
     }
     async fn get(&self, _: &str) -> Result<Option<Key>, StoreError> {
-        Ok(None)
+        Ok(Some(self.key.clone()))
     }
     async fn list(&self, _: &KeyFilter, _: &KeyPage) -> Result<KeyList, StoreError> {
         Ok(KeyList { keys: Vec::new(), next: None })
     }
     async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.ring.put(self.late.clone());
+        let first = self.reads.fetch_add(1, Ordering::Relaxed) == 0;
+        if let Some(ring) = self.overtaken.filter(|_| first) {
+            ring.put(self.key.clone());
             return Ok(Vec::new());
         }
-        Ok(vec![self.late.clone()])
+        Ok(vec![self.key.clone()])
     }
-    async fn changed_after(&self, _: u64) -> Result<Option<KeyChanges>, StoreError> {
-        Ok(None)
+    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
+        let is_known = generation >= 5;
+        Ok(is_known.then(|| KeyChanges { keys: vec![self.key.clone()], gone: Vec::new() }))
     }
     async fn generation(&self) -> Result<u64, StoreError> {
-        Ok(7)
+        Ok(self.generation.load(Ordering::Relaxed))
     }
 }
 
@@ -147,7 +151,8 @@ impl KeyStore for Overtaken<'_> {
 async fn a_refresh_does_not_lose_a_key_that_was_put_while_it_read() {
     let (ring, hash_key) = ring();
     let (key, token) = make(&hash_key);
-    let store = Overtaken { ring: &ring, late: key, reads: AtomicU64::new(0) };
+    let (generation, reads) = (AtomicU64::new(7), AtomicU64::default());
+    let store = Counted { key, generation, reads, overtaken: Some(&ring) };
     assert_eq!(ring.refresh(&store).await.unwrap(), 7);
     assert_eq!(store.reads.load(Ordering::Relaxed), 2);
     assert!(ring.admit(&token, None, NOW).is_ok());
@@ -279,51 +284,12 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     assert_eq!(next.unstored(), []);
 }
 
-/// A store of one key that counts how often all are read.
-struct Counted {
-    key: Key,
-    generation: AtomicU64,
-    reads: AtomicU64,
-}
-
-#[async_trait]
-impl KeyStore for Counted {
-    async fn insert(&self, _: &Key) -> Result<(), StoreError> {
-        Err(StoreError::NotFound)
-    }
-    async fn update(&self, _: &Key) -> Result<(), StoreError> {
-        Err(StoreError::NotFound)
-    }
-    async fn suspend(&self, _: &str, _: Option<&crate::key::Suspension>) -> Result<(), StoreError> {
-        Err(StoreError::NotFound)
-    }
-    async fn delete(&self, _: &str) -> Result<(), StoreError> {
-        Err(StoreError::NotFound)
-    }
-    async fn get(&self, _: &str) -> Result<Option<Key>, StoreError> {
-        Ok(Some(self.key.clone()))
-    }
-    async fn list(&self, _: &KeyFilter, _: &KeyPage) -> Result<KeyList, StoreError> {
-        Ok(KeyList { keys: Vec::new(), next: None })
-    }
-    async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(vec![self.key.clone()])
-    }
-    async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
-        let is_known = generation >= 5;
-        Ok(is_known.then(|| KeyChanges { keys: vec![self.key.clone()], gone: Vec::new() }))
-    }
-    async fn generation(&self) -> Result<u64, StoreError> {
-        Ok(self.generation.load(Ordering::Relaxed))
-    }
-}
-
 #[tokio::test]
 async fn all_keys_are_read_only_where_what_changed_cannot_be_told() {
     let (ring, hash_key) = ring();
     let (key, token) = make(&hash_key);
-    let store = Counted { key, generation: AtomicU64::new(4), reads: AtomicU64::default() };
+    let (generation, reads) = (AtomicU64::new(4), AtomicU64::default());
+    let store = Counted { key, generation, reads, overtaken: None };
     let at = async |generation: u64| {
         store.generation.store(generation, Ordering::Relaxed);
         let before = store.reads.load(Ordering::Relaxed);
