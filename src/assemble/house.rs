@@ -1,8 +1,8 @@
 //! The data folder and what lies in it: database, journal, hash key, the first tokens.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::key::token::HashKey;
 use crate::store::standby::{self, Known};
 use crate::store::{self, Address, Applied, Backend};
 use crate::unit::clock::Timestamp;
+use crate::unit::file;
 use crate::unit::id::mint;
 use crate::unit::secret::Secret;
 
@@ -245,18 +246,7 @@ pub fn read_secret(path: &Path) -> anyhow::Result<Option<Secret>> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_secret(path: &Path, secret: &Secret) -> anyhow::Result<()> {
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(secret.expose().as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        match fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        }
-    };
-    let written = write();
-    let removed = fs::remove_file(&draft);
-    written.and(removed).with_context(|| format!("cannot write {}", path.display()))
+    let text = Secret::new(format!("{}\n", secret.expose()));
+    file::create(path, text.expose().as_bytes(), 0o600).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
 }

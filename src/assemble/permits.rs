@@ -2,8 +2,7 @@
 //! down when they change.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -18,6 +17,7 @@ use crate::kavach::permits::published::Published;
 use crate::ledger::journal::{Journal, Line};
 use crate::unit::clock::Timestamp;
 use crate::unit::event::Event;
+use crate::unit::file;
 use crate::unit::secret::Secret;
 
 /// The key file in the data folder.
@@ -109,11 +109,7 @@ pub fn replace(path: &Path, now: Timestamp) -> anyhow::Result<()> {
 }
 
 fn write_list(path: &Path, published: &Published) -> std::io::Result<()> {
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(published.to_text().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
+    file::replace(path, published.to_text().as_bytes(), 0o600)
 }
 
 /// Writes down who gets permits and which keys sign them, if that is not as before, and who wanted it so.

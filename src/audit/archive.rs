@@ -4,11 +4,15 @@
 //! can serve them there. The file `archive` beside the checkpoint names the place; whoever reads the log, a running gateway too,
 //! looks there for what is not in the folder. A file is deleted only after its copy was read back.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::audit::tiles::{self, ARCHIVE, Row, WIDTH};
+use crate::unit::file;
+
+/// What may be served is for all to read, as far as the folders above let them.
+const OPEN: u32 = 0o644;
 
 /// Moves the full bundles and tiles of level 0 below an index, rounded down; how many files were moved. Works beside a running
 /// gateway. Stopping half-way does no harm: it can be done again.
@@ -24,7 +28,7 @@ pub fn move_away(folder: &Path, to: &Path, below: u64) -> io::Result<u64> {
         return Err(io::Error::other(text));
     }
     let name = to.to_str().ok_or_else(|| io::Error::other("the path of the folder is not UTF-8"))?;
-    put(&folder.join(ARCHIVE), format!("{name}\n").as_bytes())?;
+    file::replace(&folder.join(ARCHIVE), format!("{name}\n").as_bytes(), OPEN)?;
     let mut moved = 0;
     for number in 0..below / WIDTH {
         for row in [Row::Level(0), Row::Entries] {
@@ -35,7 +39,7 @@ pub fn move_away(folder: &Path, to: &Path, below: u64) -> io::Result<u64> {
             };
             let copy = to.join(&path);
             fs::create_dir_all(copy.parent().unwrap_or(&to))?;
-            put(&copy, &bytes)?;
+            file::replace(&copy, &bytes, OPEN)?;
             if fs::read(&copy)? != bytes {
                 return Err(io::Error::other(format!("{} does not hold what was written to it", copy.display())));
             }
@@ -44,17 +48,6 @@ pub fn move_away(folder: &Path, to: &Path, below: u64) -> io::Result<u64> {
         }
     }
     Ok(moved)
-}
-
-/// A file appears whole.
-fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)?;
-    File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // Storage that is no real file system may not know of folders that can be forced to the disk; the copy is read back anyway.
-    drop(File::open(path.parent().unwrap_or(path)).and_then(|folder| folder.sync_all()));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //! secret reference. Secrets are wiped when dropped and in no message.
 
 use std::fmt;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::signature::{KeyPair, ML_DSA_44_SIGNING, ML_DSA_65_SIGNING, PqdsaKeyPair, PqdsaSigningAlgorithm};
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::BASE64;
 use ed25519_dalek::Signer;
 use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::checkpoint::{Checkpoint, cosigned_message};
 use crate::audit::note::{Algorithm, PublicKey, SignatureLine};
 use crate::unit::clock::Timestamp;
+use crate::unit::file;
 use crate::unit::secret::Secret;
 
 /// What wrapping costs: 64 MiB, 3 passes, one lane. Source: RFC 9106 section 4, the second recommended option with one lane.
@@ -219,35 +220,11 @@ impl SigningKeys {
     /// When the file is there already or cannot be written.
     pub fn save(&self, path: &Path, passphrase: Option<&Secret>) -> Result<(), KeyError> {
         let text = self.to_text(passphrase)?;
-        let mut nonce = [0; 8];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| KeyError::Library("no randomness"))?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}.new", HEXLOWER.encode(&nonce)));
-        let temporary = Path::new(&temporary);
-        let write = || {
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            // A name that is there stays what it is.
-            match std::fs::hard_link(temporary, path) {
-                // Some file systems have no links.
-                Err(error) if error.kind() != ErrorKind::AlreadyExists && !path.exists() => {
-                    std::fs::rename(temporary, path)
-                }
-                linked => linked,
-            }
-        };
-        let written = write();
-        // Left behind, it would hold the secret in a place that nobody knows of.
-        let removed = match std::fs::remove_file(temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        let done = written.and(removed).and_then(|()| {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-        });
-        done.map_err(|error| KeyError::File(path.display().to_string(), error))
+        match file::create(path, text.as_bytes(), 0o600) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(KeyError::File(path.display().to_string(), ErrorKind::AlreadyExists.into())),
+            Err(error) => Err(KeyError::File(path.display().to_string(), error)),
+        }
     }
 
     /// The origin of the log, or the name of the witness.

@@ -4,8 +4,7 @@
 //! others. Folders have mode 0700, files 0600. The first admin token is printed once and kept in `admin.token`, which whoever
 //! set the gateway up may delete after reading.
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,7 +16,7 @@ use crate::cli::local;
 use crate::cli::output::{self, Format};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
 use crate::unit::clock::Timestamp;
-use crate::unit::id;
+use crate::unit::file;
 
 /// The annotated example, which is what every default is.
 const EXAMPLE: &str = include_str!("../../conf/marg.yaml");
@@ -108,18 +107,7 @@ fn example(data: &Path) -> Result<String> {
 
 /// Writes a file with mode 0600, over one that may be there, completely or not at all.
 fn write(path: &Path, text: &str) -> Result {
-    let draft = path.with_file_name(format!(".{}", id::mint("draft")));
-    let written = (|| -> io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        // The first error is the one to tell; a draft that stays behind harms nothing.
-        drop(std::fs::remove_file(&draft));
-    }
-    written.map_err(|error| cannot(path, &error))
+    file::replace(path, text.as_bytes(), 0o600).map_err(|error| cannot(path, &error))
 }
 
 /// Notes something that is about to be made.

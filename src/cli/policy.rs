@@ -7,6 +7,7 @@ mod history;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::kavach::import::{self, Settings};
 use crate::kavach::policy::{self, PolicySet, Problem};
 use crate::kavach::table::Table;
 use crate::kavach::{Call, verdict::Ground};
+use crate::unit::file;
 
 /// What to do with policies.
 #[derive(Debug, Subcommand)]
@@ -220,13 +222,19 @@ fn format(files: &[PathBuf], check: bool) -> Result {
         other += 1;
         output::line(&file.display().to_string())?;
         if !check {
-            // Beside it and then in its place, so that a reload never reads half a file.
-            let beside = file.with_extension("cedar.new");
-            fs::write(&beside, formatted)?;
-            fs::rename(&beside, file)?;
+            put(file, &formatted)?;
         }
     }
     if check && other > 0 { Err(Failure::failed(format!("{other} files are not in that form."))) } else { Ok(()) }
+}
+
+/// Puts another text into a file that is there, so that a reload never reads half of it. A link stays one.
+fn put(path: &Path, text: &str) -> Result {
+    let path = fs::canonicalize(path)?;
+    let permissions = fs::metadata(&path)?.permissions();
+    file::replace(&path, text.as_bytes(), permissions.mode() & 0o777)?;
+    // The umask of whoever formats has no say in who may read the file.
+    Ok(fs::set_permissions(&path, permissions)?)
 }
 
 fn table(path: &Path) -> Result<Table> {
@@ -343,4 +351,23 @@ fn diff(old: &Gate, new: &Gate, cases: Option<&Path>, format: Format) -> Result 
         let cell = |name: &str| output::text(case.get(name));
         output::line(&format!("case {}: {} -> {}", cell("case"), cell("was"), cell("is")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_formatted_file_keeps_its_mode_and_a_link_to_it_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("shared.cedar"), folder.path().join("here.cedar"));
+        fs::write(&file, "permit(principal,action,resource);").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
+        std::os::unix::fs::symlink("shared.cedar", &link).unwrap();
+        assert!(format(std::slice::from_ref(&link), true).is_err());
+        format(std::slice::from_ref(&link), false).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o664);
+        assert!(format(&[link, file], true).is_ok());
+    }
 }

@@ -5,13 +5,14 @@
 //! (`a_suspension_outlives_the_process_while_postgres_is_away`). A file that cannot be read suspends its key until an operator
 //! releases it: damage never widens access. There are at most as many files as keys.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Suspension;
+use crate::unit::file;
 
 const SUFFIX: &str = ".json";
 /// No file is larger than this; a reason is a policy's `@reason`.
@@ -58,12 +59,7 @@ impl Rests {
         if !is_plain(key) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the key's id is no name of a file"));
         }
-        let draft = self.0.join(format!("{key}.{}.new", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(&serde_json::to_vec(rest)?)?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path(key))?;
-        File::open(&self.0)?.sync_all()
+        file::replace(&self.path(key), &serde_json::to_vec(rest)?, 0o600)
     }
 
     /// Forgets the suspension of a key, if it is still that one; any, for `None`.

@@ -1,11 +1,12 @@
-//! Values without I/O that every other room shares: money, token counts, ids, time, secrets, patterns.
+//! Values that every other room shares: money, token counts, ids, time, secrets, patterns.
 //!
-//! Nothing here reads a file, the network or the environment; only `clock` reads the time.
+//! Nothing here reads the network or the environment; only `clock` reads the time, and only `file` touches the disk.
 
 pub mod charge;
 pub mod clock;
 pub mod commit;
 pub mod event;
+pub mod file;
 pub mod glob;
 pub mod id;
 pub mod money;
