@@ -8,9 +8,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use crate::admin::State;
 use crate::admin::auth::Access;
 use crate::admin::respond::{ErrorAnswer, ErrorBody};
+use crate::admin::{DOORS, State};
 use crate::unit::version::VERSION;
 
 /// The name of the security scheme.
@@ -18,9 +18,9 @@ pub const SCHEME: &str = "admin_token";
 
 /// The whole document as JSON.
 pub fn document() -> Value {
-    let doors = crate::admin::doors().into_iter();
-    let router = doors
-        .fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| router.routes(declare(access, routes)));
+    let router = DOORS.iter().fold(OpenApiRouter::with_openapi(frame()), |router, (access, routes)| {
+        router.routes(declare(*access, routes()))
+    });
     // A document holds only texts, numbers and maps with text keys, which always serialise.
     let mut document = serde_json::to_value(router.into_openapi()).unwrap_or_default();
     if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
@@ -64,7 +64,7 @@ fn frame() -> OpenApi {
 
 /// Adds to a declaration what follows from its access and its shape: the roles, and the answers of the guard and of the
 /// readers of query, path and body.
-pub fn declare(access: Access, mut routes: UtoipaMethodRouter<State>) -> UtoipaMethodRouter<State> {
+fn declare(access: Access, mut routes: UtoipaMethodRouter<State>) -> UtoipaMethodRouter<State> {
     for item in routes.1.paths.values_mut() {
         for operation in operations(item) {
             complete(access, operation);

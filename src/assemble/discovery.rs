@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use crate::assemble::connector::connector;
 use crate::assemble::core::Core;
 use crate::provider::Provider;
 use crate::provider::credential::Pick;
@@ -41,11 +41,10 @@ struct Model {
 
 /// Asks again and again, until the process stops.
 pub async fn keep_asking(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
-    let connector = Connector::new(None);
     loop {
         let providers: Vec<Arc<Provider>> = core.gateway.live.load().providers.values().cloned().collect();
         for provider in providers.iter().filter(|provider| is_unknown(provider)) {
-            match tokio::time::timeout(PATIENCE, ask(&connector, provider)).await {
+            match tokio::time::timeout(PATIENCE, ask(provider)).await {
                 Ok(Some(models)) => provider.discovered.store(Arc::new(models)),
                 _ => tracing::debug!(provider = %provider.name, "a provider did not say which models it has"),
             }
@@ -63,9 +62,9 @@ fn is_unknown(provider: &Provider) -> bool {
     settings.enabled && settings.models.is_empty() && settings.price_provider.is_none()
 }
 
-async fn ask(connector: &Connector, provider: &Provider) -> Option<Vec<String>> {
+async fn ask(provider: &Provider) -> Option<Vec<String>> {
     let peer = provider.transport.peer(provider.endpoint.address().await.ok()?);
-    let (mut session, _) = connector.get_http_session(&peer).await.ok()?;
+    let (mut session, _) = connector().get_http_session(&peer).await.ok()?;
     session.set_read_timeout(Some(PATIENCE));
     let path = format!("{}/models", provider.endpoint.prefix);
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(4)).ok()?;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
+use crate::assemble::connector::connector;
 use crate::provider::endpoint::Endpoint;
 use crate::unit::version::VERSION;
 
@@ -28,8 +28,7 @@ async fn ask(url: &str, usual: &str, most: usize) -> Result<Bytes, String> {
     let address = endpoint.address().await.map_err(str::to_owned)?;
     let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
     let broken = |_| "the connection could not be made, or broke".to_owned();
-    let connector = Connector::new(None);
-    let (mut session, _) = connector.get_http_session(&peer).await.map_err(broken)?;
+    let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
     let head = || {
         let mut head = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
         head.insert_header("host", endpoint.authority.as_str())?;

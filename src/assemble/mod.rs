@@ -8,6 +8,7 @@
 mod alarm;
 pub mod audit;
 mod banner;
+mod connector;
 mod control;
 pub mod core;
 mod discovery;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};
@@ -18,6 +17,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
+use crate::assemble::connector::connector;
 use crate::budget::limit::Unit;
 use crate::budget::{BudgetEvent, scope_word, unit_word};
 use crate::config::load::Webhook;
@@ -61,7 +61,6 @@ pub async fn run<E: Clone>(
     webhook: impl Fn() -> Option<Webhook>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let connector = Connector::new(None);
     loop {
         let event = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
@@ -76,7 +75,7 @@ pub async fn run<E: Clone>(
                         tracing::warn!(event = %post.id, "the process stopped before an event of a limit was posted");
                         return;
                     }
-                    () = post.deliver(&connector, &webhook, FIRST_PAUSE) => {}
+                    () = post.deliver(&webhook, FIRST_PAUSE) => {}
                 }
             }
             Err(RecvError::Lagged(lost)) => {
@@ -123,11 +122,11 @@ impl Post {
     }
 
     /// Tries until it is delivered, or given up.
-    async fn deliver(&self, connector: &Connector, webhook: &impl Fn() -> Option<Webhook>, first_pause: Duration) {
+    async fn deliver(&self, webhook: &impl Fn() -> Option<Webhook>, first_pause: Duration) {
         let mut pause = first_pause;
         for tried in 1..=TRIES {
             let Some(webhook) = webhook() else { return };
-            let sent = tokio::time::timeout(PATIENCE, self.send(connector, &webhook)).await;
+            let sent = tokio::time::timeout(PATIENCE, self.send(&webhook)).await;
             let failed = match sent.unwrap_or_else(|_| Err(Failed::ForNow("it did not answer in time".to_owned()))) {
                 Ok(()) => {
                     METRICS.webhook_posts.with_label_values(&["delivered"]).inc();
@@ -146,14 +145,14 @@ impl Post {
         }
     }
 
-    async fn send(&self, connector: &Connector, webhook: &Webhook) -> Result<(), Failed> {
+    async fn send(&self, webhook: &Webhook) -> Result<(), Failed> {
         let url = webhook.url.expose();
         let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
         let endpoint = Endpoint::parse(base).map_err(|_| Failed::ForGood("the URL cannot be used".to_owned()))?;
         let address = endpoint.address().await.map_err(|reason| Failed::ForNow(reason.to_owned()))?;
         let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
         let broken = |_| Failed::ForNow("the connection could not be made, or broke".to_owned());
-        let (mut session, _) = connector.get_http_session(&peer).await.map_err(broken)?;
+        let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
         session.set_read_timeout(Some(PATIENCE));
         session.set_write_timeout(Some(PATIENCE));
         let path = if endpoint.prefix.is_empty() { "/" } else { &endpoint.prefix };
@@ -251,7 +250,7 @@ mod tests {
     async fn deliver(statuses: &'static [u16]) -> Vec<String> {
         let (url, seen) = receiver(statuses).await;
         let post = Post::new(json!({"event": "threshold"}));
-        post.deliver(&Connector::new(None), &webhook(&url, None), Duration::ZERO).await;
+        post.deliver(&webhook(&url, None), Duration::ZERO).await;
         let seen = seen.lock().unwrap().clone();
         assert!(seen.iter().all(|request| request.ends_with(&*String::from_utf8_lossy(&post.body))));
         seen

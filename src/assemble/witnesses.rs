@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::control::WitnessState;
 use crate::assemble::alarm::What;
 use crate::assemble::audit::Keeper;
+use crate::assemble::connector::connector;
 use crate::audit::log::{Log, Published};
 use crate::audit::note::SignatureLine;
 use crate::audit::policy::WitnessKey;
@@ -125,7 +125,6 @@ fn houses(witnesses: &[WitnessKey]) -> Vec<House> {
 /// Whoever asks.
 struct Asker {
     keeper: Arc<Keeper>,
-    connector: Connector,
     /// By address, the size that the witness knows; `None` while it is being asked.
     known: Mutex<HashMap<String, Option<u64>>>,
     /// By address, what a witness has seen that contradicts this log.
@@ -134,12 +133,7 @@ struct Asker {
 
 /// Asks until the process stops.
 pub async fn run(keeper: Arc<Keeper>, mut stopped: watch::Receiver<bool>) {
-    let asker = Arc::new(Asker {
-        keeper,
-        connector: Connector::new(None),
-        known: Mutex::default(),
-        contradictions: Mutex::default(),
-    });
+    let asker = Arc::new(Asker { keeper, known: Mutex::default(), contradictions: Mutex::default() });
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
@@ -253,7 +247,7 @@ impl Asker {
             });
             let failed = |error: &dyn std::fmt::Display| Trouble::Refused(format!("no proof could be made: {error}"));
             let (from, body) = made.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-            let (status, text) = post(&self.connector, &house.url, body.into()).await.map_err(Trouble::Refused)?;
+            let (status, text) = post(&house.url, body.into()).await.map_err(Trouble::Refused)?;
             match read_reply(&keys, published, from, (status, &text)) {
                 Asked::Cosigned(lines) => {
                     *known = published.checkpoint.size;
@@ -281,12 +275,12 @@ async fn keep(log: Arc<Log>, published: Published, lines: Vec<SignatureLine>) ->
 }
 
 /// Posts a text; status and text of the answer.
-async fn post(connector: &Connector, url: &str, body: Bytes) -> Result<(u16, String), String> {
+async fn post(url: &str, body: Bytes) -> Result<(u16, String), String> {
     let endpoint = Endpoint::parse(url)?;
     let address = endpoint.address().await.map_err(str::to_owned)?;
     let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
     let broken = |_| "the connection could not be made, or broke".to_owned();
-    let (mut session, _) = connector.get_http_session(&peer).await.map_err(broken)?;
+    let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
     session.set_read_timeout(Some(PATIENCE));
     session.set_write_timeout(Some(PATIENCE));
     let head = || {
