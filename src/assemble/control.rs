@@ -296,7 +296,7 @@ impl Core {
         let report = ReloadReport {
             applied: true,
             changed: changes(&before, &loaded),
-            needs_restart: restart_needed(&self.first, &loaded.config).into_iter().map(str::to_owned).collect(),
+            needs_restart: restart_needed(&self.first.config, &loaded.config).into_iter().map(str::to_owned).collect(),
             errors: Vec::new(),
         };
         log::set_level(loaded.config.log.level.into());

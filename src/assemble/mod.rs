@@ -12,6 +12,7 @@ mod connector;
 mod control;
 pub mod core;
 mod discovery;
+mod doors;
 mod events;
 pub mod fetch;
 pub mod house;
@@ -65,6 +66,7 @@ impl From<anyhow::Error> for StartError {
 /// # Errors
 /// What keeps it from starting. After it has started it ends with 0, or with 1 if records could not be written to the disk.
 pub fn run(source: Source) -> Result<ExitCode, StartError> {
+    let start = core::Start::new()?;
     let simulated = match &source {
         Source::Demo(_) => Some(simulated::bind().map_err(anyhow::Error::from)?),
         Source::File(_) => None,
@@ -75,9 +77,9 @@ pub fn run(source: Source) -> Result<ExitCode, StartError> {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    servers::check_addresses(&loaded.config)?;
-    let core = core::Core::start(loaded, source, address, simulated)?;
-    let clean = servers::serve(&core)?;
+    let doors = doors::Doors::take(&loaded.config)?;
+    let core = core::Core::start(start, loaded, source, address, simulated)?;
+    let clean = servers::serve(&core, doors)?;
     log::flush();
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

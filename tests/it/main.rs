@@ -29,6 +29,7 @@ mod audit_upkeep;
 mod bad_input;
 mod cluster;
 mod crash;
+mod doors;
 mod edges;
 mod failover;
 mod kavach;
