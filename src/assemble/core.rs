@@ -126,7 +126,8 @@ impl Core {
         let ring = Arc::new(fill_ring(&house, known.keys, known.parties, generation)?);
         let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
         let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
-        let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
+        let live = live::build(&loaded, &house.folder, &stored, &prices, None)
+            .map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         warm(&live, &loaded);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let limits::Counting { authority, charges, news } = {

@@ -74,14 +74,19 @@ pub fn run(source: Source) -> Result<ExitCode, StartError> {
     let address = simulated.as_ref().map(simulated::Listener::base_url);
     let loaded = load(&source, address.as_deref()).map_err(StartError::Config)?;
     log::start(loaded.config.log.level.into(), loaded.config.log.format.into());
-    for warning in &loaded.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
+    tell_warnings(&loaded);
     let doors = doors::Doors::take(&loaded.config)?;
     let core = core::Core::start(start, loaded, source, address, simulated)?;
     let clean = servers::serve(&core, doors)?;
     log::flush();
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Logs what a configuration that is in force now probably does not mean, with its places.
+fn tell_warnings(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
 }
 
 /// Reads the configuration from its source.
