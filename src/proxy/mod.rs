@@ -286,7 +286,13 @@ impl ProxyHttp for Front {
             return Err(error.into_up());
         }
         if (100..200).contains(&status) {
-            // Not passed on: the session ignores interim answers (`body::tune`).
+            // Not passed on: the session ignores interim answers (`body::tune`). Nor do they buy a provider time.
+            let current = context.exchange.current.as_ref();
+            if current
+                .is_some_and(|current| current.started.elapsed() > current.step.provider.settings.first_byte_timeout)
+            {
+                return Err(PingoraError::explain(ErrorType::ReadTimedout, "only interim answers came").into_up());
+            }
             return Ok(());
         }
         if let Some(deadline) = &context.deadline {

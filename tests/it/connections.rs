@@ -1,6 +1,10 @@
 //! What becomes of a caller's connection when an answer is not the end of a plain exchange.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use crate::support::PATIENCE;
 use crate::support::answers;
@@ -99,6 +103,28 @@ async fn a_provider_that_switches_protocols_unasked_has_not_answered() {
     let answer = marg.chat("switch", &json!({"model": "alone", "messages": chat()["messages"]})).await;
     answer.assert_error(502, "upstream_error");
     assert_eq!(marg.record(&answer.id()).await["outcome"], "upstream_failed");
+}
+
+#[tokio::test]
+async fn a_provider_that_only_ever_says_wait_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+    });
+    let provider = json!({
+        "base_url": format!("http://{address}/v1"), "credentials": ["plain:c"], "models": ["m"],
+        "first_byte_timeout_ms": 400, "idle_timeout_ms": 400,
+    });
+    let setup = Setup::new().set("providers", json!({"main": provider})).set("default_provider", json!("main"));
+    let marg = setup.start().await;
+    marg.chat("waits", &chat()).await.assert_error(504, "upstream_timeout");
 }
 
 #[tokio::test]
