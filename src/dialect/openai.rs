@@ -338,9 +338,9 @@ impl Reading<'_> {
         }
     }
 
-    fn count(&self, field: Field) -> Result<Option<u64>, Error> {
+    fn count(&self, field: Field, must: &str) -> Result<Option<u64>, Error> {
         match self.value(field).map(Value::u64) {
-            Some(None) => self.wrong(field, "a whole number of 0 or more"),
+            Some(None) => self.wrong(field, must),
             found => Ok(found.flatten()),
         }
     }
@@ -355,18 +355,22 @@ impl Reading<'_> {
             Operation::Responses => field == Field::MaxOutputTokens,
             _ => true,
         };
+        // Some servers read 0 as no ceiling; where a completion of no tokens has a use, it is taken at its word.
+        let (least, must) = match self.operation {
+            Operation::Completions => (0, "a whole number of 0 or more"),
+            _ => (1, "a whole number of 1 or more"),
+        };
         let (mut most, mut is_bound) = (None, false);
         for field in ALL {
-            let Some(count) = self.count(field)? else {
+            let Some(count) = self.count(field, must)? else {
                 // Of what passes through nobody knows how an odd one is read.
                 if self.seen(field).is_some() {
                     return Ok(None);
                 }
                 continue;
             };
-            // Some servers read 0 as no ceiling; where a completion of no tokens has a use, it is taken at its word.
-            if count == 0 && self.operation != Operation::Completions {
-                return self.wrong(field, "1 or more");
+            if count < least {
+                return self.wrong(field, must);
             }
             (most, is_bound) = (most.max(Some(count)), is_bound || is_own(field));
         }
@@ -434,9 +438,10 @@ impl Reading<'_> {
     fn images_drawn(&self) -> Result<u64, Error> {
         match self.operation {
             Operation::Images => self.choices(),
-            Operation::Responses if self.shape.draws => {
-                Ok(self.count(Field::MaxToolCalls)?.unwrap_or(TOOL_CALLS).min(CHOICES_LIMIT))
-            }
+            Operation::Responses if self.shape.draws => Ok(self
+                .count(Field::MaxToolCalls, "a whole number of 0 or more")?
+                .unwrap_or(TOOL_CALLS)
+                .min(CHOICES_LIMIT)),
             _ => Ok(0),
         }
     }
@@ -450,9 +455,10 @@ impl Reading<'_> {
     fn choices(&self) -> Result<u64, Error> {
         let mut most = 1;
         for field in [Field::N, Field::BestOf] {
-            let count = match self.count(field)? {
+            let must = "a whole number between 1 and 128";
+            let count = match self.count(field, must)? {
                 Some(count) if (1..=CHOICES_LIMIT).contains(&count) => Some(count),
-                Some(_) => Some(self.wrong(field, "between 1 and 128")?.unwrap_or(CHOICES_LIMIT)),
+                Some(_) => Some(self.wrong(field, must)?.unwrap_or(CHOICES_LIMIT)),
                 // Of what passes through nobody knows how an odd one is read.
                 None => self.seen(field).map(|_| CHOICES_LIMIT),
             };
