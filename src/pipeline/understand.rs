@@ -71,7 +71,12 @@ impl Exchange {
             None => self.routed(asked.as_deref())?,
         };
         self.record.route = Some(plan.route.clone());
-        self.plan = plan.targets.into_iter().filter_map(|target| self.step(target, asked.as_deref())).collect();
+        for target in plan.targets {
+            let step = self.step(target, asked.as_deref());
+            // A target that names the model which is asked for anyway is the same as one that names none.
+            let is_new = |step: &Step| !self.plan.iter().any(|other| other.is_same_target(step));
+            self.plan.extend(step.filter(is_new));
+        }
         if self.plan.is_empty() {
             return Err(no_way(asked.as_deref()));
         }

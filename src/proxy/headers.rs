@@ -6,10 +6,12 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::dialect::{self, Operation};
+use crate::pipeline::attempt::retry_after_alone;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
 use crate::provider::Provider;
 use crate::provider::config::Auth;
+use crate::unit::clock::Timestamp;
 use crate::unit::secret::Secret;
 
 /// Whether a caller's header is kept from providers: its credentials, what describes its connection, what would choose another
@@ -178,6 +180,7 @@ pub fn sign(
         response.insert_header("x-accel-buffering", "no")?;
         response.insert_header(header::CACHE_CONTROL, "no-cache")?;
     }
+    tell_delay(response)?;
     if let Some(id) = theirs {
         response.insert_header("x-marg-upstream-request-id", id)?;
     }
@@ -189,7 +192,7 @@ pub fn sign(
     if let Some(provider) = &exchange.record.provider {
         response.insert_header("x-marg-provider", &**provider)?;
     }
-    response.insert_header("x-marg-attempts", exchange.record.attempts.len() + 1)?;
+    response.insert_header("x-marg-attempts", exchange.attempts_made() + 1)?;
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
@@ -203,6 +206,21 @@ pub fn sign(
         && let Some(permit) = &papers.caller
     {
         response.insert_header(name.clone(), permit.clone())?;
+    }
+    Ok(())
+}
+
+/// Puts a provider's `retry-after` into whole seconds, as every SDK reads them; what says nothing is taken out.
+fn tell_delay(response: &mut ResponseHeader) -> pingora_error::Result<()> {
+    if response.headers.contains_key(header::RETRY_AFTER) {
+        match retry_after_alone(&response.headers, Timestamp::now()) {
+            Some(delay) => response.insert_header(header::RETRY_AFTER, delay.as_millis().div_ceil(1000).to_string())?,
+            None => drop(response.remove_header(&header::RETRY_AFTER)),
+        }
+    }
+    let is_number = |value: &http::HeaderValue| value.to_str().is_ok_and(|text| text.trim().parse::<u64>().is_ok());
+    if response.headers.get("retry-after-ms").is_some_and(|value| !is_number(value)) {
+        response.remove_header("retry-after-ms");
     }
     Ok(())
 }
