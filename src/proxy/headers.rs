@@ -15,7 +15,8 @@ use crate::unit::clock::Timestamp;
 use crate::unit::secret::Secret;
 
 /// Whether a caller's header is kept from providers: its credentials, what describes its connection, what would choose another
-/// account, and what would make the answer unreadable here. `expect` is answered by Marg. (A `match`, because the compiler
+/// account, what would make the answer unreadable here or the request another one than was judged, and `origin` and `referer`, which
+/// say where in a browser it comes from. `expect` is answered by Marg. (A `match`, because the compiler
 /// finds a name in it by its length; a list is gone through whole for each header.)
 fn is_kept_from_providers(name: &HeaderName) -> bool {
     matches!(
@@ -45,11 +46,17 @@ fn is_kept_from_providers(name: &HeaderName) -> bool {
             | "te"
             | "trailer"
             | "upgrade"
-            | "range"
-            | "if-range"
             | "origin"
             | "referer"
+            | "x-http-method"
+            | "x-http-method-override"
+            | "x-method-override"
     ) || name.as_str().starts_with("x-marg-")
+}
+
+/// Whether a header asks for a part of what there is; a part of an answer that Marg reads would be none.
+fn asks_for_a_part(name: &HeaderName) -> bool {
+    *name == header::RANGE || *name == header::IF_RANGE
 }
 
 /// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, and
@@ -98,7 +105,7 @@ pub fn address(
     let query = from.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}{}{query}", provider.endpoint.prefix, place.path);
     request.set_raw_path(path.as_bytes())?;
-    strip(request);
+    strip(request, place.operation == Operation::Passthrough);
     request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;
     request.insert_header("x-request-id", exchange.record.id.to_string())?;
     if matches!(place.operation, Operation::Chat | Operation::Completions | Operation::Embeddings) {
@@ -135,8 +142,8 @@ pub fn authorize(request: &mut RequestHeader, provider: &Provider, secret: &Secr
     request.insert_header(name, value)
 }
 
-fn strip(request: &mut RequestHeader) {
-    for name in listed(&request.headers, is_kept_from_providers) {
+fn strip(request: &mut RequestHeader, passes: bool) {
+    for name in listed(&request.headers, |name| is_kept_from_providers(name) || (!passes && asks_for_a_part(name))) {
         request.remove_header(&name);
     }
 }
