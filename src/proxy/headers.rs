@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use crate::dialect::naming::{path_for, query_for};
 use crate::dialect::{self, Operation};
 use crate::pipeline::attempt::retry_after_alone;
 use crate::pipeline::exchange::Exchange;
@@ -102,8 +103,9 @@ pub fn address(
 ) -> pingora_error::Result<()> {
     let (Some(current), Some(place)) = (&exchange.current, &exchange.place) else { return Ok(()) };
     let provider = &current.step.provider;
-    let query = from.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("{}{}{query}", provider.endpoint.prefix, place.path);
+    let model = current.step.model.as_str();
+    let query = from.uri.query().map(|query| format!("?{}", query_for(query, model))).unwrap_or_default();
+    let path = format!("{}{}{query}", provider.endpoint.prefix, path_for(place, model));
     request.set_raw_path(path.as_bytes())?;
     strip(request, place.operation == Operation::Passthrough);
     request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;

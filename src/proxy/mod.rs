@@ -105,7 +105,7 @@ impl Front {
         let exchange = &mut context.exchange;
         let request = session.req_header();
         let (method, path) = (request.method.as_str(), request.uri.path());
-        if let Some(page) = self.state.page(path).filter(|_| method == "GET" || method == "HEAD") {
+        if let Some(page) = self.state.page(path) {
             exchange.forget();
             exchange.greet(&request.headers);
             if method == "GET" || method == "HEAD" {
@@ -127,7 +127,7 @@ impl Front {
         exchange.keep_body(read.bytes, read.held);
         let request = session.req_header();
         let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
-        exchange.understand(content_type)?;
+        exchange.understand(content_type, request.uri.query())?;
         exchange.give_way();
         exchange.plan(&request.headers)?;
         exchange.bound().await?;

@@ -34,6 +34,7 @@ mod failover;
 mod kavach;
 mod layers;
 mod lifecycle;
+mod model_lists;
 mod models;
 mod money;
 mod outage;
