@@ -7,6 +7,7 @@ use pingora_proxy::Session;
 
 use crate::dialect::naming::{path_for, query_for};
 use crate::dialect::{self, Operation};
+use crate::error::{Error, Kind, Result};
 use crate::pipeline::attempt::retry_after_alone;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
@@ -91,6 +92,22 @@ fn is_kept_from_callers(name: &HeaderName) -> bool {
     )
 }
 
+/// Refuses calls that would go on in another protocol than HTTP. Upgrades to HTTP/2 in clear text (`h2c`) are merely ignored, as
+/// RFC 9110 section 7.8 allows: their callers go on in HTTP/1.1.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn refuse_upgrade(headers: &HeaderMap) -> Result<()> {
+    let mut asked = headers.get_all(header::UPGRADE).iter();
+    if asked.any(|value| memchr::memmem::find(&value.as_bytes().to_ascii_lowercase(), b"websocket").is_some()) {
+        return Err(Error::new(
+            Kind::InvalidRequest,
+            "WebSockets are not passed through; use the HTTP form of this endpoint, with `stream: true` for events.",
+        ));
+    }
+    Ok(())
+}
+
 /// How the headers of a provider's own limits begin: they tell of the account behind Marg, which is not this caller's.
 const LIMITS_OF_PROVIDERS: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 
@@ -114,7 +131,8 @@ pub fn address(
         // Such a body is JSON whatever the caller called it; providers insist on the word.
         request.insert_header(header::CONTENT_TYPE, "application/json")?;
     }
-    if body_bytes > 0 || from.headers.contains_key(header::CONTENT_LENGTH) {
+    let has_framing = |name| from.headers.contains_key(name);
+    if body_bytes > 0 || has_framing(header::CONTENT_LENGTH) || has_framing(header::TRANSFER_ENCODING) {
         request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
     }
     if let Some((_, secret)) = &current.credential {

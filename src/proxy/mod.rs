@@ -117,6 +117,7 @@ impl Front {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
         body::refuse_smuggling(session)?;
+        headers::refuse_upgrade(&request.headers)?;
         exchange.identify(&request.headers)?;
         exchange.label(&request.headers)?;
         exchange.locate(method, path)?;
@@ -291,7 +292,19 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let status = response.status.as_u16();
+        if status == 101 {
+            // Nobody asked for another protocol; what follows is no HTTP.
+            let error = PingoraError::explain(ErrorType::InvalidHTTPHeader, "the provider switched protocols");
+            return Err(error.into_up());
+        }
         if (100..200).contains(&status) {
+            // Not passed on: the session ignores interim answers (`body::tune`). Nor do they buy a provider time.
+            let current = context.exchange.current.as_ref();
+            if current
+                .is_some_and(|current| current.started.elapsed() > current.step.provider.settings.first_byte_timeout)
+            {
+                return Err(PingoraError::explain(ErrorType::ReadTimedout, "only interim answers came").into_up());
+            }
             return Ok(());
         }
         if let Some(deadline) = &context.deadline {
@@ -387,6 +400,10 @@ impl ProxyHttp for Front {
                 let _told = session.write_response_body(Some(event), true).await;
             }
             return FailToProxy { error_code: exchange.record.status, can_reuse_downstream: false };
+        }
+        // Only the real session can say that the connection ends.
+        if let Some(slot) = context.stand_in.take() {
+            replay::unwrap(session, &slot);
         }
         session.set_keepalive(None);
         let withdrawn = exchange.withdraw().map(|error| Answer::error(&error));

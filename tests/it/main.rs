@@ -28,6 +28,7 @@ mod audit_folder;
 mod audit_upkeep;
 mod bad_input;
 mod cluster;
+mod connections;
 mod crash;
 mod edges;
 mod failover;
