@@ -48,7 +48,7 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
         response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
     }
     if !exchange.record.attempts.is_empty() {
-        response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
+        response.insert_header("x-marg-attempts", exchange.attempts_made())?;
     }
     for (name, value) in exchange.limit_headers() {
         response.insert_header(name, value)?;

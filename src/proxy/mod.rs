@@ -47,6 +47,9 @@ pub struct Front {
     state: Arc<dyn StatePages>,
 }
 
+/// What the pages about the gateway itself can be asked with.
+const METHODS_OF_PAGES: &str = "GET, HEAD";
+
 /// The pages about the gateway itself that anyone may read.
 pub trait StatePages: Send + Sync {
     /// The answer to `/health`, `/ready` or `/version`; `None` for other paths.
@@ -109,9 +112,14 @@ impl Front {
         let exchange = &mut context.exchange;
         let request = session.req_header();
         let (method, path) = (request.method.as_str(), request.uri.path());
-        if let Some(page) = self.state.page(path).filter(|_| method == "GET" || method == "HEAD") {
+        if let Some(page) = self.state.page(path) {
             exchange.forget();
-            return Ok(Some(page));
+            exchange.greet(&request.headers);
+            if method == "GET" || method == "HEAD" {
+                return Ok(Some(page));
+            }
+            let text = format!("{path} does not take this method; it takes {METHODS_OF_PAGES}");
+            return Err(Error::new(Kind::MethodNotAllowed, text));
         }
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
@@ -127,7 +135,7 @@ impl Front {
         exchange.keep_body(read.bytes, read.held);
         let request = session.req_header();
         let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
-        exchange.understand(content_type)?;
+        exchange.understand(content_type, request.uri.query())?;
         exchange.give_way();
         exchange.plan(&request.headers)?;
         exchange.bound().await?;
@@ -180,7 +188,11 @@ impl ProxyHttp for Front {
                 context.exchange.refuse(&error);
                 let answer = Answer::error(&error);
                 match error.kind() {
-                    Kind::MethodNotAllowed => answer.header("allow", headers::allowed(session)),
+                    Kind::MethodNotAllowed => {
+                        let page = self.state.page(session.req_header().uri.path()).is_some();
+                        let methods = if page { METHODS_OF_PAGES.to_owned() } else { headers::allowed(session) };
+                        answer.header("allow", methods)
+                    }
                     _ => answer,
                 }
             }

@@ -35,6 +35,7 @@ mod failover;
 mod kavach;
 mod layers;
 mod lifecycle;
+mod model_lists;
 mod models;
 mod money;
 mod outage;
