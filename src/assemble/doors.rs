@@ -1,9 +1,9 @@
 //! The addresses of a gateway: taken before anything else, opened once there is something to serve, given up at no time
 //! between.
 //!
-//! Pingora binds by itself only after everything has been started, tells neither a port that the system chose nor a failure,
-//! and tells two sockets apart by the text of their address. Here each service gets a socket that listens already, and whoever
-//! wants to know learns when it serves ([`Opening::served`]) and when it ends without having been told to ([`Endings`]).
+//! Pingora binds by itself only after everything has been started, tells neither a port that the system chose nor a
+//! failure, and tells two sockets apart by the text of their address. Here each service gets a socket that listens already,
+//! and whoever wants to know learns when it serves ([`Opening::new`]) and when it ends unasked ([`Endings`]).
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -66,8 +66,8 @@ impl Doors {
         Addresses { data_plane: self.data_plane.address, admin: self.admin.as_ref().map(|door| door.address) }
     }
 
-    /// Opens both. Until then another process may have taken the same address, since connections that a predecessor left behind
-    /// must not keep it; the first that listens has it.
+    /// Opens both. Until then another process may have taken the same address, since connections that a predecessor left
+    /// behind must not keep it; the first that listens has it.
     ///
     /// # Errors
     /// As for [`Doors::take`].
@@ -130,8 +130,8 @@ pub struct Opening<S> {
 }
 
 impl<S: Service> Opening<S> {
-    /// Puts a service behind a door that is open; its only listener must be that of the door's address. The receiver hears when it
-    /// accepts connections, or fails if it never does.
+    /// Puts a service behind a door that is open; its only listener must be that of the door's address. The receiver hears
+    /// when it accepts connections, or fails if it never does.
     pub fn new(service: S, door: Door, endings: Endings) -> (Self, oneshot::Receiver<()>) {
         let (serves, served) = oneshot::channel();
         (Self { service, door: Some(door), endings, serves: Some(serves) }, served)
