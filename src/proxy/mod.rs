@@ -37,7 +37,7 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, Slot};
+use crate::proxy::replay::{Deadline, Pieces, Slot};
 use crate::unit::clock::Timestamp;
 
 /// The data plane of one gateway.
@@ -62,6 +62,8 @@ pub struct Context {
     exchange: Box<Exchange>,
     stand_in: Option<Slot>,
     deadline: Option<Arc<Deadline>>,
+    /// There where the stand-in replays the body.
+    pieces: Option<Arc<Pieces>>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
     /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
@@ -86,6 +88,11 @@ impl Context {
 }
 
 impl Context {
+    /// Whether all that ended the exchange is that its answer came whole before its request was sent.
+    fn was_answered_early(&self) -> bool {
+        self.pieces.as_ref().is_some_and(|pieces| pieces.were_cut_short())
+    }
+
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
     fn refuse(&mut self, error: &Error) -> Box<PingoraError> {
         self.exchange.refuse(error);
@@ -140,7 +147,8 @@ impl Front {
         if read.needs_replay || watched || old || exchange.leave.is_some() {
             let deadline = Arc::new(Deadline::new(exchange.started));
             let leave = exchange.leave.clone();
-            context.stand_in = Some(replay::wrap(session, read.needs_replay, (deadline.clone(), leave)));
+            context.pieces = read.needs_replay.then(Arc::default);
+            context.stand_in = Some(replay::wrap(session, context.pieces.clone(), (deadline.clone(), leave)));
             context.deadline = Some(deadline);
         }
         Ok(None)
@@ -156,6 +164,7 @@ impl ProxyHttp for Front {
             exchange: Box::new(Exchange::begin(&self.gateway)),
             stand_in: None,
             deadline: None,
+            pieces: None,
             next_target: false,
             own_words: None,
         }
@@ -265,6 +274,7 @@ impl ProxyHttp for Front {
         let body = context.exchange.encode();
         context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
+        context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
         context.exchange.outgoing = body;
         Ok(())
     }
@@ -276,12 +286,8 @@ impl ProxyHttp for Front {
         end: bool,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        // Pingora replays what it kept of the body, or a sentinel; either is replaced by the whole body for this target.
-        *body = if end {
-            Some(std::mem::take(&mut context.exchange.outgoing)).filter(|body| !body.is_empty())
-        } else {
-            None
-        };
+        // Pingora replays what it kept of the body, or sentinels; either is replaced by the body for this target.
+        *body = if end || context.pieces.is_some() { Pieces::next(&mut context.exchange.outgoing, end) } else { None };
         Ok(())
     }
 
@@ -361,7 +367,7 @@ impl ProxyHttp for Front {
             error.set_retry(context.next_target);
             return error;
         }
-        if context.exchange.is_withdrawn() {
+        if context.exchange.is_withdrawn() || context.was_answered_early() {
             error.as_up();
             error.set_retry(false);
             return error;
@@ -391,6 +397,9 @@ impl ProxyHttp for Front {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &PingoraError, context: &mut Context) -> FailToProxy {
+        if context.was_answered_early() {
+            return FailToProxy { error_code: context.exchange.record.status, can_reuse_downstream: false };
+        }
         let exchange = &mut context.exchange;
         let client_gone = *error.esource() == ErrorSource::Downstream;
         let started = session.response_written().is_some_and(|response| !response.status.is_informational());
@@ -418,14 +427,14 @@ impl ProxyHttp for Front {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&PingoraError>, context: &mut Context) {
-        let outcome = match error {
+        let outcome = match error.filter(|_| !context.was_answered_early()) {
             Some(error) if *error.esource() == ErrorSource::Downstream => Outcome::ClientGone,
             Some(_) if matches!(context.exchange.relaying, Relaying::Passing { .. }) => Outcome::UpstreamCut,
             Some(_) => Outcome::UpstreamFailed,
             None => context.exchange.record.outcome,
         };
         let outcome = match &context.exchange.relaying {
-            _ if outcome != Outcome::Interrupted || error.is_some() => outcome,
+            _ if outcome != Outcome::Interrupted => outcome,
             // The provider's error had no body that could have been mended.
             Relaying::Mending { .. } => Outcome::UpstreamFailed,
             _ => Outcome::Answered,

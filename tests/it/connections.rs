@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::PATIENCE;
@@ -125,6 +125,54 @@ async fn a_provider_that_only_ever_says_wait_is_given_up() {
     let setup = Setup::new().set("providers", json!({"main": provider})).set("default_provider", json!("main"));
     let marg = setup.start().await;
     marg.chat("waits", &chat()).await.assert_error(504, "upstream_timeout");
+}
+
+#[tokio::test]
+async fn an_answer_is_seen_although_its_provider_reads_no_further() {
+    let holds = |status: u16, body: String| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let head = format!(
+                    "HTTP/1.1 {status} Early\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                stream.read_u8().await.unwrap();
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+                kept.push(stream);
+            }
+        });
+        json!({"base_url": format!("http://{address}/v1"), "credentials": ["plain:c"]})
+    };
+    let refusal = json!({"error": {"message": "too much", "type": "t", "param": null, "code": "c"}}).to_string();
+    let second = Upstream::http1().await;
+    let setup = Setup::new()
+        .provider("second", &second, json!({}))
+        .set("providers", json!({"full": holds(413, refusal.clone()).await, "away": holds(503, refusal).await}))
+        .route(json!({"match": {"model": "full"}, "to": "full", "fallback": ["second"]}))
+        .route(json!({"match": {"model": "away"}, "to": "away", "fallback": ["second"]}));
+    let marg = setup.start().await;
+    let ask = |model: &str| {
+        let content = "x".repeat(8 * 1024 * 1024);
+        json!({"model": model, "messages": [{"role": "user", "content": content}]}).to_string()
+    };
+    for http2 in [false, true] {
+        let mut client = if http2 { marg.http2().await } else { marg.http1().await };
+        let answer = client.send(Call::post("/v1/chat/completions", "early", ask("full"))).await;
+        assert_eq!((answer.status, answer.json()["error"]["message"].as_str()), (413, Some("too much")));
+        let record = marg.record(&answer.id()).await;
+        assert_eq!(
+            (&record["outcome"], record["attempts"].as_array().unwrap().len()),
+            (&json!("answered"), 1),
+            "{record}"
+        );
+        let mut client = if http2 { marg.http2().await } else { marg.http1().await };
+        let answer = client.send(Call::post("/v1/chat/completions", "early", ask("away"))).await;
+        assert_eq!((answer.status, answer.header("x-marg-provider")), (200, "second"));
+    }
+    assert_eq!(second.seen("early").len(), 2);
 }
 
 #[tokio::test]
