@@ -421,3 +421,27 @@ fn a_key_for_permits_is_made_once_and_shown_without_its_secret() {
     marg(dir, &["permit", "key", "rotate"]).unwrap();
     assert_ne!(std::fs::read(&kept).unwrap(), std::fs::read(&file).unwrap());
 }
+
+#[test]
+fn a_move_needs_a_source_that_is_there_and_a_target_that_is_another() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    marg(dir, &["keys", "create", "--name", "a"]).unwrap();
+    let at = |name: &str| format!("sqlite:{}", dir.join(name).display());
+    let migrate = |from: &[&str], to: &str| {
+        let line = [&["db", "migrate", "--to", to], from].concat();
+        marg(dir, &line).map_err(|(exit, _)| exit)
+    };
+    let typo = at("data/mrag.db");
+    assert_eq!(migrate(&["--from", &typo], &at("new.db")), Err(Exit::Conflict));
+    assert!(!dir.join("data/mrag.db").exists() && !dir.join("new.db").exists());
+    std::fs::write(dir.join("empty.db"), "").unwrap();
+    assert_eq!(migrate(&["--from", &at("empty.db")], &at("new.db")), Err(Exit::Conflict));
+    std::os::unix::fs::symlink(dir.join("data/marg.db"), dir.join("link.db")).unwrap();
+    for same in ["data/marg.db", "data/./marg.db", "data/../data/marg.db", "link.db"] {
+        assert_eq!(migrate(&[], &at(same)), Err(Exit::Usage), "{same}");
+    }
+    assert_eq!(migrate(&[], &at("new.db")), Ok(()));
+    assert_eq!(migrate(&["--from", &at("link.db")], &at("new.db")), Ok(()), "begun again");
+}
