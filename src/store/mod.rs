@@ -178,6 +178,17 @@ pub fn open_later(address: &Address) -> Result<Option<Arc<dyn Backend>>, StoreEr
     backend(address)?.2.map(|open| open(address)).transpose()
 }
 
+/// Whether an address can be one, as far as that can be told without reaching for it.
+///
+/// # Errors
+/// [`StoreError::Conflict`] as for [`open`].
+pub fn check(address: &Address) -> Result<(), StoreError> {
+    match address.file() {
+        Some(_) => Ok(()),
+        None => backend(address).and_then(|_| postgres::check(address)),
+    }
+}
+
 fn backend(address: &Address) -> Result<&'static Row, StoreError> {
     let scheme = address.url.expose().split_once(':').map_or("", |(scheme, _)| scheme);
     let unknown = || StoreError::Conflict("a database is named as sqlite:PATH or postgres://USER@HOST/NAME".into());
@@ -195,7 +206,9 @@ pub async fn copy_all(from: &Address, to: &Address) -> Result<Vec<Copied>, Store
     if let Some(path) = from.file()
         && let Err(cause) = std::fs::metadata(&path)
     {
-        return Err(StoreError::Conflict(format!("there is no database to move from: {}: {cause}", path.display()).into()));
+        return Err(StoreError::Conflict(
+            format!("there is no database to move from: {}: {cause}", path.display()).into(),
+        ));
     }
     let (source, applied) = open(from).await?;
     if applied.iter().any(|step| step.version == 1) {

@@ -36,7 +36,9 @@ impl Identity {
             return Ok(());
         }
         let shown = path.display();
-        Err(away(&format!("{shown} is not the file that was opened; put that one back, or start again to use this one")))
+        Err(away(&format!(
+            "{shown} is not the file that was opened; put that one back, or start again to use this one"
+        )))
     }
 }
 
