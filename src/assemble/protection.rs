@@ -117,8 +117,8 @@ pub(super) fn note_change(journal: &Journal, actor: &str, (before, after): (&Gat
         actor: actor.into(),
         ..Event::of_gateway("reload", json!({"from": told(before), "to": told(after)}))
     };
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "that the gate changed could not be written down");
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
+        tracing::error!(%error, "that the gate changed could not be written down; it is tried again");
     }
 }
 
