@@ -52,7 +52,13 @@ async fn store_suspensions(core: &Core) -> Result<(), StoreError> {
         }
         match KeyStore::suspend(&*core.house.store, &key, Some(&rest)).await {
             Ok(()) | Err(StoreError::NotFound) => core.ring.is_stored(&key, &rest),
-            Err(error) => return Err(error),
+            Err(error) => {
+                // The folder on the disk has what the store does not; it may have been full.
+                if let Err(error) = core.ring.write_lacking_suspensions() {
+                    tracing::debug!(%error, "a suspension still cannot be written to the disk");
+                }
+                return Err(error);
+            }
         }
     }
     Ok(())
