@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::assemble::Source;
 use crate::assemble::core::Core;
-use crate::assemble::house::{read_secret, write_secret};
+use crate::assemble::house::{self, read_secret, write_secret};
 use crate::config::Config;
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
 use crate::key::draft::NewKey;
@@ -45,6 +45,10 @@ async fn accepts(address: std::net::SocketAddr) {
 }
 
 async fn welcome(core: &Core, config: &Config) -> anyhow::Result<String> {
+    let folder = config.data_dir.clone();
+    let _alone = tokio::task::spawn_blocking(move || house::alone(&folder)).await.context("nobody waited")??;
+    // Another process may just have made the key.
+    core.ring.refresh(&*core.house.store).await?;
     let admin = admin_token(core, &config.data_dir.join("admin.token")).await?;
     let key = application_key(core, &config.data_dir.join("application.key")).await?;
     let live = core.gateway.live.load();

@@ -8,6 +8,7 @@
 
 mod copy;
 mod counters;
+mod file;
 mod keys;
 mod ledger;
 mod limits;
@@ -50,6 +51,8 @@ use crate::route::store::RouteStore;
 #[derive(Clone)]
 pub struct Store {
     path: PathBuf,
+    /// What lay at the path when it was opened.
+    file: file::Identity,
     readers: SqlitePool,
     writer: SqlitePool,
 }
@@ -96,9 +99,11 @@ impl Store {
             // The same few pages change in every batch: rarer checkpoints write them back less often.
             .pragma("wal_autocheckpoint", "4000");
         let writer = connect(options.clone()).await?;
+        // After SQLite has it open for writing: a layered file system may have copied it only then.
+        let file = file::Identity::of(path)?;
         let applied = migrate::run(&writer).await?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok((Self { path: path.to_owned(), readers, writer }, applied))
+        Ok((Self { path: path.to_owned(), file, readers, writer }, applied))
     }
 
     /// Waits for running calls and closes every connection; later calls fail with [`StoreError::Away`].
@@ -145,14 +150,15 @@ impl Store {
     /// A transaction that holds the write lock from its beginning, so that it cannot fail half-way for a reader that became a
     /// writer. Dropped without a commit, it is undone.
     async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.file.check(&self.path)?;
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
     }
 }
 
 /// Opens the file of an address.
 pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
-    let path = address.url.expose().trim_start_matches("sqlite:").trim_start_matches("//");
-    let (store, applied) = Store::open_and_migrate(Path::new(path)).await?;
+    let path = address.file().unwrap_or_default();
+    let (store, applied) = Store::open_and_migrate(&path).await?;
     Ok((Arc::new(store), applied))
 }
 

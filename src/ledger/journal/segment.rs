@@ -70,6 +70,11 @@ pub(in crate::ledger) struct Piece {
     pub is_last: bool,
 }
 
+/// A failure with the file that it is about.
+fn named(path: &Path, cause: &io::Error) -> io::Error {
+    io::Error::new(cause.kind(), format!("{}: {cause}", path.display()))
+}
+
 impl Segment {
     /// Creates the file and takes its lock; `None` when another process was faster to take it for an orphan.
     pub(super) fn create(folder: &Path, name: &str, rotate_at: u64, recent: &Arc<Recent>) -> io::Result<Option<Self>> {
@@ -84,7 +89,7 @@ impl Segment {
         let path = folder.join(name);
         let file = match OpenOptions::new().read(true).append(true).open(&path) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
+            opened => opened.map_err(|cause| named(&path, &cause))?,
         };
         let segment = Self::over(file, path, name)?;
         if let Some(segment) = &segment {

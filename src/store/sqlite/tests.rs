@@ -160,4 +160,25 @@ async fn a_reader_whose_reading_was_undone_reads_what_is_new() {
         let changes = store.keys().changed_after(generation).await.unwrap().unwrap();
         assert_eq!(changes.keys.len(), number);
     }
+
+#[tokio::test]
+async fn a_file_that_was_taken_away_is_away_until_it_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, aside) = (folder.path().join("marg.db"), folder.path().join("aside.db"));
+    let store = Store::open(&path).await.unwrap();
+    store.keys().insert(&key("a")).await.unwrap();
+    std::fs::rename(&path, &aside).unwrap();
+    let is_away = |done: Option<StoreError>| matches!(done, Some(StoreError::Away(_)));
+    for other in [false, true] {
+        if other {
+            std::fs::write(&path, "another file").unwrap();
+        }
+        assert!(is_away(store.keys().insert(&key("b")).await.err()));
+        assert!(is_away(store.keys().generation().await.err()));
+        assert!(is_away(store.ledger().sync().await.err()), "the journal must keep what it has");
+    }
+    std::fs::rename(&aside, &path).unwrap();
+    store.keys().insert(&key("b")).await.unwrap();
+    store.ledger().sync().await.unwrap();
+    assert_eq!(store.keys().all().await.unwrap().len(), 2);
 }
