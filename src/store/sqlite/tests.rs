@@ -160,6 +160,7 @@ async fn a_reader_whose_reading_was_undone_reads_what_is_new() {
         let changes = store.keys().changed_after(generation).await.unwrap().unwrap();
         assert_eq!(changes.keys.len(), number);
     }
+}
 
 #[tokio::test]
 async fn a_file_that_was_taken_away_is_away_until_it_is_put_back() {
