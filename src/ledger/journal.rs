@@ -11,6 +11,7 @@ mod line;
 mod recent;
 mod segment;
 mod strict;
+mod waiting;
 
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -111,6 +112,8 @@ pub struct Journal {
     /// What readers need not parse.
     recent: Arc<Recent>,
     strict: strict::Strict,
+    /// What the disk did not take.
+    waiting: waiting::Waiting,
     bell: Notify,
 }
 
@@ -185,6 +188,7 @@ impl Journal {
             kept: AtomicBool::new(false),
             recent,
             strict: strict::Strict::default(),
+            waiting: waiting::Waiting::default(),
             bell: Notify::new(),
         };
         journal.adopt()?;

@@ -9,7 +9,7 @@ use crate::ledger::record::{Amendment, Outcome, Record};
 use crate::unit::id::ExchangeId;
 use crate::unit::usage::{Usage, UsageSource};
 
-pub(super) const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
+pub(crate) const ROOMY: JournalSettings = JournalSettings { segment_bytes: 1 << 20, max_bytes: 64 << 20 };
 
 pub(crate) fn record(path: &str) -> Record {
     Record {
@@ -42,7 +42,7 @@ fn open(folder: &Path) -> Journal {
 }
 
 /// Every line that can be read from a journal, in order, and how many cannot.
-fn read_all(journal: &Journal) -> (Vec<Line>, u64) {
+pub(super) fn read_all(journal: &Journal) -> (Vec<Line>, u64) {
     let (mut lines, mut skipped) = (Vec::new(), 0);
     for segment in journal.queue() {
         let mut from = 0;
