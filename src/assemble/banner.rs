@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::assemble::Source;
 use crate::assemble::core::Core;
 use crate::assemble::doors::Addresses;
-use crate::assemble::house::{read_secret, write_secret};
+use crate::assemble::house::{self, read_secret, write_secret};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
 use crate::key::draft::NewKey;
 use crate::key::store::KeyStore;
@@ -40,6 +40,10 @@ pub async fn announce(core: Arc<Core>, addresses: Addresses, listening: Vec<ones
 
 async fn welcome(core: &Core, addresses: Addresses) -> anyhow::Result<String> {
     let folder = &core.house.folder;
+    let own = folder.clone();
+    let _alone = tokio::task::spawn_blocking(move || house::alone(&own)).await.context("nobody waited")??;
+    // Another process may just have made the key.
+    core.ring.refresh(&*core.house.store).await?;
     let admin = admin_token(core, &folder.join("admin.token")).await?;
     let key = application_key(core, &folder.join("application.key")).await?;
     let live = core.gateway.live.load();

@@ -31,9 +31,9 @@ mod witnesses;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
-use crate::config::{self, Config};
 use crate::provider::simulated;
 use crate::telemetry::log;
 
@@ -93,9 +93,6 @@ fn tell_warnings(loaded: &Loaded) {
 fn load(source: &Source, simulated: Option<&str>) -> Result<Loaded, Vec<Problem>> {
     match source {
         Source::File(path) => config::load::load(path),
-        Source::Demo(folder) => {
-            let folder = folder.clone().unwrap_or_else(|| Config::default().data_dir);
-            config::demo::demo(folder, simulated.unwrap_or_default())
-        }
+        Source::Demo(folder) => config::demo::demo(folder.clone(), simulated.unwrap_or_default()),
     }
 }

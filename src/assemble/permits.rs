@@ -124,7 +124,7 @@ pub fn note_change(journal: &Journal, actor: &str, (before, after): (Option<&Per
     tracing::info!(send_to = after.config().send_to.name(), keys = ?after.signing(), "permits are signed by other keys");
     let event = Event::of_gateway("change", json!({"from": from, "to": to}));
     let event = Event { noun: "permit".to_owned(), actor: actor.into(), ..event };
-    if let Err(error) = journal.append(&Line::Event(event)) {
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
         tracing::error!(%error, "that permits changed could not be written down");
     }
 }

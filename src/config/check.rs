@@ -101,7 +101,10 @@ fn provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
         report.warn(&credentials, "these are never sent, because `auth` is none");
     }
     let needs_key = provider.preset.is_some_and(|preset| preset.row().key_variable.is_some());
-    if provider.enabled && needs_key && auth != Auth::None && provider.credentials.is_empty() {
+    let carries =
+        |name: &String| HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| carries_credential(&name, auth));
+    let has_key = !provider.credentials.is_empty() || provider.headers.keys().any(carries);
+    if provider.enabled && needs_key && auth != Auth::None && !has_key {
         let variable = provider.preset.and_then(|preset| preset.row().key_variable).unwrap_or_default();
         report
             .warn(&path, format!("no `credentials`, so its answers will be 401; write credentials: [env:{variable}]"));

@@ -87,8 +87,10 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.budget.webhook_secret = None;
     let audit = std::mem::take(&mut config.audit);
     let permits = std::mem::take(&mut config.kavach.permits);
+    let overlay = config.prices.overlay.take();
     let mut loaded = complete(config, report, &|name| std::env::var_os(name))?;
     (loaded.config.audit, loaded.config.kavach.permits) = (audit, permits);
+    loaded.config.prices.overlay = overlay;
     Ok(Loaded { price_providers, ..loaded })
 }
 
@@ -101,6 +103,11 @@ pub fn database_url(text: &str) -> Result<Secret, String> {
         UrlRef::Bare(text) => Ok(Secret::new(text)),
         UrlRef::Ref(reference) => resolve::look_up(&reference, &|name| std::env::var_os(name)),
     }
+}
+
+/// Whether an environment variable is set to nothing.
+pub fn is_empty_variable(name: &std::ffi::OsStr) -> bool {
+    std::env::var_os(name).is_some_and(|value| value.is_empty())
 }
 
 fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {

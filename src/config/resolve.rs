@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 
+use crate::audit::key::{Purpose, SigningKeys};
+use crate::catalog::prices::Catalog;
 use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
@@ -98,17 +100,20 @@ pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
 
 /// Checks the files that are named; gives what the port of applications shows under TLS.
 fn files(config: &Config, report: &mut Report) -> Option<Arc<CertifiedKey>> {
-    if std::fs::metadata(&config.data_dir).is_ok_and(|metadata| !metadata.is_dir()) {
-        report.error("data_dir", format!("{} is not a folder", config.data_dir.display()));
+    // What is missing is made, so the nearest that is there must be a folder.
+    let nearest = config.data_dir.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?)));
+    if let Some((path, _)) = nearest.filter(|(_, metadata)| !metadata.is_dir()) {
+        report.error("data_dir", format!("{} is not a folder", path.display()));
     }
     let identity = config.server.tls.as_ref().and_then(|tls| identity(tls, report));
-    if let Some(overlay) = &config.prices.overlay
-        && let Err(text) = File::open(overlay)
-            .and_then(|file| file.metadata())
-            .map_err(|error| format!("cannot read {}: {error}", overlay.display()))
-            .and_then(|metadata| if metadata.is_file() { Ok(()) } else { Err("this is not a plain file".to_owned()) })
-    {
-        report.error("prices.overlay", text);
+    if let Some(overlay) = &config.prices.overlay {
+        match std::fs::metadata(overlay) {
+            Ok(metadata) if !metadata.is_file() => report.error("prices.overlay", "this is not a plain file"),
+            _ => {
+                let faults = Catalog::load(Some(overlay)).err().unwrap_or_default();
+                faults.into_iter().for_each(|fault| report.error("prices.overlay", fault));
+            }
+        }
     }
     crate::config::kavach::files(config, report);
     if let Some(path) = &config.redis.ca_file {
@@ -250,6 +255,10 @@ impl Resolver<'_> {
             );
             return None;
         }
+        if let Err(text) = url::sqlite(secret.expose()) {
+            self.fault(path, text);
+            return None;
+        }
         Some(secret)
     }
 
@@ -272,12 +281,27 @@ impl Resolver<'_> {
     fn audit(&mut self, config: &AuditConfig) -> AuditSecrets {
         let mut secret =
             |path, reference: &Option<SecretRef>| reference.as_ref().and_then(|reference| self.secret(path, reference));
-        AuditSecrets {
+        let found = AuditSecrets {
             key: secret("audit.key", &config.key),
             next_key: secret("audit.next_key", &config.next_key),
             passphrase: secret("audit.passphrase", &config.passphrase),
             witness_key: secret("audit.witness_key", &config.witness_key),
+        };
+        let passphrase = found.passphrase.as_ref();
+        for (path, key, purpose) in [
+            ("audit.key", &found.key, Purpose::Log),
+            ("audit.next_key", &found.next_key, Purpose::Log),
+            ("audit.witness_key", &found.witness_key, Purpose::Witness),
+        ] {
+            // Without the passphrase that could not be looked up it would fail for that alone.
+            let is_blind = config.passphrase.is_some() && passphrase.is_none();
+            if let Some(Err(error)) =
+                key.as_ref().filter(|_| !is_blind).map(|key| SigningKeys::open(key.expose(), purpose, passphrase))
+            {
+                self.fault(path, error.to_string());
+            }
         }
+        found
     }
 
     fn permit_key(&mut self, config: &PermitsConfig) -> Option<Secret> {

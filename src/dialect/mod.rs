@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod error;
 mod findings;
+mod form;
 pub mod json;
 mod multipart;
 pub mod naming;
