@@ -59,7 +59,9 @@ pub(super) fn auth(provider: &ProviderConfig) -> Auth {
 
 fn ports(server: &ServerConfig, admin: &AdminConfig, report: &mut Report) {
     let (here, there) = (server.listen, admin.listen);
-    let same_host = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
+    // ::ffff:127.0.0.1 is 127.0.0.1 in other words (RFC 4291 section 2.5.5.2).
+    let (this, that) = (here.ip().to_canonical(), there.ip().to_canonical());
+    let same_host = this == that || this.is_unspecified() || that.is_unspecified();
     // Port 0 asks the system for any free port, which is another one each time.
     if admin.enabled && here.port() == there.port() && here.port() != 0 && same_host {
         report.error("admin.listen", format!("this is the same port as server.listen ({here}); choose another"));

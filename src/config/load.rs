@@ -6,6 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
 
 use crate::config::Config;
 use crate::config::check;
@@ -26,6 +29,8 @@ pub struct Loaded {
     pub config: Config,
     /// The providers, sorted by name, disabled ones included.
     pub providers: Vec<ProviderSettings>,
+    /// What the port of applications shows under TLS, if `server.tls` is set: read once, so that what was checked is served.
+    pub tls: Option<Arc<CertifiedKey>>,
     /// The address of `database.url`, if it is set.
     pub database_url: Option<Secret>,
     /// The address of `database.listen_url`, if it is set.
@@ -145,7 +150,7 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit, permits } =
+    let resolve::Resolved { providers, tls, database_url, listen_url, hash_key, webhook, redis, audit, permits } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
@@ -153,6 +158,7 @@ pub(super) fn complete(
         config,
         providers,
         price_providers,
+        tls,
         database_url,
         listen_url,
         hash_key,

@@ -128,6 +128,13 @@ async fn a_broken_configuration_changes_nothing_when_reloaded() {
         assert!(problems > 0, "{}", answer.text());
         until("that refusal is logged", || async { (refusals() > before + 1).then_some(()) }).await;
     }
+    // SIGHUP has no answer, so the log says what is wrong, and where.
+    let lines =
+        |text: &str| marg.logged().lines().filter(|line| line.contains(text)).map(str::to_owned).collect::<Vec<_>>();
+    let unknown = lines("server.unheard_of: ");
+    let place: Vec<&str> = unknown[0].split("\"error\":\"").nth(1).unwrap().splitn(3, ':').collect();
+    assert!(place[..2].iter().all(|number| number.parse::<u32>().is_ok()), "{unknown:?}");
+    assert!(lines("providers.main.credentials[0]: ")[0].contains("NOT_THERE"));
     let seen = upstream.seen("after");
     assert!(seen.iter().all(|seen| seen.header("authorization") == Some(&format!("Bearer {CREDENTIAL}main"))));
 }
@@ -199,6 +206,23 @@ async fn a_credential_in_a_file_is_read_again_on_reload() {
     let seen = upstream.seen("file");
     assert_eq!(seen[0].header("authorization"), Some(format!("Bearer {CREDENTIAL}before").as_str()));
     assert_eq!(seen[1].header("authorization"), Some(format!("Bearer {CREDENTIAL}after").as_str()));
+}
+
+#[tokio::test]
+async fn a_reload_names_a_secret_that_waits_for_a_restart_and_logs_its_warnings() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::with_default(&upstream);
+    let path = setup.path("hash.hex");
+    std::fs::write(&path, "0f".repeat(32)).unwrap();
+    let marg = setup.set("keys", json!({"hash_key": format!("file:{}", path.display())})).start().await;
+    std::fs::write(&path, "f0".repeat(32)).unwrap();
+    let mut config = marg.config.clone();
+    config["server"]["body_idle_timeout_ms"] = json!(200_000);
+    marg.rewrite(&config);
+    let report = marg.ask_admin("POST", "/admin/reload", None).await.json();
+    assert_eq!((&report["changed"], &report["needs_restart"]), (&json!(["server", "keys"]), &json!(["keys.hash_key"])));
+    marg.logs("server.body_idle_timeout_ms: longer than server.body_timeout_ms").await;
+    assert_eq!(marg.chat("kept", &chat("m")).await.status, 200, "the key's hash is still the old one");
 }
 
 #[tokio::test]

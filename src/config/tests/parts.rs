@@ -124,6 +124,10 @@ fn parts_that_do_not_fit_each_other_are_refused() {
         "2:17: admin.listen",
         "same port as server.listen",
     );
+    for same in ["[::ffff:127.0.0.1]:81", "[::ffff:0.0.0.0]:81", "[::]:81"] {
+        let ports = format!("server: {{listen: '127.0.0.1:81'}}\nadmin: {{listen: '{same}'}}");
+        refuses(&ports, "2:17: admin.listen", "same port as server.listen");
+    }
     refuses("server: {max_body_bytes: 2048, max_buffered_bytes: 1024}", "1:52", "one body must fit");
     refuses("ledger: {journal_max_bytes: 4096}", "1:29", "one segment must fit");
     for good in [
