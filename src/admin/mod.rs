@@ -36,6 +36,7 @@ pub mod time;
 pub mod tokens;
 mod trail;
 pub mod users;
+mod wire;
 pub mod witness;
 
 #[cfg(test)]

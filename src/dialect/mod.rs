@@ -11,6 +11,7 @@ pub mod error;
 mod findings;
 pub mod json;
 mod multipart;
+pub mod naming;
 mod offer;
 pub mod openai;
 pub mod operation;
@@ -19,6 +20,7 @@ mod shape;
 mod splice;
 pub mod sse;
 pub mod text;
+mod urlencoded;
 pub mod usage;
 pub mod value;
 
@@ -27,6 +29,7 @@ mod golden;
 
 pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
 pub use error::{error_body, upstream_error_body};
+pub use naming::{Naming, naming};
 pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};

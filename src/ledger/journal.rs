@@ -272,7 +272,7 @@ impl Journal {
             return Err(JournalError::Full { limit_bytes });
         }
         // The operating system may take a part only (the disk is nearly full, or was for a moment). The part stays behind as a
-        // torn line; the whole line is tried once more.
+        // torn line, which the segment's readers in this process know; the whole line is tried once more.
         for _ in 0..2 {
             let (taken, segment_is_full) = {
                 let active = self.active.read().unwrap_or_else(PoisonError::into_inner);

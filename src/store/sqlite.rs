@@ -33,7 +33,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
 
 pub use counters::Counters;
 
@@ -207,6 +207,14 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .max_lifetime(None)
         // The file is local: a connection does not die on its own.
         .test_before_acquire(false)
+        // SQLite undoes a transaction by itself when the disk is full or fails, when a statement is interrupted, and sometimes when
+        // a commit fails (sqlite.org/lang_transaction.html, section 3). sqlx then goes on counting it as open, and would refuse
+        // every later one on that connection, the only one that writes. It is closed, and the next call opens another. What an
+        // earlier call left to be undone is undone by now: nothing comes back to the pool before. Costs a load.
+        .before_acquire(|connection, _| {
+            let is_whole = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_whole) })
+        })
 }
 
 /// Opens the writing connection. The switch to write-ahead logging needs the database for itself for a moment, and SQLite does
