@@ -34,6 +34,8 @@ pub(super) struct Meaning {
     pub(super) last: bool,
     /// It carries usage and no choice: sent only because usage was asked for.
     pub(super) only_usage: bool,
+    /// It speaks of an error.
+    pub(super) error: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Findings {
             || (sought && self.parsed < PATIENCE_EVENTS)
             || has_value(&finders.usage, event)
             || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
-            || has_value(&finders.error, event)
+            || mentions_error(event)
             // An event without an object is `[DONE]`, a comment, or not JSON.
             || memchr::memchr(b'{', event).is_none()
             || (self.speaks_responses()
@@ -122,7 +124,7 @@ impl Findings {
             return Meaning::default();
         }
         if data.trim_ascii().starts_with(b"[DONE]") {
-            return Meaning { last: true, only_usage: false };
+            return Meaning { last: true, ..Meaning::default() };
         }
         self.parsed = self.parsed.saturating_add(1);
         let parts = Parts::of(Value::whole(&data));
@@ -137,6 +139,7 @@ impl Findings {
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
             only_usage: usage && parts.usage.is_some() && no_choice && parts.error.is_none(),
+            error: mentions_error(event),
         }
     }
 
@@ -280,6 +283,12 @@ impl Findings {
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
         keep(&mut self.finish_reason, last_member(tail, b"\"finish_reason\""));
     }
+}
+
+/// Whether a document or an event speaks of an error: by a key, a type, or the event's name.
+#[inline]
+pub(super) fn mentions_error(text: &[u8]) -> bool {
+    text.starts_with(b"event: error") || has_value(&FINDERS.error, text)
 }
 
 /// Whether a word in quotes stands in an event, except as a key whose value is `null`. Inside a string its quotes would be

@@ -7,6 +7,7 @@
 //! checked never panics, recurses or takes more than linear time.
 
 pub mod answer;
+mod clean;
 pub mod error;
 mod findings;
 pub mod json;
@@ -26,6 +27,7 @@ pub mod value;
 mod golden;
 
 pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
+pub use clean::Confidential;
 pub use error::{error_body, upstream_error_body};
 pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};

@@ -92,8 +92,6 @@ pub enum Relaying {
     Passing {
         /// Reads usage as it passes.
         reader: Box<AnswerReader>,
-        /// Whether it is an event stream.
-        event_stream: bool,
         /// The length that the upstream announced.
         expected: Option<u64>,
         /// The bytes that have come so far.

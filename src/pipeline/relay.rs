@@ -25,8 +25,10 @@ pub struct AnswerHead<'a> {
 /// How the answer's head must be changed before it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
-    /// The body's length changes, so the head may not announce one.
+    /// The body's length may change, so the head may not announce one.
     pub length_changes: bool,
+    /// The body is not the provider's, but Marg's JSON.
+    pub rewritten: bool,
     /// It is an event stream.
     pub event_stream: bool,
     /// The status to send on.
@@ -37,7 +39,7 @@ impl Exchange {
     /// Begins to relay an answer that is the caller's.
     pub fn begin_relay(&mut self, head: &AnswerHead<'_>) -> Framing {
         let Some(current) = &self.current else {
-            return Framing { length_changes: false, event_stream: false, status: head.status };
+            return Framing { length_changes: false, rewritten: false, event_stream: false, status: head.status };
         };
         self.record.provider = Some(current.step.provider.name.clone());
         self.record.model_served = (!current.step.model.is_empty()).then(|| current.step.model.clone());
@@ -47,17 +49,26 @@ impl Exchange {
             self.record.status = status;
             self.record.reason = Some(Kind::UpstreamError.code().to_owned());
             self.relaying = Relaying::Mending { status: head.status, collected: Vec::new() };
-            return Framing { length_changes: true, event_stream: false, status };
+            return Framing { length_changes: true, rewritten: true, event_stream: false, status };
         }
         self.record.status = head.status;
-        let event_stream = head.content_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+        let kind = head.content_type.unwrap_or_default();
+        let event_stream = is_kind(kind, "text/event-stream");
         // A usage chunk that the caller did not ask for is not shown to it, whoever asked for it; some providers send one unasked.
         let operation = self.operation();
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
-        let hide = event_stream && !wants && matches!(operation, Operation::Chat | Operation::Completions);
-        let reader = Box::new(AnswerReader::new(operation, event_stream, hide));
-        self.relaying = Relaying::Passing { reader, event_stream, expected: head.length, seen: 0 };
-        Framing { length_changes: hide, event_stream, status: head.status }
+        let hide = !wants && matches!(operation, Operation::Chat | Operation::Completions);
+        let mut reader = AnswerReader::new(operation, event_stream, hide);
+        let guess = !event_stream && self.wants_stream();
+        if guess {
+            reader = reader.guess_stream(hide);
+        }
+        if event_stream || guess || is_kind(kind, "application/json") {
+            reader = reader.keep_confidential(current.step.provider.clone());
+        }
+        self.relaying = Relaying::Passing { reader: Box::new(reader), expected: head.length, seen: 0 };
+        // A stream may grow by an event that says that it broke off.
+        Framing { length_changes: event_stream || guess, rewritten: false, event_stream, status: head.status }
     }
 
     /// Whether the current target is asked to report usage in a stream.
@@ -90,7 +101,7 @@ impl Exchange {
                 );
                 if end { Some(self.mend()) } else { None }
             }
-            Relaying::Passing { reader, expected, seen, event_stream: _ } => {
+            Relaying::Passing { reader, expected, seen } => {
                 let chunk = chunk.unwrap_or_default();
                 *seen += chunk.len() as u64;
                 let whole = end || expected.is_some_and(|length| *seen >= length);
@@ -114,12 +125,7 @@ impl Exchange {
             return Bytes::new();
         };
         let body = match &self.current {
-            Some(current) if status >= 400 => {
-                let provider = &current.step.provider;
-                let secrets: Vec<&str> = provider.credentials.secrets().iter().map(|secret| secret.expose()).collect();
-                let hosts = [provider.endpoint.authority.as_str(), provider.endpoint.host.as_str()];
-                dialect::upstream_error_body(status, &collected, &secrets, &hosts)
-            }
+            Some(current) if status >= 400 => dialect::upstream_error_body(status, &collected, &*current.step.provider),
             _ => dialect::error_body(&Error::new(
                 Kind::UpstreamError,
                 format!("The provider answered with the redirect {status}, which is not followed."),
@@ -133,7 +139,7 @@ impl Exchange {
     /// The answer broke off. Gives what the caller can still be told in its dialect: an error event if it is in the middle
     /// of a stream.
     pub fn cut(&mut self, client_gone: bool) -> Option<Bytes> {
-        let streaming = matches!(&self.relaying, Relaying::Passing { event_stream: true, .. });
+        let streaming = matches!(&self.relaying, Relaying::Passing { reader, .. } if reader.is_event_stream());
         if let Some(error) = self.leave.as_ref().and_then(Leave::refusal).filter(|_| !self.settled) {
             self.record.reason = Some(error.kind().code().to_owned());
             self.record.error = Some(error.text().to_owned());
@@ -158,4 +164,9 @@ impl Exchange {
         self.settle(Outcome::UpstreamCut);
         event
     }
+}
+
+/// Whether a content type is of a kind, whatever its parameters. Kinds are the same in any case (RFC 9110 section 8.3.1).
+fn is_kind(content_type: &str, kind: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
 }

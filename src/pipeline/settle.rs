@@ -102,7 +102,7 @@ impl Exchange {
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
         let usage = reported.filter(|usage| self.believes(usage, delivered));
         self.record.images = self.drawn();
-        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
+        let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
         }
@@ -143,7 +143,7 @@ impl Exchange {
         Some(Uncounted {
             id: self.record.id,
             operation,
-            event_stream: *event_stream,
+            event_stream: reader.is_event_stream(),
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
             delivered,

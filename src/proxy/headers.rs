@@ -167,9 +167,11 @@ pub fn sign(
     response.set_reason_phrase(None)?;
     if framing.length_changes {
         response.remove_header(&header::CONTENT_LENGTH);
-        response.remove_header(&header::CONTENT_ENCODING);
         response.remove_header(&header::ETAG);
-        if !bodyless && !framing.event_stream {
+    }
+    if framing.rewritten {
+        response.remove_header(&header::CONTENT_ENCODING);
+        if !bodyless {
             response.insert_header(header::CONTENT_TYPE, "application/json")?;
         }
     }
