@@ -16,6 +16,7 @@ use crate::dialect::error::error_body;
 use crate::dialect::findings::{Findings, Meaning, mentions_error};
 use crate::dialect::operation::Operation;
 use crate::dialect::sse::{self, Splitter};
+use crate::dialect::usage::Missing;
 use crate::dialect::value::Value;
 use crate::error::Error;
 use crate::unit::usage::{ServiceTier, Usage};
@@ -177,7 +178,12 @@ impl AnswerReader {
 
     /// The tokens that the provider reported, so far; the last report wins. `None` if it reported nothing.
     pub fn usage(&self) -> Option<Usage> {
-        self.findings.usage
+        self.findings.report.map(|report| report.usage)
+    }
+
+    /// Of what the reports say nothing, if there is any: a side that none names, or what was written after the last one.
+    pub fn missing(&self) -> Missing {
+        self.findings.missing()
     }
 
     /// The model that the provider said it used; at most 256 bytes.

@@ -9,9 +9,9 @@ use memchr::memmem;
 
 use crate::dialect::openai::{cut, kind_of_image};
 use crate::dialect::operation::Operation;
-use crate::dialect::usage;
+use crate::dialect::usage::{self, Missing, Report};
 use crate::dialect::value::Value;
-use crate::unit::usage::{ServiceTier, Usage};
+use crate::unit::usage::ServiceTier;
 
 const NAME_LIMIT_BYTES: usize = 256;
 const MESSAGE_LIMIT_BYTES: usize = 512;
@@ -41,7 +41,9 @@ pub(super) struct Meaning {
 #[derive(Debug)]
 pub(super) struct Findings {
     pub(super) operation: Operation,
-    pub(super) usage: Option<Usage>,
+    pub(super) report: Option<Report>,
+    /// More was written after the last report.
+    stale: bool,
     pub(super) model: Option<String>,
     pub(super) id: Option<String>,
     pub(super) finish_reason: Option<String>,
@@ -76,7 +78,8 @@ impl Findings {
     pub(super) fn new(operation: Operation) -> Self {
         Self {
             operation,
-            usage: None,
+            report: None,
+            stale: false,
             model: None,
             id: None,
             finish_reason: None,
@@ -105,6 +108,7 @@ impl Findings {
         let sought = self.model.is_none() || self.id.is_none();
         !self.first_token
             || (sought && self.parsed < PATIENCE_EVENTS)
+            || (self.report.is_some() && !self.stale)
             || has_value(&finders.usage, event)
             || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
             || mentions_error(event)
@@ -131,7 +135,10 @@ impl Findings {
         let kind = parts.kind.and_then(Value::string).unwrap_or_default();
         let usage = self.read_parts(&parts);
         self.read_drawn(&parts, &kind);
-        self.first_token = self.first_token || self.holds_content(&parts, &kind);
+        let matters = !self.first_token || (self.report.is_some() && !usage);
+        let written = matters && self.holds_content(&parts, &kind);
+        self.first_token |= written;
+        self.stale |= written && !usage && self.report.is_some();
         if parts.error.is_none() && kind == "error" {
             self.keep_error(Value::whole(&data));
         }
@@ -193,8 +200,11 @@ impl Findings {
 
     /// Reads an answer or an event. Gives whether it carries usage.
     fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
-        let usage = parts.usage(self.operation);
-        self.usage = usage.or(self.usage);
+        let report = parts.usage(self.operation);
+        if let Some(report) = report {
+            self.report = Some(report.over(self.report));
+            self.stale = false;
+        }
         keep(&mut self.model, parts.model);
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
@@ -210,7 +220,7 @@ impl Findings {
         if let Some(error) = parts.error {
             self.keep_error(error);
         }
-        usage.is_some()
+        report.is_some()
     }
 
     /// *Source*: the response object, <https://platform.openai.com/docs/api-reference/responses/object>: `status` is
@@ -236,6 +246,12 @@ impl Findings {
         let inside = || parts.usage.and_then(|usage| usage.present("service_tier"));
         let word = parts.service_tier.or_else(inside).and_then(Value::string);
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
+    }
+
+    /// Of what the reports say nothing: also of what was written after the last of them.
+    pub(super) fn missing(&self) -> Missing {
+        let missing = self.report.unwrap_or_default().missing;
+        Missing { output: missing.output || (self.stale && self.operation.writes()), ..missing }
     }
 
     fn keep_error(&mut self, error: Value<'_>) {
@@ -276,7 +292,8 @@ impl Findings {
     /// model if none is known.
     pub(super) fn tail(&mut self, tail: &[u8]) {
         if let Some(value) = last_member(tail, b"\"usage\"") {
-            self.usage = usage::read(self.operation, value).or(self.usage);
+            self.report = usage::read(self.operation, value).map(|report| report.over(self.report)).or(self.report);
+            self.stale = false;
         }
         keep(&mut self.model, last_member(tail, b"\"model\""));
         let word = last_member(tail, b"\"service_tier\"").and_then(Value::string);
@@ -378,7 +395,7 @@ impl<'a> Parts<'a> {
     /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
     /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
     /// <https://platform.moonshot.ai/docs/api/chat>).
-    fn usage(&self, operation: Operation) -> Option<Usage> {
+    fn usage(&self, operation: Operation) -> Option<Report> {
         let read = |usage| usage::read(operation, usage);
         let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
         self.usage

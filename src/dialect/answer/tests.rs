@@ -277,6 +277,22 @@ fn an_answer_that_breaks_off_ends_in_an_error_event() {
     }
 }
 
+#[test]
+fn a_report_is_stale_once_more_was_written() {
+    let early = ROLE.replace("\"usage\":null", "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":0}");
+    let running = WORD.replace("\"usage\":null", "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}");
+    let missing = |events: &[&str]| {
+        let reader = relay(Operation::Chat, false, &[events.concat().as_bytes()]).1;
+        assert!(reader.usage().is_some());
+        (reader.missing().input, reader.missing().output)
+    };
+    assert_eq!(missing(&[&early, WORD, STOP, DONE]), (false, true));
+    assert_eq!(missing(&[&early, WORD, STOP, USAGE, DONE]), (false, false));
+    assert_eq!(missing(&[&running, &running, STOP, DONE]), (false, false), "counts that run along");
+    assert_eq!(missing(&[&early, STOP, ": keep-alive\n\n", DONE]), (false, false), "nothing was written");
+    assert_eq!(missing(&[WORD, USAGE, STOP, DONE]), (false, false));
+}
+
 #[derive(Debug)]
 struct Keeper;
 
