@@ -20,6 +20,7 @@ mod shape;
 mod splice;
 pub mod sse;
 pub mod text;
+pub mod unpack;
 pub mod usage;
 pub mod value;
 

@@ -5,8 +5,11 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
+use crate::dialect::unpack::Coding;
 use crate::dialect::usage::{Missing, Report};
 use crate::dialect::{self, AnswerReader, Operation};
 use crate::error::Kind;
@@ -144,8 +147,13 @@ impl Exchange {
 
     /// What must be counted, beside what the provider reported.
     fn uncounted(&self, operation: Operation, reported: Option<Report>) -> Option<Uncounted> {
-        let (Relaying::Passing { reader, .. }, Some(current)) = (&self.relaying, &self.current) else { return None };
-        let (delivered, delivered_bytes) = reader.delivered();
+        let (Relaying::Passing { reader, coding, .. }, Some(current)) = (&self.relaying, &self.current) else {
+            return None;
+        };
+        let (mut delivered, delivered_bytes) = reader.delivered();
+        if matches!(coding, Coding::Opaque) {
+            delivered = Bytes::new();
+        }
         Some(Uncounted {
             id: self.record.id,
             operation,
