@@ -232,7 +232,8 @@ pub struct KeyCreate {
     style: Option<PrefixStyle>,
 }
 
-/// What to change about a key. What is left out stays; null removes.
+/// What to change about a key. What is left out stays; null removes, and stands for an empty list and no labels. A name and
+/// whether it is switched on cannot be removed.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyPatch {
@@ -253,16 +254,16 @@ pub struct KeyPatch {
     #[schema(schema_with = shape::name_or_null)]
     user: Option<Option<String>>,
     /// Free labels; they replace all that there are.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(value_type = Labels)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(value_type = Option<Labels>)]
     labels: Option<Labels>,
     /// Patterns of the models that it may ask for; they replace all that there are.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(schema_with = shape::patterns)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(schema_with = shape::patterns_or_null)]
     models: Option<Vec<String>>,
     /// Addresses or networks that it may be used from; they replace all that there are.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(schema_with = shape::networks)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(schema_with = shape::networks_or_null)]
     addresses: Option<Vec<String>>,
     /// From when on it is refused; it must lie ahead (409).
     #[serde(default, deserialize_with = "some")]
@@ -295,6 +296,15 @@ struct KeyPath {
 /// Tells a field that is there from one that is left out, so that null can mean something.
 pub(super) fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// The same for what is empty rather than absent, so that null empties it.
+pub(super) fn some_or_none<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de> + Default,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(|value: Option<T>| Some(value.unwrap_or_default()))
 }
 
 /// Lists keys, newest first.
@@ -339,7 +349,7 @@ pub async fn show(state: State, id: Segment) -> Result<Response, Refusal> {
 
 /// Changes fields of a key.
 ///
-/// What is left out stays; null removes.
+/// What is left out stays; null removes. A revoked key stays as it is.
 #[utoipa::path(patch, path = "/admin/keys/{id}", operation_id = "update_key", tag = "keys", request_body = KeyPatch,
     params(KeyPath), responses(
     (status = 200, description = "The key as it is now.", body = KeyView),
@@ -350,7 +360,11 @@ pub async fn patch(state: State, id: Segment, Body(patch): Body<KeyPatch>) -> Re
     let now = Timestamp::now();
     shape::check_patterns("models", patch.models.as_deref().unwrap_or_default())?;
     shape::check_ahead(patch.expires_at.flatten(), now)?;
-    change(&state, &id, |key| patch.apply(key, now)).await
+    change(&state, &id, |key| {
+        check_not_revoked(key)?;
+        patch.apply(key, now)
+    })
+    .await
 }
 
 /// Deletes a key.
@@ -455,11 +469,16 @@ pub async fn release(state: State, id: Segment) -> Result<Response, Refusal> {
 }
 
 fn switch(key: &mut Key, on: bool) -> Result<(), Refusal> {
-    if key.revoked_at.is_some() {
-        return Err(Refusal::conflict("The key is revoked; a revoked key never works again."));
-    }
+    check_not_revoked(key)?;
     key.enabled = on;
     Ok(())
+}
+
+fn check_not_revoked(key: &Key) -> Result<(), Refusal> {
+    match key.revoked_at {
+        Some(_) => Err(Refusal::conflict("The key is revoked; a revoked key never works again.")),
+        None => Ok(()),
+    }
 }
 
 async fn change(

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::admin::State;
-use crate::admin::keys::some;
+use crate::admin::keys::{some, some_or_none};
 use crate::admin::limits::{self, CounterView, LimitView, acting_for};
 use crate::admin::respond::{self, Refusal, Segment};
 use crate::admin::shape::{self, Labels};
@@ -131,7 +131,7 @@ pub struct PartyCreate {
     max_output_tokens: Option<u64>,
 }
 
-/// What to change. What is left out stays; null removes.
+/// What to change. What is left out stays; null removes, and stands for an empty text or list and no labels.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartyPatch {
@@ -144,16 +144,16 @@ pub struct PartyPatch {
     #[schema(schema_with = shape::name_or_null)]
     team: Option<Option<String>>,
     /// What it is for.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(schema_with = shape::description)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(schema_with = shape::description_or_null)]
     description: Option<String>,
     /// Free labels; they replace all that there are.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(value_type = Labels)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(value_type = Option<Labels>)]
     labels: Option<Labels>,
     /// Patterns of the models that its keys may ask for; they replace all that there are.
-    #[serde(default, deserialize_with = "some")]
-    #[schema(schema_with = shape::patterns)]
+    #[serde(default, deserialize_with = "some_or_none")]
+    #[schema(schema_with = shape::patterns_or_null)]
     models: Option<Vec<String>>,
     /// The most input tokens of one request.
     #[serde(default, deserialize_with = "shape::some_count")]

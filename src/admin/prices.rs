@@ -123,7 +123,7 @@ pub struct RepriceOrder {
     /// Records that started before that time; left out, now.
     until: Option<Time>,
     /// Records of models of this pattern, requested or served.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = "^[\\x20-\\x7e]+$")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     model: Option<String>,
     /// Records of this provider.
     #[schema(min_length = 1, max_length = 128)]

@@ -55,7 +55,7 @@ pub struct RecordQuery {
     #[param(min_length = 1, max_length = 128)]
     user: Option<String>,
     /// Only those that asked for, or were served by, a model of this pattern.
-    #[param(min_length = 1, max_length = 256, pattern = "^[\\x20-\\x7e]+$")]
+    #[param(min_length = 1, max_length = 256, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     model: Option<String>,
     /// Only those that this provider answered.
     #[param(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]

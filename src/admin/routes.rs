@@ -23,8 +23,8 @@ use crate::unit::object::{object, whole_or_null};
 
 /// The longest name of a provider and of a route, in characters.
 const MAX_NAME_CHARS: usize = 64;
-/// The longest model in a target, in bytes.
-const MAX_MODEL_BYTES: usize = 255;
+/// The longest model in a target, in characters.
+const MAX_MODEL_CHARS: usize = 255;
 /// The largest weight of a split.
 const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -274,8 +274,11 @@ fn check_form(route: &RouteConfig) -> Result<(), Refusal> {
         return Err(Refusal::invalid("name", text));
     }
     for pattern in [&route.matches.model, &route.matches.team].into_iter().flatten() {
-        if !shape::is_printable(pattern.as_str(), Glob::MAX_BYTES) {
-            return Err(Refusal::invalid("match", "A pattern in a route has 1 to 256 printable ASCII characters."));
+        if !shape::is_plain(pattern.as_str(), Glob::MAX_CHARS) {
+            return Err(Refusal::invalid(
+                "match",
+                "A pattern in a route has 1 to 256 characters, none of them a control character.",
+            ));
         }
     }
     if route.to.is_some() != route.split.is_empty() {
@@ -297,11 +300,14 @@ fn check_target(target: &TargetConfig) -> Result<(), Refusal> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let provider = &target.provider;
     let provider_fits = (1..=MAX_NAME_CHARS).contains(&provider.len()) && provider.bytes().all(known);
-    let model_fits = target.model.as_deref().is_none_or(|model| shape::is_printable(model, MAX_MODEL_BYTES));
+    let model_fits = target.model.as_deref().is_none_or(|model| shape::is_plain(model, MAX_MODEL_CHARS));
     if provider_fits && model_fits {
         return Ok(());
     }
-    Err(Refusal::invalid("to", "A target is a provider's name, or that, a colon and a model in printable ASCII."))
+    Err(Refusal::invalid(
+        "to",
+        "A target is a provider's name, or that, a colon and a model without control characters.",
+    ))
 }
 
 fn route_ids() -> utoipa::openapi::schema::ArrayBuilder {
@@ -313,11 +319,10 @@ fn route_ids() -> utoipa::openapi::schema::ArrayBuilder {
 /// The schema of a route with what a derived one cannot say: `to` or `split`, and a weight above 0.
 pub fn route_schema() -> Value {
     let target = json!({
-        "type": "string", "maxLength": 320, "pattern": "^[A-Za-z0-9._-]{1,64}(:[\\x20-\\x7e]{1,255})?$",
+        "type": "string", "maxLength": 320, "pattern": "^[A-Za-z0-9._-]{1,64}(:[^\\x00-\\x1f\\x7f-\\x9f]{1,255})?$",
         "description": "`provider`, or `provider:model`.",
     });
-    let pattern =
-        json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 256, "pattern": "^[\\x20-\\x7e]+$" });
+    let pattern = json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 256, "pattern": shape::PLAIN });
     let side = json!({
         "type": "object", "required": ["to", "weight"], "additionalProperties": false,
         "properties": { "to": target, "weight": { "type": "integer", "minimum": 0, "maximum": MAX_WEIGHT } },

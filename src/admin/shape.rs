@@ -88,6 +88,9 @@ pub fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<O
 /// A text for people without control characters, which is not only white space.
 const NAME: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
 
+/// A text without control characters; what [`is_plain`] takes.
+pub const PLAIN: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
+
 /// A name: 1 to 128 characters.
 pub fn name() -> Object {
     let mut schema = text(1, MAX_WORD_CHARS, Some(NAME));
@@ -105,17 +108,29 @@ pub fn name_or_null() -> Object {
 /// A list of model patterns.
 pub fn patterns() -> ArrayBuilder {
     ArrayBuilder::new()
-        .items(RefOr::T(Schema::Object(text(1, Glob::MAX_BYTES, Some(r"^[\x20-\x7e]+$")))))
+        .items(RefOr::T(Schema::Object(text(1, Glob::MAX_CHARS, Some(PLAIN)))))
         .max_items(Some(MAX_MODELS))
         .description(Some(
             "Patterns of the models that it may ask for (`*` any run, `?` one character); empty allows all.",
         ))
 }
 
+/// The same, or null.
+pub fn patterns_or_null() -> ArrayBuilder {
+    patterns().schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+}
+
 /// What something is for.
 pub fn description() -> Object {
     let mut schema = text(0, MAX_DESCRIPTION_CHARS, Some(r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"));
     schema.description = Some("What it is for; at most 1,024 characters, line ends included.".to_owned());
+    schema
+}
+
+/// The same, or null.
+pub fn description_or_null() -> Object {
+    let mut schema = description();
+    schema.schema_type = SchemaType::from_iter([Type::String, Type::Null]);
     schema
 }
 
@@ -151,25 +166,31 @@ pub fn networks() -> ArrayBuilder {
         .description(Some("Addresses or networks that it may be used from; empty allows all."))
 }
 
+/// The same, or null.
+pub fn networks_or_null() -> ArrayBuilder {
+    networks().schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+}
+
 fn text(min: usize, max: usize, pattern: Option<&str>) -> Object {
     ObjectBuilder::new().schema_type(Type::String).min_length(Some(min)).max_length(Some(max)).pattern(pattern).build()
 }
 
-/// Checks model patterns beyond what a key checks: the API takes printable ASCII, of which model names are made.
+/// Checks model patterns before anything else is: of any script, as names of models are.
 ///
 /// # Errors
 /// `InvalidRequest` that names the field.
 pub fn check_patterns(field: &'static str, patterns: &[String]) -> Result<(), Refusal> {
-    if patterns.iter().all(|pattern| is_printable(pattern, Glob::MAX_BYTES)) {
+    if patterns.iter().all(|pattern| is_plain(pattern, Glob::MAX_CHARS)) {
         return Ok(());
     }
-    let text = format!("A pattern for models has 1 to {} printable ASCII characters.", Glob::MAX_BYTES);
+    let text =
+        format!("A pattern for models has 1 to {} characters, none of them a control character.", Glob::MAX_CHARS);
     Err(Refusal::invalid(field, text))
 }
 
-/// Whether a text is printable ASCII, not empty and not too long.
-pub fn is_printable(text: &str, max: usize) -> bool {
-    (1..=max).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+/// Whether a text is not empty, has at most so many characters and no control character among them.
+pub fn is_plain(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 /// Checks that an expiry lies ahead.

@@ -7,7 +7,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::unit::clock::Timestamp;
 
-/// A [`Timestamp`] that is read and written as RFC 3339 only. Times before 1970 read as the epoch.
+/// A [`Timestamp`] that is read and written as RFC 3339 only, until [`Timestamp::LATEST`]. Times before 1970 read as the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
@@ -27,8 +27,12 @@ impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time = text.parse::<jiff::Timestamp>().ok().filter(|_| !text.contains('['));
-        let time = time
-            .ok_or_else(|| serde::de::Error::custom("a time is written in RFC 3339, such as 2026-11-21T09:30:00Z"))?;
+        let time = time.ok_or_else(|| {
+            serde::de::Error::custom(format_args!(
+                "a time is written in RFC 3339, such as 2026-11-21T09:30:00Z, and is not after {}",
+                Timestamp::LATEST
+            ))
+        })?;
         Ok(Self(Timestamp(time.as_microsecond().max(0))))
     }
 }
@@ -47,6 +51,13 @@ impl ToSchema for Time {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_out_of_range_is_told_the_range() {
+        let wrong = serde_json::from_str::<Time>("\"9999-12-31T23:59:59Z\"").unwrap_err().to_string();
+        assert!(wrong.contains(Timestamp::LATEST), "{wrong}");
+        assert!(serde_json::from_str::<Time>(&format!("\"{}\"", Timestamp::LATEST)).is_ok());
+    }
 
     #[test]
     fn only_rfc_3339_is_a_time() {

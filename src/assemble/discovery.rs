@@ -5,12 +5,13 @@
 //! reloads and every few minutes, with their own credentials. The answer is for `GET /v1/models` only: it decides nothing,
 //! and a provider that does not answer keeps what it said last.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::assemble::connector::connector;
@@ -28,24 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_MODELS: usize = 2_000;
 
-/// OpenAI's list of models, as far as it matters here (API reference, «List models»).
-#[derive(Deserialize)]
-struct List {
-    data: Vec<Model>,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    id: String,
-}
-
 /// Asks again and again, until the process stops.
 pub async fn keep_asking(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let mut silent: HashSet<Arc<str>> = HashSet::new();
     loop {
         let providers: Vec<Arc<Provider>> = core.gateway.live.load().providers.values().cloned().collect();
         for provider in providers.iter().filter(|provider| is_unknown(provider)) {
             match tokio::time::timeout(PATIENCE, ask(provider)).await {
-                Ok(Some(models)) => provider.discovered.store(Arc::new(models)),
+                Ok(Some(models)) => {
+                    silent.remove(&provider.name);
+                    provider.discovered.store(Arc::new(models));
+                }
+                // It is asked every few minutes, and said once.
+                _ if silent.insert(provider.name.clone()) => {
+                    tracing::warn!(provider = %provider.name, "a provider does not say which models it has; GET /v1/models lists none that it has learned since, unless providers.*.models names them");
+                }
                 _ => tracing::debug!(provider = %provider.name, "a provider did not say which models it has"),
             }
         }
@@ -70,8 +68,12 @@ async fn ask(provider: &Provider) -> Option<Vec<String>> {
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(4)).ok()?;
     request.insert_header("host", provider.endpoint.authority.as_str()).ok()?;
     request.insert_header("accept", "application/json").ok()?;
+    request.insert_header("accept-encoding", "identity").ok()?;
     if let Pick::Use(_, secret) = provider.credentials.pick("", Tick::now()) {
         authorize(&mut request, provider, &secret).ok()?;
+    }
+    for (name, value) in &provider.settings.headers {
+        request.insert_header(name.clone(), value.clone()).ok()?;
     }
     session.write_request_header(Box::new(request)).await.ok()?;
     session.finish_request_body().await.ok()?;
@@ -79,11 +81,20 @@ async fn ask(provider: &Provider) -> Option<Vec<String>> {
     if session.response_header()?.status.as_u16() != 200 {
         return None;
     }
-    let list: List = serde_json::from_slice(&whole(&mut session).await?).ok()?;
-    let mut models: Vec<String> =
-        list.data.into_iter().map(|model| model.id).filter(|id| is_sane(id)).take(MAX_MODELS).collect();
+    listed(&whole(&mut session).await?)
+}
+
+/// The models of a list as OpenAI gives it (API reference, «List models»), or of a bare one as Together does. An entry that is no
+/// model, or whose name could be none, is passed over; `None` for what is no list.
+fn listed(body: &[u8]) -> Option<Vec<String>> {
+    let mut answer: Value = serde_json::from_slice(body).ok()?;
+    let entries = if answer.is_array() { answer } else { answer.get_mut("data")?.take() };
+    let Value::Array(entries) = entries else { return None };
+    let id = |entry: &Value| Some(entry.get("id")?.as_str()?.to_owned());
+    let mut models: Vec<String> = entries.iter().filter_map(id).filter(|id| is_sane(id)).collect();
     models.sort_unstable();
     models.dedup();
+    models.truncate(MAX_MODELS);
     Some(models)
 }
 
@@ -100,4 +111,29 @@ async fn whole(session: &mut HttpSession) -> Option<Vec<u8>> {
 
 fn is_sane(id: &str) -> bool {
     (1..=256).contains(&id.len()) && !id.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_list_says_nothing() {
+        for body in ["", "{}", "null", r#"{"data":{}}"#, r#"{"data":null}"#, "7"] {
+            assert_eq!(listed(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn one_odd_entry_hides_no_other() {
+        for odd in [r#"{"id":5}"#, r#"{"id":null}"#, "{}", r#""x""#, "null", r#"{"id":""}"#, r#"{"id":"a\nb"}"#] {
+            for body in [
+                format!(r#"{{"data":[{{"id":"b"}},{odd},{{"id":"a"}}]}}"#),
+                format!(r#"[{{"id":"a"}},{odd},{{"id":"b"}}]"#),
+            ] {
+                assert_eq!(listed(body.as_bytes()).unwrap(), ["a", "b"], "{body}");
+            }
+        }
+        assert_eq!(listed(br#"{"data":[]}"#).unwrap(), Vec::<String>::new());
+    }
 }

@@ -111,7 +111,7 @@ impl Limit {
         let Some(subject) = self.subject.as_deref() else { return Ok(()) };
         let most = match self.scope {
             Scope::Gateway => return fault("subject", "must be absent for the gateway: there is only one"),
-            Scope::Model => Glob::MAX_BYTES,
+            Scope::Model => Glob::MAX_CHARS,
             Scope::Tag => TAG_CHARS,
             Scope::Session => SESSION_CHARS,
             Scope::Org | Scope::Team | Scope::User | Scope::Key => NAME_CHARS,
@@ -199,7 +199,7 @@ impl Limit {
         if !(1..=99).contains(below_percent) {
             return fault("action.below_percent", format!("is 1 to 99, not {below_percent}"));
         }
-        if to.trim().is_empty() || to.len() > Glob::MAX_BYTES || to.chars().any(char::is_control) {
+        if to.trim().is_empty() || to.chars().count() > Glob::MAX_CHARS || to.chars().any(char::is_control) {
             return fault("action.to", "names a model as a caller would");
         }
         if to.contains(['*', '?']) {

@@ -141,10 +141,19 @@ impl Form {
         let content = body.get(span.clone()).unwrap_or_default();
         let text = std::str::from_utf8(content).ok().filter(|text| text.len() <= FIELD_LIMIT_BYTES);
         let text = text.ok_or_else(|| malformed("a field of the form is too long or not UTF-8"))?;
-        match part.name.as_str() {
-            "model" if self.model.replace(span).is_some() => {
+        if part.name == "model" {
+            if self.model.replace(span).is_some() {
                 return Err(malformed("the form names a model twice").param("model"));
             }
+        } else {
+            self.field(&part.name, text);
+        }
+        Ok(())
+    }
+
+    /// Takes a field that is a word or a number.
+    pub(super) fn field(&mut self, name: &str, text: &str) {
+        match name {
             // Readers differ in what they take for true, and in which of two they take; the larger wish counts.
             "stream" => {
                 self.stream |= !matches!(text.trim().to_ascii_lowercase().as_str(), "" | "false" | "0" | "no" | "off")
@@ -155,7 +164,6 @@ impl Form {
             "user" => self.end_user = Some(text.to_owned()).filter(|user| !user.is_empty()),
             _ => {}
         }
-        Ok(())
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Promises: a body that is understood is valid JSON with one reading (see `json`), its model has a name that fits a
 //! header, and the fields that Marg acts on have the types that OpenAI documents; a wrong one is refused with its name.
-//! Every other field passes unseen. A body that is not JSON is understood only as `multipart/form-data`; of anything else
-//! nothing is known. `body_for` gives the bytes for a target: the caller's own, with at most two documented splices
+//! Every other field passes unseen. A body that is not JSON is understood only as `multipart/form-data` or
+//! `application/x-www-form-urlencoded`; of anything else nothing is known. `body_for` gives the bytes for a target: the caller's own, with at most two documented splices
 //! (`golden::bodies_change_only_where_documented`).
 //!
 //! *Source* for fields and types: <https://platform.openai.com/docs/api-reference>, pages chat, completions, embeddings,
@@ -16,6 +16,7 @@ use crate::dialect::multipart;
 use crate::dialect::operation::Operation;
 use crate::dialect::shape::{Field, Seen, Shape};
 use crate::dialect::splice::{CeilingField, Changes, Json, Splice, StreamOptions};
+use crate::dialect::urlencoded;
 use crate::dialect::value::Value;
 use crate::error::{Error, Kind};
 
@@ -50,8 +51,11 @@ pub struct Modalities {
 pub struct Facts {
     /// What is asked.
     pub operation: Operation,
-    /// The model named; never empty, at most 256 bytes, no control characters. `None` if the body names none.
+    /// The model named; never empty, at most 256 bytes, no control characters. `None` if the body names none, and then
+    /// `look_beyond` looks for it in the path and the query.
     pub model: Option<String>,
+    /// A field is written like `model` but in other letters; there are providers that take it for the model.
+    pub miswrites_model: bool,
     /// Whether a stream is asked for.
     pub stream: bool,
     /// Whether the caller asked for usage on the stream (`stream_options.include_usage`).
@@ -115,14 +119,19 @@ impl Facts {
 
     /// Whether a ceiling on output tokens can be put into the body.
     pub fn takes_ceiling(&self) -> bool {
-        matches!(self.operation, Operation::Chat | Operation::Completions | Operation::Responses)
-            && matches!(self.splice, Splice::Json(_))
+        matches!(self.operation, Operation::Chat | Operation::Completions | Operation::Responses) && self.is_object()
+    }
+
+    /// Whether the body is a JSON object.
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self.splice, Splice::Json(_))
     }
 
     fn empty(operation: Operation) -> Self {
         Self {
             operation,
             model: None,
+            miswrites_model: false,
             stream: false,
             wants_usage: false,
             max_output_tokens: None,
@@ -152,7 +161,7 @@ impl Facts {
 /// Chat, completions, embeddings, responses, moderations and rerank bodies must be JSON objects whatever the content type
 /// says, as users expect who leave the header away. Images and audio may be forms. A body that passes through must be JSON
 /// if its content type says so, or says nothing and it begins like an object; under any other content type it is read if
-/// it is JSON. Of a body that passes through only `model` must have its type; other fields that are odd are not known.
+/// it is JSON, as curl calls JSON a form where nobody tells it otherwise. Of a body that passes through only `model` must have its type; other fields that are odd are not known.
 ///
 /// # Errors
 /// `InvalidRequest`, with the name of the field at fault if one is.
@@ -170,6 +179,9 @@ pub fn understand(operation: Operation, content_type: Option<&str>, body: &Bytes
     }
     let says_json = media_type == "application/json" || media_type.ends_with("+json");
     let looks_json = body.trim_ascii_start().starts_with(b"{");
+    if !must_be_json && media_type == "application/x-www-form-urlencoded" {
+        return words(operation, body);
+    }
     if must_be_json || (media_type.is_empty() && looks_json) || (says_json && !body.trim_ascii().is_empty()) {
         return object(operation, body);
     }
@@ -187,21 +199,49 @@ fn invalid(text: impl Into<std::borrow::Cow<'static, str>>, param: &'static str)
     Error::new(Kind::InvalidRequest, text).param(param)
 }
 
+/// Reads a body that calls itself a form in the manner of a query. If it is JSON, it may not be both.
+fn words(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
+    let form = urlencoded::read(body)?;
+    if body.trim_ascii_start().starts_with(b"{") && json::scan(body, &mut ()).is_ok() {
+        return match form.model {
+            Some(_) => {
+                Err(invalid("the body names a model as a form and is JSON; its content type must say which", "model"))
+            }
+            None => object(operation, body),
+        };
+    }
+    let mut facts = of_form(&form, operation, body.len());
+    facts.input_tokens_most = body.len() as u64;
+    if let Some(span) = form.model {
+        let name = urlencoded::decoded(body.get(span.clone()).unwrap_or_default());
+        let name = std::str::from_utf8(&name).map_err(|_| invalid("the model's name is not UTF-8", "model"))?;
+        facts.model = Some(model_name(name)?);
+        facts.splice = Splice::Urlencoded { model: span };
+    }
+    Ok(facts)
+}
+
 fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts, Error> {
     let form = multipart::read(content_type, body)?;
-    let mut facts = Facts::empty(operation);
+    let mut facts = of_form(&form, operation, body.len());
     if let Some(span) = form.model {
         let raw = body.get(span.clone()).unwrap_or_default();
         let name = std::str::from_utf8(raw).map_err(|_| invalid("the model's name is not UTF-8", "model"))?;
         facts.model = Some(model_name(name)?);
         facts.splice = Splice::Form { model: span };
     }
+    Ok(facts)
+}
+
+/// What a form says beside its model.
+fn of_form(form: &multipart::Form, operation: Operation, body_bytes: usize) -> Facts {
+    let mut facts = Facts::empty(operation);
     facts.stream = form.stream;
     facts.choices = form.choices.unwrap_or(1).clamp(1, CHOICES_LIMIT);
-    facts.end_user = form.end_user.map(|user| cut(&user, END_USER_LIMIT_BYTES).to_owned());
+    facts.end_user = form.end_user.as_deref().map(|user| cut(user, END_USER_LIMIT_BYTES).to_owned());
     facts.input_text_bytes = form.text_bytes;
     // Audio is about ten tokens a second, and a second takes at least five kilobytes.
-    facts.input_tokens_most = form.text_bytes + (body.len() as u64) / 256;
+    facts.input_tokens_most = form.text_bytes + (body_bytes as u64) / 256;
     facts.images = u64::from(form.files && operation == Operation::Images);
     facts.modalities.audio_input = form.files && operation == Operation::Audio;
     facts.modalities.image_input = form.files && operation == Operation::Images;
@@ -211,7 +251,7 @@ fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts,
         facts.image_size = form.size.as_deref().and_then(kind_of_image);
         facts.image_quality = form.quality.as_deref().and_then(kind_of_image);
     }
-    Ok(facts)
+    facts
 }
 
 fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
@@ -236,6 +276,7 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
     let facts = Facts {
         operation,
         model,
+        miswrites_model: shape.miswrites_model,
         stream,
         wants_usage: matches!(stream_options, StreamOptions::Asked),
         max_output_tokens: reading.max_output_tokens()?,
@@ -338,9 +379,9 @@ impl Reading<'_> {
         }
     }
 
-    fn count(&self, field: Field) -> Result<Option<u64>, Error> {
+    fn count(&self, field: Field, must: &str) -> Result<Option<u64>, Error> {
         match self.value(field).map(Value::u64) {
-            Some(None) => self.wrong(field, "a whole number of 0 or more"),
+            Some(None) => self.wrong(field, must),
             found => Ok(found.flatten()),
         }
     }
@@ -355,18 +396,22 @@ impl Reading<'_> {
             Operation::Responses => field == Field::MaxOutputTokens,
             _ => true,
         };
+        // Some servers read 0 as no ceiling; where a completion of no tokens has a use, it is taken at its word.
+        let (least, must) = match self.operation {
+            Operation::Completions => (0, "a whole number of 0 or more"),
+            _ => (1, "a whole number of 1 or more"),
+        };
         let (mut most, mut is_bound) = (None, false);
         for field in ALL {
-            let Some(count) = self.count(field)? else {
+            let Some(count) = self.count(field, must)? else {
                 // Of what passes through nobody knows how an odd one is read.
                 if self.seen(field).is_some() {
                     return Ok(None);
                 }
                 continue;
             };
-            // Some servers read 0 as no ceiling; where a completion of no tokens has a use, it is taken at its word.
-            if count == 0 && self.operation != Operation::Completions {
-                return self.wrong(field, "1 or more");
+            if count < least {
+                return self.wrong(field, must);
             }
             (most, is_bound) = (most.max(Some(count)), is_bound || is_own(field));
         }
@@ -434,9 +479,10 @@ impl Reading<'_> {
     fn images_drawn(&self) -> Result<u64, Error> {
         match self.operation {
             Operation::Images => self.choices(),
-            Operation::Responses if self.shape.draws => {
-                Ok(self.count(Field::MaxToolCalls)?.unwrap_or(TOOL_CALLS).min(CHOICES_LIMIT))
-            }
+            Operation::Responses if self.shape.draws => Ok(self
+                .count(Field::MaxToolCalls, "a whole number of 0 or more")?
+                .unwrap_or(TOOL_CALLS)
+                .min(CHOICES_LIMIT)),
             _ => Ok(0),
         }
     }
@@ -450,9 +496,10 @@ impl Reading<'_> {
     fn choices(&self) -> Result<u64, Error> {
         let mut most = 1;
         for field in [Field::N, Field::BestOf] {
-            let count = match self.count(field)? {
+            let must = "a whole number between 1 and 128";
+            let count = match self.count(field, must)? {
                 Some(count) if (1..=CHOICES_LIMIT).contains(&count) => Some(count),
-                Some(_) => Some(self.wrong(field, "between 1 and 128")?.unwrap_or(CHOICES_LIMIT)),
+                Some(_) => Some(self.wrong(field, must)?.unwrap_or(CHOICES_LIMIT)),
                 // Of what passes through nobody knows how an odd one is read.
                 None => self.seen(field).map(|_| CHOICES_LIMIT),
             };
@@ -537,7 +584,7 @@ pub(super) fn kind_of_image(word: &str) -> Option<String> {
 }
 
 /// Checks the name of a model.
-fn model_name(name: &str) -> Result<String, Error> {
+pub(super) fn model_name(name: &str) -> Result<String, Error> {
     if name.trim().is_empty() {
         return Err(invalid("you must provide a model parameter", "model"));
     }

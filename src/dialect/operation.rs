@@ -1,12 +1,14 @@
 //! Paths to operations: what is asked, and which path goes upstream.
 //!
-//! Known endpoints are answered under `/v1/…` and without it; every other path under `/v1/` passes through. A path that
+//! Known endpoints are answered under `/v1/…` and without it; every other path under `/v1/` passes through, and so does reading or
+//! deleting what a known endpoint keeps. What would lead past Marg is refused (`naming::leads_past`). A path that
 //! could mean something else to the next server (dot segments, encoded or repeated slashes, backslashes, parameters,
 //! control characters, at any depth of percent encoding) is refused, so what Marg judged is what the provider gets
 //! (`every_escape_is_refused`).
 
 use std::borrow::Cow;
 
+use crate::dialect::naming::leads_past;
 use crate::error::{Error, Kind};
 
 /// What is asked.
@@ -32,7 +34,7 @@ pub enum Operation {
     Moderations,
     /// `POST /rerank`.
     Rerank,
-    /// Any other path under `/v1/`.
+    /// Any other path under `/v1/`, or a known one that is only read or deleted from.
     Passthrough,
 }
 
@@ -70,7 +72,8 @@ pub struct Place {
     pub operation: Operation,
     /// The path upstream, relative to the provider's base URL; begins with `/`, ASCII only, as in `/chat/completions`.
     pub path: String,
-    /// The model in the path, decoded; only for `Operation::Model`. Not empty, at most 256 bytes, no control characters.
+    /// The model in the path, decoded; only for `Operation::Model`, and where a model is deleted. Not empty, at most 256 bytes, no
+    /// control characters.
     pub model_in_path: Option<String>,
 }
 
@@ -79,7 +82,11 @@ const MODEL_LIMIT_BYTES: usize = 256;
 /// How often a path may be percent-encoded over itself; more is an attack, not a name.
 const DECODE_ROUNDS: usize = 4;
 const READ: &str = "GET, HEAD";
-const WRITE: &str = "POST";
+/// A model is read by Marg and deleted by its provider.
+const MODEL: &str = "GET, HEAD, DELETE";
+/// Understood as `POST`; the others pass through. Not `PUT` and `PATCH`: a server that does not look at the method closely would
+/// take such a body for the call that it is not judged as.
+const WRITE: &str = "POST, GET, HEAD, DELETE";
 const ANY: &str = "GET, POST, PUT, PATCH, DELETE, HEAD";
 
 /// The known endpoints, without `/v1`, beside `/models/{id}`.
@@ -122,10 +129,12 @@ pub fn place(method: &str, path: &str) -> Result<Place, Error> {
             format!("{} does not take this method; it takes {methods}", printable(path)),
         ));
     }
-    if operation == Operation::Model {
-        return model_place(rest);
-    }
-    Ok(Place { operation, path: rest.to_owned(), model_in_path: None })
+    let passes = methods == WRITE && method != "POST" || operation == Operation::Model && method == "DELETE";
+    let place = match operation {
+        Operation::Model => model_place(rest)?,
+        _ => Place { operation, path: rest.to_owned(), model_in_path: None },
+    };
+    Ok(if passes { Place { operation: Operation::Passthrough, ..place } } else { place })
 }
 
 /// The methods that a path takes, as for the header `Allow` (RFC 9110 section 10.2.1); `None` if there is nothing there.
@@ -149,25 +158,34 @@ fn find_checked(path: &str) -> Result<Found<'_>, Error> {
     check_raw(path)?;
     let found = find(path);
     check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
-    if let Some((rest, Operation::Passthrough, _)) = found
-        && let Some(plain) = disguised(rest)
-    {
-        return Err(escape(format!("write it as /v1{plain}")));
+    if let Some((rest, Operation::Passthrough, _)) = found {
+        let plain = plain(rest);
+        if let Some(name) = disguised(&plain) {
+            return Err(escape(format!("write it as /v1{name}")));
+        }
+        if leads_past(&plain) {
+            let text = "Realtime sessions, credentials of their own and the provider's account lead past this gateway, where nothing is recorded or limited; it does not open them.";
+            return Err(Error::new(Kind::PermissionDenied, text));
+        }
     }
     found.ok_or_else(|| Error::new(Kind::NotFound, not_found_text(path)))
 }
 
-/// The known endpoint that a server may take a path for although it is written otherwise: percent-encoded, in other letters, with
-/// something at its end that is dropped. It must not pass as something that is not understood, since that is judged by less.
-fn disguised(rest: &str) -> Option<&'static str> {
+/// What a lenient server may take a path for: decoded, in small letters, without what could be dropped at its end.
+fn plain(rest: &str) -> String {
     let mut form = rest.as_bytes().to_vec();
     for _ in 0..DECODE_ROUNDS {
         form = decode_once(&form);
     }
     let text = String::from_utf8_lossy(&form).to_lowercase();
     let bare = text.split(['?', '#']).next().unwrap_or_default();
-    let bare = bare.trim_end_matches(|end: char| end.is_whitespace() || matches!(end, '/' | '.'));
-    ENDPOINTS.iter().map(|(name, ..)| *name).find(|name| *name == bare)
+    bare.trim_end_matches(|end: char| end.is_whitespace() || matches!(end, '/' | '.')).to_owned()
+}
+
+/// The known endpoint that a server may take a path for although it is written otherwise. It must not pass as something that is not
+/// understood, since that is judged by less.
+fn disguised(plain: &str) -> Option<&'static str> {
+    ENDPOINTS.iter().map(|(name, ..)| *name).find(|name| *name == plain)
 }
 
 fn find(path: &str) -> Option<Found<'_>> {
@@ -178,7 +196,7 @@ fn find(path: &str) -> Option<Found<'_>> {
     let rest = versioned.unwrap_or(path);
     let bare = rest.strip_suffix('/').unwrap_or(rest);
     if bare.strip_prefix("/models/").is_some_and(|id| !id.is_empty()) {
-        return Some((bare, Operation::Model, READ));
+        return Some((bare, Operation::Model, MODEL));
     }
     let twice = rest == "/v1" || rest.starts_with("/v1/");
     (versioned.is_some() && !bare.is_empty() && !twice).then_some((rest, Operation::Passthrough, ANY))
@@ -391,15 +409,18 @@ mod tests {
             for form in [format!("/v1{path}"), (*path).to_owned(), format!("/v1{path}/")] {
                 for method in methods.split(", ") {
                     let found = place(method, &form).unwrap();
-                    let expected = Place { operation: *operation, path: (*path).to_owned(), model_in_path: None };
-                    assert_eq!(found, expected, "{form}");
+                    let understood = *methods == READ || method == "POST";
+                    let operation = if understood { *operation } else { Operation::Passthrough };
+                    let expected = Place { operation, path: (*path).to_owned(), model_in_path: None };
+                    assert_eq!(found, expected, "{method} {form}");
                 }
-                refused("DELETE", &form, Kind::MethodNotAllowed);
+                refused("PUT", &form, Kind::MethodNotAllowed);
                 assert_eq!(allowed_methods(&form), Some(*methods));
             }
         }
-        refused("GET", "/v1/chat/completions", Kind::MethodNotAllowed);
+        refused("PATCH", "/v1/chat/completions", Kind::MethodNotAllowed);
         refused("POST", "/v1/models", Kind::MethodNotAllowed);
+        refused("DELETE", "/v1/models", Kind::MethodNotAllowed);
         refused("post", "/v1/chat/completions", Kind::MethodNotAllowed);
     }
 
@@ -416,8 +437,37 @@ mod tests {
             assert_eq!((found.operation, found.model_in_path.as_deref()), (Operation::Model, Some(model)));
             assert!(found.path.starts_with("/models/") && !found.path.ends_with('/'));
         }
-        assert_eq!(allowed_methods("/v1/models/x"), Some("GET, HEAD"));
-        refused("DELETE", "/v1/models/x", Kind::MethodNotAllowed);
+        assert_eq!(allowed_methods("/v1/models/x"), Some("GET, HEAD, DELETE"));
+        refused("POST", "/v1/models/x", Kind::MethodNotAllowed);
+    }
+
+    #[test]
+    fn a_model_is_deleted_by_its_provider() {
+        let found = place("DELETE", "/v1/models/ft%3Agpt-4o%3Aacme").unwrap();
+        assert_eq!((found.operation, found.path.as_str()), (Operation::Passthrough, "/models/ft%3Agpt-4o%3Aacme"));
+        assert_eq!(found.model_in_path.as_deref(), Some("ft:gpt-4o:acme"));
+    }
+
+    #[test]
+    fn what_leads_past_the_gateway_is_refused_however_it_is_written() {
+        for path in [
+            "/v1/realtime",
+            "/v1/realtime/calls",
+            "/v1/realtime/client_secrets",
+            "/v1/realtime/client_secrets/",
+            "/v1/Realtime/sessions",
+            "/v1/%72ealtime/sessions",
+            "/v1/realtime/transcription_sessions",
+            "/v1/openai/v1/realtime/client_secrets",
+            "/v1/chatkit/sessions",
+            "/v1/chatkit/sessions%20",
+            "/v1/organization/admin_api_keys",
+            "/v1/organization/projects/p/service_accounts",
+        ] {
+            for method in ["GET", "POST", "DELETE"] {
+                refused(method, path, Kind::PermissionDenied);
+            }
+        }
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub(super) struct Shape<'a> {
     pub(super) draws: bool,
     /// A known field in other letters than its own, such as `MAX_TOKENS`: there are providers that take it for the field.
     pub(super) miswritten: Option<Field>,
+    /// The model is among those.
+    pub(super) miswrites_model: bool,
 }
 
 /// Media and links in what a model reads: how many there are, and how many bytes of the body they take.
@@ -150,6 +152,7 @@ impl<'a> Shape<'a> {
             refers: false,
             draws: false,
             miswritten: None,
+            miswrites_model: false,
         }
     }
 
@@ -164,6 +167,7 @@ impl<'a> Shape<'a> {
             let miswritten =
                 FIELDS.iter().find(|(_, other)| other.eq_ignore_ascii_case(&name)).map(|(field, _)| *field);
             self.miswritten = self.miswritten.or(miswritten);
+            self.miswrites_model |= miswritten == Some(Field::Model);
         }
         self.reads_text = matches!(
             &*name,

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::urlencoded;
 use crate::dialect::value::escape_into;
 
 /// Where a body can be changed.
@@ -16,6 +17,8 @@ pub(super) enum Splice {
     Json(Json),
     /// A form: at the content of its part `model`.
     Form { model: Range<usize> },
+    /// A form in the manner of a query: at the value of its field `model`.
+    Urlencoded { model: Range<usize> },
 }
 
 /// Where a JSON object can be changed.
@@ -96,6 +99,10 @@ impl Splice {
             Self::Nothing => {}
             Self::Form { model } => {
                 let plain = changes.model.map(without_controls);
+                all[0] = plain.map(|name| Change { span: model.clone(), text: Cow::Owned(name.into_bytes()) });
+            }
+            Self::Urlencoded { model } => {
+                let plain = changes.model.map(|name| urlencoded::encoded(&without_controls(name)));
                 all[0] = plain.map(|name| Change { span: model.clone(), text: Cow::Owned(name.into_bytes()) });
             }
             Self::Json(json) => {

@@ -12,6 +12,7 @@ use super::Principal;
 use super::news::News;
 use super::party::{Party, PartyKind, PartyStore, RequestCaps};
 use crate::error::StoreError;
+use crate::unit::glob::Glob;
 
 /// All parties by name, one map for each kind, in the order of [`PartyKind::ALL`].
 #[derive(Clone, Debug, Default)]
@@ -68,6 +69,11 @@ impl Parties {
             .load()
             .named(principal)
             .all(|party| party.models.is_empty() || party.models.iter().any(|pattern| pattern.matches(model)))
+    }
+
+    /// Whether a party of a principal leaves any model out.
+    pub fn restricts_models(&self, principal: &Principal) -> bool {
+        self.maps.load().named(principal).any(|party| leaves_out(&party.models))
     }
 
     /// The caps on a single request of a key: the smallest of its own and those of its parties.
@@ -147,11 +153,15 @@ impl Parties {
     }
 }
 
+/// Whether a list of models leaves any out: an empty one allows all, as one with a lone star does.
+pub(super) fn leaves_out(models: &[Glob]) -> bool {
+    !models.is_empty() && models.iter().all(|pattern| pattern.as_str() != "*")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::unit::clock::Timestamp;
-    use crate::unit::glob::Glob;
 
     fn party(kind: PartyKind, name: &str) -> Party {
         let now = Timestamp(1);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::news::News;
-use super::parties::Parties;
+use super::parties::{Parties, leaves_out};
 use super::party::{PartyKind, RequestCaps};
 use super::token::{HashKey, TokenHash, well_formed};
 use super::{Key, KeyState, Suspension};
@@ -165,6 +165,11 @@ impl Ring {
     /// Whether a key may ask for that model: by its own list and those of its org, team and user.
     pub fn allows_model(&self, key: &Key, model: &str) -> bool {
         key.allows_model(model) && self.parties.allows_model(&key.principal, model)
+    }
+
+    /// Whether there is any model that a key may not ask for, by its own list or those of its org, team and user.
+    pub fn restricts_models(&self, key: &Key) -> bool {
+        leaves_out(&key.models) || self.parties.restricts_models(&key.principal)
     }
 
     /// The caps on a single request of a key: the smallest of its own and those of its org, team and user.

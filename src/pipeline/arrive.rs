@@ -31,7 +31,7 @@ impl Exchange {
         head.method.clone_into(&mut self.record.method);
         self.record.path = clip(head.path);
         self.record.operation.push_str("unknown");
-        self.record.request_id = request_id(head.headers);
+        self.greet(head.headers);
         self.by_proxy = head.peer.is_some_and(|peer| self.live.settings.trusts(peer.to_canonical()));
         let address = head.peer.and_then(|peer| caller_address(&self.live.settings, peer, head.headers));
         self.record.address = address.map(|address| address.to_string());
@@ -62,6 +62,11 @@ impl Exchange {
             return Err(Error::new(Kind::Unavailable, text).retry_after(5));
         }
         Ok(())
+    }
+
+    /// Takes over the id that the caller has for the request, if it is a sane one.
+    pub fn greet(&mut self, headers: &HeaderMap) {
+        self.record.request_id = request_id(headers);
     }
 
     /// The id that the caller reads in `x-request-id`: its own if it sent a sane one, else the exchange's.

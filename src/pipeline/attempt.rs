@@ -13,7 +13,7 @@ use crate::kavach::Permit;
 use crate::ledger::{Attempt, AttemptEnd};
 use crate::pipeline::exchange::{Exchange, clip};
 use crate::provider::Provider;
-use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429};
+use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429, Why};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::secret::Secret;
@@ -33,6 +33,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether it asks the same provider for the same model.
+    pub fn is_same_target(&self, other: &Self) -> bool {
+        self.provider.name == other.provider.name && self.model == other.model
+    }
+
     /// The field that bounds the output of an operation at this target.
     pub fn ceiling_field(&self, operation: Operation) -> CeilingField {
         match operation {
@@ -81,8 +86,8 @@ impl Exchange {
             let credential = match step.provider.credentials.pick(&step.model, now) {
                 Pick::Use(index, secret) if self.tries_on_step < MAX_CREDENTIALS => Some((index, secret)),
                 Pick::NoneNeeded if self.tries_on_step == 0 => None,
-                Pick::AllRest(left) if self.tries_on_step == 0 => {
-                    self.note_rest(&step, left);
+                Pick::AllRest(left, why) if self.tries_on_step == 0 => {
+                    self.note_rest(&step, left, why);
                     self.at += 1;
                     continue;
                 }
@@ -191,10 +196,28 @@ impl Exchange {
         });
     }
 
-    fn note_rest(&mut self, step: &Step, left: Duration) {
+    /// How many providers were asked: a target whose credentials all rest was not.
+    pub fn attempts_made(&self) -> usize {
+        self.record.attempts.iter().filter(|attempt| attempt.end != AttemptEnd::NoCredential).count()
+    }
+
+    fn note_rest(&mut self, step: &Step, left: Duration, why: Why) {
         let seconds = left.as_secs() + 1;
         let name = &step.provider.name;
-        let text = format!("Every credential of the provider `{name}` rests after a rate limit for {seconds} s more.");
+        let error = match why {
+            Why::Limited => {
+                let text =
+                    format!("Every credential of the provider `{name}` rests after a rate limit for {seconds} s more.");
+                Error::new(Kind::LimitExceeded, text).retry_after(seconds)
+            }
+            // Trying again helps no caller until the operator has mended the credential, so none is told when to.
+            Why::Refused => {
+                let text = format!(
+                    "The provider `{name}` refused every credential that this gateway has for it; they are tried again in {seconds} s."
+                );
+                Error::new(Kind::UpstreamError, text)
+            }
+        };
         self.record.attempts.push(Attempt {
             provider: name.clone(),
             model: step.model.clone(),
@@ -202,15 +225,19 @@ impl Exchange {
             permit: None,
             end: AttemptEnd::NoCredential,
             status: None,
-            error: Some(text.clone()),
+            error: Some(error.text().to_owned()),
             started_us: micros(self.started.elapsed()),
             duration_us: 0,
         });
         METRICS.attempts.with_label_values(&[&**name, AttemptEnd::NoCredential.as_str()]).inc();
-        let sooner =
-            self.last_failure.as_ref().and_then(Error::retry_after_seconds).is_none_or(|other| seconds < other);
-        if sooner {
-            self.last_failure = Some(Error::new(Kind::LimitExceeded, text).retry_after(seconds));
+        let told = self.last_failure.as_ref().map(Error::retry_after_seconds);
+        let is_better = match (why, told) {
+            (_, None) => true,
+            (Why::Limited, Some(other)) => other.is_none_or(|other| seconds < other),
+            (Why::Refused, Some(_)) => false,
+        };
+        if is_better {
+            self.last_failure = Some(error);
         }
     }
 }
@@ -222,27 +249,40 @@ fn rest(current: &Current, status: u16, retry_after: Option<Duration>) {
     let (index, others) = (current.credential.as_ref().map_or(0, |(index, _)| *index), credentials.secrets().len() > 1);
     let now = Tick::now();
     match (status, retry_after) {
-        (429, Some(span)) => credentials.rest(index, Some(&current.step.model), span, now),
-        (429, None) if others => credentials.rest(index, Some(&current.step.model), REST_AFTER_429, now),
-        (401, _) if others => credentials.rest(index, None, REST_AFTER_401, now),
+        (429, Some(span)) => credentials.rest(index, Some(&current.step.model), (span, Why::Limited), now),
+        (429, None) if others => {
+            credentials.rest(index, Some(&current.step.model), (REST_AFTER_429, Why::Limited), now)
+        }
+        (401, _) if others => credentials.rest(index, None, (REST_AFTER_401, Why::Refused), now),
         _ => {}
     }
 }
 
-/// The delay that a `retry-after` or `retry-after-ms` header asks for: seconds or an HTTP date (RFC 9110 section 10.2.3),
-/// milliseconds as OpenAI and Azure send them.
+/// The delay that a `retry-after-ms` header, as OpenAI and Azure send it, or else `retry-after` asks for.
 pub fn retry_after(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration> {
-    if let Some(millis) =
-        headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
-    {
-        return Some(Duration::from_millis(millis));
-    }
+    let millis = headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    millis.map(Duration::from_millis).or_else(|| retry_after_alone(headers, now))
+}
+
+/// The delay that a `retry-after` header asks for: seconds, or a date in any of the three forms of RFC 9110 section 5.6.7. A date
+/// that is over asks for none; anything else says nothing.
+pub fn retry_after_alone(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Duration::try_from_secs_f64(text.parse().ok()?).ok();
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_second();
-    u64::try_from(date - now.seconds()).ok().map(Duration::from_secs)
+    let seconds = http_date(text)?.saturating_sub(now.seconds()).max(0);
+    u64::try_from(seconds).ok().map(Duration::from_secs)
+}
+
+/// A date of HTTP in seconds since 1970: of today's form, of RFC 850, or as asctime wrote it.
+fn http_date(text: &str) -> Option<i64> {
+    if let Ok(date) = jiff::fmt::rfc2822::parse(text) {
+        return Some(date.timestamp().as_second());
+    }
+    let read = |form: &str| jiff::civil::DateTime::strptime(form, text).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let date = read("%A, %d-%b-%y %H:%M:%S GMT").or_else(|| read("%a %b %e %H:%M:%S %Y"))?;
+    Some(date.timestamp().as_second())
 }
 
 /// Microseconds, saturating.
@@ -263,7 +303,14 @@ mod tests {
         };
         assert_eq!(read("retry-after", "soon"), None);
         assert_eq!(read("retry-after", "-1"), None);
-        assert_eq!(read("retry-after", "1e300"), None);
+        for nonsense in ["1e300", "30s", "nan", "inf", "+5", "30, 40", "", ".", "99999999999999999999"] {
+            assert_eq!(read("retry-after", nonsense), None, "{nonsense}");
+        }
+        assert_eq!(read("retry-after", "1.5"), Some(Duration::from_millis(1_500)));
+        assert_eq!(read("retry-after", "Mon, 12 Jan 1970 13:46:35 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("retry-after", "Monday, 12-Jan-70 13:46:45 GMT"), Some(Duration::from_secs(5)));
+        assert_eq!(read("retry-after", "Mon Jan 12 13:46:45 1970"), Some(Duration::from_secs(5)));
+        assert_eq!(read("retry-after", "Tue Feb  3 13:46:40 1970"), Some(Duration::from_secs(22 * 86_400)));
         assert_eq!(read("retry-after", "7"), Some(Duration::from_secs(7)));
         assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
         assert_eq!(read("retry-after", "Mon, 12 Jan 1970 13:46:45 GMT"), Some(Duration::from_secs(5)));

@@ -69,14 +69,16 @@ pub(super) fn explain(refusal: Refusal) -> Error {
 }
 
 /// The token that a caller sent: `authorization: Bearer …` in any case (RFC 6750 section 2.1), else `x-api-key`, `api-key`
-/// or `x-goog-api-key`. At most 512 bytes; longer ones are none of ours.
+/// or `x-goog-api-key`; the first that is not empty. At most 512 bytes; longer ones are none of ours.
 fn token(headers: &HeaderMap) -> Option<&str> {
+    let some = |text: &&str| !text.is_empty();
     let bearer = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, token) = value.trim().split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(some)
     });
-    let named = || ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok());
-    bearer.or_else(named).map(str::trim).filter(|token| !token.is_empty() && token.len() <= 512)
+    let read = |name: &&str| headers.get(*name)?.to_str().ok().map(str::trim).filter(some);
+    let named = || ["x-api-key", "api-key", "x-goog-api-key"].iter().find_map(read);
+    bearer.or_else(named).filter(|token| token.len() <= 512)
 }
 
 #[cfg(test)]
@@ -95,6 +97,16 @@ mod tests {
         assert_eq!(found("authorization", "bEaReR  t1 ").as_deref(), Some("t1"));
         for name in ["x-api-key", "api-key", "x-goog-api-key"] {
             assert_eq!(found(name, "t2").as_deref(), Some("t2"));
+        }
+    }
+
+    #[test]
+    fn an_empty_header_does_not_hide_the_token_in_another() {
+        for empty in [("authorization", "Bearer "), ("x-api-key", ""), ("x-api-key", " ")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(empty.0, empty.1.parse().unwrap());
+            headers.insert("api-key", "t3".parse().unwrap());
+            assert_eq!(token(&headers), Some("t3"), "{empty:?}");
         }
     }
 }

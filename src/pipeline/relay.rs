@@ -19,7 +19,7 @@ pub struct AnswerHead<'a> {
     pub status: u16,
     /// `content-type`, if sent.
     pub content_type: Option<&'a str>,
-    /// `content-encoding`, if sent and if there is a body.
+    /// `content-encoding`, if sent and if there is a body, the whole of it.
     pub encoding: Option<&'a str>,
     /// `content-length`, if sent.
     pub length: Option<u64>,

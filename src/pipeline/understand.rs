@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::dialect::{self, MAX_OTHER_MODELS};
+use crate::dialect::{self, Facts, MAX_OTHER_MODELS, Naming};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::pipeline::attempt::Step;
@@ -34,12 +34,16 @@ impl Exchange {
         self.held = Some(held);
     }
 
-    /// Reads what the body says.
+    /// Reads what the body says, and which model the path or the query names where the body names none.
     ///
     /// # Errors
-    /// `InvalidRequest` with the field at fault; `PermissionDenied` for a model that the key may not ask for.
-    pub fn understand(&mut self, content_type: Option<&str>) -> Result<()> {
-        let facts = dialect::understand(self.operation(), content_type, &self.body)?;
+    /// `InvalidRequest` with the field at fault; `PermissionDenied` for a model that the key may not ask for, or one that nobody
+    /// sees where the key may not ask for all.
+    pub fn understand(&mut self, content_type: Option<&str>, query: Option<&str>) -> Result<()> {
+        let mut facts = dialect::understand(self.operation(), content_type, &self.body)?;
+        if let Some(place) = &self.place {
+            facts.look_beyond(place, query)?;
+        }
         self.record.stream = facts.stream;
         self.record.model_requested.clone_from(&facts.model);
         let others = facts.other_models(&self.body);
@@ -47,16 +51,41 @@ impl Exchange {
             let text = format!("A request may name at most {MAX_OTHER_MODELS} models besides `model`.");
             return Err(Error::new(Kind::InvalidRequest, text).param("models"));
         }
-        let all = facts.model.iter().map(|model| ("model", &**model));
-        let all = all.chain(others.iter().map(|model| ("models", &**model)));
-        for (param, model) in all {
-            if self.key.as_ref().is_some_and(|key| !self.gateway.ring.allows_model(key, model)) {
+        self.check_models(&facts, &others)?;
+        self.facts = Some(facts);
+        Ok(())
+    }
+
+    /// Whether the key may ask for each model that the request names, and, if not for all, whether these are all that it runs.
+    fn check_models(&self, facts: &Facts, others: &[String]) -> Result<()> {
+        let (Some(key), Some(place)) = (&self.key, &self.place) else { return Ok(()) };
+        let ring = &self.gateway.ring;
+        let all = facts.model.iter().map(|model| ("model", model));
+        for (param, model) in all.chain(others.iter().map(|model| ("models", model))) {
+            if !ring.allows_model(key, model) {
                 let text = format!("This API key may not use the model `{model}`.");
                 return Err(Error::new(Kind::PermissionDenied, text).param(param));
             }
         }
-        self.facts = Some(facts);
-        Ok(())
+        if !ring.restricts_models(key) {
+            return Ok(());
+        }
+        let naming = dialect::naming(&self.record.method, place);
+        let is_seen = match naming {
+            Naming::Nothing => true,
+            Naming::Field => facts.model.is_some(),
+            Naming::NothingWith(names) => self.body.is_empty() || facts.holds_only(&self.body, names),
+            Naming::Elsewhere => false,
+        };
+        if is_seen && !facts.miswrites_model {
+            return Ok(());
+        }
+        let text = match naming {
+            Naming::Elsewhere => "it cannot be seen which one this request runs. Use a key without a list of models.",
+            _ => "this request does not say which one it runs. Name it in `model`.",
+        };
+        Err(Error::new(Kind::PermissionDenied, format!("This API key may use certain models only, and {text}"))
+            .param("model"))
     }
 
     /// Orders the targets.
@@ -71,7 +100,12 @@ impl Exchange {
             None => self.routed(asked.as_deref())?,
         };
         self.record.route = Some(plan.route.clone());
-        self.plan = plan.targets.into_iter().filter_map(|target| self.step(target, asked.as_deref())).collect();
+        for target in plan.targets {
+            let step = self.step(target, asked.as_deref());
+            // A target that names the model which is asked for anyway is the same as one that names none.
+            let is_new = |step: &Step| !self.plan.iter().any(|other| other.is_same_target(step));
+            self.plan.extend(step.filter(is_new));
+        }
         if self.plan.is_empty() {
             return Err(no_way(asked.as_deref()));
         }

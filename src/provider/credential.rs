@@ -22,7 +22,7 @@ const MAX_RESTS: usize = 4_096;
 pub struct Credentials {
     secrets: Vec<Secret>,
     turn: AtomicUsize,
-    rests: Mutex<HashMap<Rest, Tick>>,
+    rests: Mutex<HashMap<Rest, (Tick, Why)>>,
 }
 
 /// What rests: a credential for one model, or for all.
@@ -32,6 +32,15 @@ struct Rest {
     model: Option<String>,
 }
 
+/// Why a credential rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The provider refused it (401).
+    Refused,
+    /// The provider has had enough for now (429).
+    Limited,
+}
+
 /// The answer to the question for a credential.
 #[derive(Clone, Debug)]
 pub enum Pick {
@@ -39,8 +48,8 @@ pub enum Pick {
     Use(u32, Secret),
     /// The provider needs none.
     NoneNeeded,
-    /// All rest; the first is back after this time.
-    AllRest(Duration),
+    /// All rest; the first is back after this time. `Limited` if any of them is.
+    AllRest(Duration, Why),
 }
 
 impl Credentials {
@@ -58,35 +67,38 @@ impl Credentials {
     pub fn pick(&self, model: &str, now: Tick) -> Pick {
         if self.secrets.is_empty() {
             return match self.rest_left(0, model, now) {
-                Some(left) => Pick::AllRest(left),
+                Some((left, why)) => Pick::AllRest(left, why),
                 None => Pick::NoneNeeded,
             };
         }
         let count = self.secrets.len();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut soonest: Option<Duration> = None;
+        let mut soonest: Option<(Duration, Why)> = None;
         for step in 0..count {
             let index = start.wrapping_add(step) % count;
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             match (self.rest_left(number, model, now), self.secrets.get(index)) {
                 (None, Some(secret)) => return Pick::Use(number, secret.clone()),
-                (Some(left), _) => soonest = Some(soonest.map_or(left, |other| other.min(left))),
+                (Some((left, why)), _) => {
+                    soonest = Some(soonest.map_or((left, why), |other| (other.0.min(left), other.1.max(why))));
+                }
                 (None, None) => {}
             }
         }
-        Pick::AllRest(soonest.unwrap_or_default())
+        let (left, why) = soonest.unwrap_or((Duration::ZERO, Why::Limited));
+        Pick::AllRest(left, why)
     }
 
     /// Lets a credential rest: for one model, or for all. The longer of two rests holds.
-    pub fn rest(&self, credential: u32, model: Option<&str>, span: Duration, now: Tick) {
+    pub fn rest(&self, credential: u32, model: Option<&str>, (span, why): (Duration, Why), now: Tick) {
         let until = now.plus(span.min(LONGEST_REST));
         let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         if rests.len() >= MAX_RESTS {
-            rests.retain(|_, end| *end > now);
+            rests.retain(|_, (end, _)| *end > now);
         }
         if rests.len() < MAX_RESTS {
-            let end = rests.entry(Rest { credential, model: model.map(str::to_owned) }).or_insert(until);
-            *end = (*end).max(until);
+            let end = rests.entry(Rest { credential, model: model.map(str::to_owned) }).or_insert((until, why));
+            *end = (*end).max((until, why));
         }
     }
 
@@ -95,22 +107,22 @@ impl Credentials {
         let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         (0..u32::try_from(self.secrets.len()).unwrap_or(u32::MAX))
             .map(|number| {
-                let own = rests.iter().filter(|(rest, end)| rest.credential == number && **end > now);
-                own.map(|(_, end)| end.since(now)).max()
+                let own = rests.iter().filter(|(rest, end)| rest.credential == number && end.0 > now);
+                own.map(|(_, end)| end.0.since(now)).max()
             })
             .collect()
     }
 
-    fn rest_left(&self, credential: u32, model: &str, now: Tick) -> Option<Duration> {
+    fn rest_left(&self, credential: u32, model: &str, now: Tick) -> Option<(Duration, Why)> {
         let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         if rests.is_empty() {
             return None;
         }
         let all = rests.get(&Rest { credential, model: None }).copied();
         let one = rests.get(&Rest { credential, model: Some(model.to_owned()) }).copied();
-        let end = all.into_iter().chain(one).max()?;
+        let (end, why) = all.into_iter().chain(one).max()?;
         if end > now {
-            return Some(end.since(now));
+            return Some((end.since(now), why));
         }
         rests.remove(&Rest { credential, model: None });
         rests.remove(&Rest { credential, model: Some(model.to_owned()) });
@@ -136,7 +148,7 @@ mod tests {
     #[test]
     fn a_resting_credential_is_passed_over_for_its_model_only() {
         let (credentials, now) = (two(), Tick::now());
-        credentials.rest(0, Some("m"), Duration::from_secs(5), now);
+        credentials.rest(0, Some("m"), (Duration::from_secs(5), Why::Limited), now);
         for _ in 0..4 {
             assert_eq!(index(credentials.pick("m", now)), Some(1));
         }
@@ -147,10 +159,14 @@ mod tests {
     #[test]
     fn when_all_rest_the_soonest_is_named_and_time_heals() {
         let (credentials, now) = (two(), Tick::now());
-        credentials.rest(0, Some("m"), Duration::from_secs(5), now);
-        credentials.rest(1, None, Duration::from_secs(9_999), now);
-        assert!(matches!(credentials.pick("m", now), Pick::AllRest(left) if left == Duration::from_secs(5)));
-        assert_eq!(index(credentials.pick("m", now.plus(Duration::from_secs(6)))), Some(0));
+        credentials.rest(0, Some("m"), (Duration::from_secs(5), Why::Limited), now);
+        credentials.rest(1, None, (Duration::from_secs(9_999), Why::Refused), now);
+        let pick = credentials.pick("m", now);
+        assert!(matches!(pick, Pick::AllRest(left, Why::Limited) if left == Duration::from_secs(5)), "{pick:?}");
+        credentials.rest(0, None, (Duration::from_secs(9), Why::Refused), now);
+        let pick = credentials.pick("m", now);
+        assert!(matches!(pick, Pick::AllRest(left, Why::Refused) if left == Duration::from_secs(9)), "{pick:?}");
+        assert_eq!(index(credentials.pick("m", now.plus(Duration::from_secs(10)))), Some(0));
         assert!(index(credentials.pick("m", now.plus(LONGEST_REST + Duration::from_secs(1)))).is_some());
     }
 

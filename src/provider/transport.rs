@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::ALPN;
@@ -25,6 +24,8 @@ const POOL_IDLE: Duration = Duration::from_secs(50);
 #[derive(Debug)]
 pub struct Transport {
     options: PeerOptions,
+    /// Only peers with the same key share connections.
+    group_key: u64,
     tls: bool,
     host: String,
     first_byte_ms: u64,
@@ -50,11 +51,12 @@ impl Transport {
             (HttpVersion::Http2, true) => ALPN::H2H1,
             (HttpVersion::Http2, false) => ALPN::H2,
         };
-        if let Some(path) = &settings.ca_file {
-            options.ca = Some(authorities(path)?);
-        }
+        let authorities = settings.ca_file.as_deref().map(authorities).transpose()?;
+        let group_key = group_key(settings.http, authorities.as_deref().unwrap_or_default());
+        options.ca = authorities.map(|all| all.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect());
         Ok(Self {
             options,
+            group_key,
             tls: endpoint.tls,
             host: endpoint.host.clone(),
             first_byte_ms: millis(settings.first_byte_timeout),
@@ -66,6 +68,7 @@ impl Transport {
     pub fn peer(&self, address: SocketAddr) -> HttpPeer {
         let mut peer = HttpPeer::new(address, self.tls, self.host.clone());
         peer.options = self.options.clone();
+        peer.group_key = self.group_key;
         peer
     }
 
@@ -75,21 +78,55 @@ impl Transport {
     }
 }
 
+/// What a connection was made under and Pingora does not look at when it takes one from its pool (`HttpPeer::hash` of
+/// pingora-core 0.9.1): whose certificates were trusted, and which versions of HTTP were offered. Two providers at one address
+/// must not share a connection that only one of them would have made, and neither must a provider before and after a reload.
+fn group_key(http: HttpVersion, authorities: &[Vec<u8>]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[u8::from(http == HttpVersion::Http2)]);
+    for authority in authorities {
+        hasher.update(blake3::hash(authority).as_bytes());
+    }
+    hasher.finalize().as_bytes().first_chunk().map_or(0, |half| u64::from_le_bytes(*half))
+}
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn authorities(path: &Path) -> Result<Arc<[WrappedX509]>, String> {
+/// The certificates in a file, in DER.
+fn authorities(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let fault = |what: &str| format!("ca_file {}: {what}", path.display());
     let found = CertificateDer::pem_file_iter(path).map_err(|error| fault(&error.to_string()))?;
     let mut authorities = Vec::new();
     for certificate in found {
         let der = certificate.map_err(|error| fault(&error.to_string()))?.to_vec();
         X509Certificate::from_der(&der).map_err(|_| fault("holds something that is not a certificate"))?;
-        authorities.push(WrappedX509::new(der, parse_x509));
+        authorities.push(der);
     }
     if authorities.is_empty() {
         return Err(fault("holds no certificate"));
     }
-    Ok(Arc::from(authorities))
+    Ok(authorities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_that_trust_others_or_speak_otherwise_share_no_connections() {
+        let (one, other) = (vec![1; 900], vec![2; 900]);
+        let every = [
+            group_key(HttpVersion::Http1, &[]),
+            group_key(HttpVersion::Http2, &[]),
+            group_key(HttpVersion::Http1, &[one.clone()]),
+            group_key(HttpVersion::Http1, &[other.clone()]),
+            group_key(HttpVersion::Http1, &[one.clone(), other.clone()]),
+            group_key(HttpVersion::Http1, &[[one.clone(), other].concat()]),
+        ];
+        let distinct: std::collections::HashSet<_> = every.into_iter().collect();
+        assert_eq!(distinct.len(), every.len());
+        assert!(distinct.contains(&group_key(HttpVersion::Http1, &[one])));
+    }
 }

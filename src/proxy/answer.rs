@@ -7,6 +7,7 @@ use pingora_proxy::Session;
 use crate::ledger::Outcome;
 use crate::pipeline::answer::Answer;
 use crate::pipeline::exchange::Exchange;
+use crate::proxy::body;
 
 /// Settles the exchange and sends the answer. A caller that is gone is not an error.
 pub async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) {
@@ -21,13 +22,18 @@ pub async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer
         tracing::error!(id = %exchange.record.id, "an answer could not be written down");
         return;
     };
-    // What is left of the request's body is not waited for: the connection ends instead.
-    if !session.as_mut().is_body_done() {
+    // The answer does not wait for what is left of the request's body; the connection ends behind it.
+    let early = !session.as_mut().is_body_done();
+    if early {
         session.set_keepalive(None);
     }
-    let body = if head_only { Bytes::new() } else { answer.body };
-    if session.write_response_header(Box::new(response), body.is_empty()).await.is_ok() && !body.is_empty() {
-        let _gone = session.write_response_body(Some(body), true).await;
+    let content = if head_only { Bytes::new() } else { answer.body };
+    if session.write_response_header(Box::new(response), content.is_empty()).await.is_ok() && !content.is_empty() {
+        let _gone = session.write_response_body(Some(content), true).await;
+    }
+    // Who was too slow is not waited for again.
+    if early && answer.status != 408 {
+        body::linger(session).await;
     }
 }
 
@@ -42,7 +48,7 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
         response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
     }
     if !exchange.record.attempts.is_empty() {
-        response.insert_header("x-marg-attempts", exchange.record.attempts.len())?;
+        response.insert_header("x-marg-attempts", exchange.attempts_made())?;
     }
     for (name, value) in exchange.limit_headers() {
         response.insert_header(name, value)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::error::{Error, Kind, Result};
@@ -17,6 +18,10 @@ use crate::unit::clock::Tick;
 
 /// What Pingora keeps of a body (`v1/common.rs` and `v2/server.rs` of pingora-core 0.9).
 const KEPT_BY_PINGORA: usize = 64 * 1024;
+
+/// How long a caller may go on to send behind an answer that did not wait for its body, and how long it may pause.
+const LINGERING: Duration = Duration::from_secs(30);
+const LINGERING_IDLE: Duration = Duration::from_secs(5);
 
 /// A body that was read.
 pub struct Read {
@@ -38,6 +43,8 @@ pub fn tune(session: &mut Session, exchange: &Exchange) {
     session.set_read_timeout(Some(settings.body_idle_timeout));
     session.set_total_drain_timeout(Some(Duration::from_secs(1)));
     session.set_pipelining_enabled(true);
+    // Interim answers are between Marg and the provider; `go_on` says the one that callers may need.
+    session.set_ignore_info_resp(true);
 }
 
 /// Refuses requests whose length two readers could see differently (RFC 9112 section 6.3), and those without a host (RFC 9112
@@ -78,7 +85,7 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    if session.req_header().headers.contains_key(header::EXPECT) {
+    if waits(session.req_header()) {
         go_on(session).await?;
     }
     let mut held = exchange.gateway.hold();
@@ -117,6 +124,20 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
     Ok(Read { needs_replay: !bytes.is_empty() && !kept, bytes, held })
 }
 
+/// Takes in and drops what a caller still sends behind an answer that did not wait for its body (RFC 9112 section 9.6): a
+/// connection that is closed with bytes unread is reset, and the reset may overtake the answer. Many clients read no answer
+/// before all is sent.
+pub async fn linger(session: &mut Session) {
+    if waits(session.req_header()) {
+        // It was not told to send anything.
+        return;
+    }
+    session.set_read_timeout(Some(LINGERING_IDLE));
+    let drop_all = async { while let Ok(Some(_)) = session.as_mut().read_request_body().await {} };
+    // A caller that sends for longer is cut off.
+    drop(tokio::time::timeout(LINGERING, drop_all).await);
+}
+
 async fn next_chunk(session: &mut Session, started: Tick, deadline: Duration) -> Result<Option<Bytes>> {
     let left = deadline.saturating_sub(started.elapsed());
     let late = || {
@@ -137,12 +158,19 @@ async fn next_chunk(session: &mut Session, started: Tick, deadline: Duration) ->
     }
 }
 
+/// Whether the caller sends its body only when it is told to. HTTP/1.0 does not know that (RFC 9110 section 10.1.1).
+fn waits(request: &RequestHeader) -> bool {
+    request.version >= http::Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
+}
+
 /// Tells a caller that waits with its body to send it (RFC 9110 section 10.1.1).
 async fn go_on(session: &mut Session) -> Result<()> {
     // Without this Pingora would count the interim answer as the final one and close the connection after it.
     session.set_close_on_response_before_downstream_finish(false);
     let sent = session.as_mut().write_continue_response().await;
     session.set_close_on_response_before_downstream_finish(true);
+    // It is met; with it, Pingora would let a provider's own interim answer through.
+    session.req_header_mut().remove_header(&header::EXPECT);
     sent.map_err(|error| Error::new(Kind::InvalidRequest, "The caller went away before it sent a body.").because(error))
 }
 

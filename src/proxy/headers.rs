@@ -5,15 +5,20 @@ use http::header::{self, HeaderMap};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use crate::dialect::naming::{path_for, query_for};
 use crate::dialect::{self, Operation};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::attempt::retry_after_alone;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::relay::Framing;
 use crate::provider::Provider;
 use crate::provider::config::Auth;
+use crate::unit::clock::Timestamp;
 use crate::unit::secret::Secret;
 
 /// Whether a caller's header is kept from providers: its credentials, what describes its connection, what would choose another
-/// account, and what would make the answer unreadable here. `expect` is answered by Marg. (A `match`, because the compiler
+/// account, what would make the answer unreadable here or the request another one than was judged, and `origin` and `referer`, which
+/// say where in a browser it comes from. `expect` is answered by Marg. (A `match`, because the compiler
 /// finds a name in it by its length; a list is gone through whole for each header.)
 fn is_kept_from_providers(name: &HeaderName) -> bool {
     matches!(
@@ -43,11 +48,17 @@ fn is_kept_from_providers(name: &HeaderName) -> bool {
             | "te"
             | "trailer"
             | "upgrade"
-            | "range"
-            | "if-range"
             | "origin"
             | "referer"
+            | "x-http-method"
+            | "x-http-method-override"
+            | "x-method-override"
     ) || name.as_str().starts_with("x-marg-")
+}
+
+/// Whether a header asks for a part of what there is; a part of an answer that Marg reads would be none.
+fn asks_for_a_part(name: &HeaderName) -> bool {
+    *name == header::RANGE || *name == header::IF_RANGE
 }
 
 /// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, and
@@ -108,6 +119,22 @@ pub fn is_conditional(request: &RequestHeader) -> bool {
             || request.headers.contains_key(header::IF_MODIFIED_SINCE))
 }
 
+/// Refuses calls that would go on in another protocol than HTTP. Upgrades to HTTP/2 in clear text (`h2c`) are merely ignored, as
+/// RFC 9110 section 7.8 allows: their callers go on in HTTP/1.1.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn refuse_upgrade(headers: &HeaderMap) -> Result<()> {
+    let mut asked = headers.get_all(header::UPGRADE).iter();
+    if asked.any(|value| memchr::memmem::find(&value.as_bytes().to_ascii_lowercase(), b"websocket").is_some()) {
+        return Err(Error::new(
+            Kind::InvalidRequest,
+            "WebSockets are not passed through; use the HTTP form of this endpoint, with `stream: true` for events.",
+        ));
+    }
+    Ok(())
+}
+
 /// How the headers of a provider's own limits begin: they tell of the account behind Marg, which is not this caller's.
 const LIMITS_OF_PROVIDERS: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 
@@ -120,10 +147,11 @@ pub fn address(
 ) -> pingora_error::Result<()> {
     let (Some(current), Some(place)) = (&exchange.current, &exchange.place) else { return Ok(()) };
     let provider = &current.step.provider;
-    let query = from.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("{}{}{query}", provider.endpoint.prefix, place.path);
+    let model = current.step.model.as_str();
+    let query = from.uri.query().map(|query| format!("?{}", query_for(query, model))).unwrap_or_default();
+    let path = format!("{}{}{query}", provider.endpoint.prefix, path_for(place, model));
     request.set_raw_path(path.as_bytes())?;
-    strip(request);
+    strip(request, place.operation == Operation::Passthrough);
     request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;
     request.insert_header("x-request-id", exchange.record.id.to_string())?;
     request.insert_header(header::ACCEPT_ENCODING, "identity")?;
@@ -131,7 +159,8 @@ pub fn address(
         // Such a body is JSON whatever the caller called it; providers insist on the word.
         request.insert_header(header::CONTENT_TYPE, "application/json")?;
     }
-    if body_bytes > 0 || from.headers.contains_key(header::CONTENT_LENGTH) {
+    let has_framing = |name| from.headers.contains_key(name);
+    if body_bytes > 0 || has_framing(header::CONTENT_LENGTH) || has_framing(header::TRANSFER_ENCODING) {
         request.insert_header(header::CONTENT_LENGTH, body_bytes)?;
     }
     if let Some((_, secret)) = &current.credential {
@@ -161,8 +190,8 @@ pub fn authorize(request: &mut RequestHeader, provider: &Provider, secret: &Secr
     request.insert_header(name, value)
 }
 
-fn strip(request: &mut RequestHeader) {
-    for name in listed(&request.headers, is_kept_from_providers) {
+fn strip(request: &mut RequestHeader, passes: bool) {
+    for name in listed(&request.headers, |name| is_kept_from_providers(name) || (!passes && asks_for_a_part(name))) {
         request.remove_header(&name);
     }
 }
@@ -210,6 +239,7 @@ pub fn sign(
         response.insert_header("x-accel-buffering", "no")?;
         response.insert_header(header::CACHE_CONTROL, "no-cache")?;
     }
+    tell_delay(response)?;
     if let Some(id) = theirs {
         response.insert_header("x-marg-upstream-request-id", id)?;
     }
@@ -221,7 +251,7 @@ pub fn sign(
     if let Some(provider) = &exchange.record.provider {
         response.insert_header("x-marg-provider", &**provider)?;
     }
-    response.insert_header("x-marg-attempts", exchange.record.attempts.len() + 1)?;
+    response.insert_header("x-marg-attempts", exchange.attempts_made() + 1)?;
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
@@ -235,6 +265,21 @@ pub fn sign(
         && let Some(permit) = &papers.caller
     {
         response.insert_header(name.clone(), permit.clone())?;
+    }
+    Ok(())
+}
+
+/// Puts a provider's `retry-after` into whole seconds, as every SDK reads them; what says nothing is taken out.
+fn tell_delay(response: &mut ResponseHeader) -> pingora_error::Result<()> {
+    if response.headers.contains_key(header::RETRY_AFTER) {
+        match retry_after_alone(&response.headers, Timestamp::now()) {
+            Some(delay) => response.insert_header(header::RETRY_AFTER, delay.as_millis().div_ceil(1000).to_string())?,
+            None => drop(response.remove_header(&header::RETRY_AFTER)),
+        }
+    }
+    let is_number = |value: &http::HeaderValue| value.to_str().is_ok_and(|text| text.trim().parse::<u64>().is_ok());
+    if response.headers.get("retry-after-ms").is_some_and(|value| !is_number(value)) {
+        response.remove_header("retry-after-ms");
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, Slot};
+use crate::proxy::replay::{Deadline, Pieces, Slot};
 use crate::unit::clock::Timestamp;
 
 /// The data plane of one gateway.
@@ -46,6 +46,9 @@ pub struct Front {
     /// What `/ready` and `/version` say.
     state: Arc<dyn StatePages>,
 }
+
+/// What the pages about the gateway itself can be asked with.
+const METHODS_OF_PAGES: &str = "GET, HEAD";
 
 /// The pages about the gateway itself that anyone may read.
 pub trait StatePages: Send + Sync {
@@ -59,6 +62,8 @@ pub struct Context {
     exchange: Box<Exchange>,
     stand_in: Option<Slot>,
     deadline: Option<Arc<Deadline>>,
+    /// There where the stand-in replays the body.
+    pieces: Option<Arc<Pieces>>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
     /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
@@ -83,6 +88,11 @@ impl Context {
 }
 
 impl Context {
+    /// Whether all that ended the exchange is that its answer came whole before its request was sent.
+    fn was_answered_early(&self) -> bool {
+        self.pieces.as_ref().is_some_and(|pieces| pieces.were_cut_short())
+    }
+
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
     fn refuse(&mut self, error: &Error) -> Box<PingoraError> {
         self.exchange.refuse(error);
@@ -102,13 +112,19 @@ impl Front {
         let exchange = &mut context.exchange;
         let request = session.req_header();
         let (method, path) = (request.method.as_str(), request.uri.path());
-        if let Some(page) = self.state.page(path).filter(|_| method == "GET" || method == "HEAD") {
+        if let Some(page) = self.state.page(path) {
             exchange.forget();
-            return Ok(Some(page));
+            exchange.greet(&request.headers);
+            if method == "GET" || method == "HEAD" {
+                return Ok(Some(page));
+            }
+            let text = format!("{path} does not take this method; it takes {METHODS_OF_PAGES}");
+            return Err(Error::new(Kind::MethodNotAllowed, text));
         }
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
         body::refuse_smuggling(session)?;
+        headers::refuse_upgrade(&request.headers)?;
         exchange.identify(&request.headers)?;
         exchange.label(&request.headers)?;
         exchange.locate(method, path)?;
@@ -119,7 +135,7 @@ impl Front {
         exchange.keep_body(read.bytes, read.held);
         let request = session.req_header();
         let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
-        exchange.understand(content_type)?;
+        exchange.understand(content_type, request.uri.query())?;
         exchange.give_way();
         exchange.plan(&request.headers)?;
         exchange.bound().await?;
@@ -131,7 +147,8 @@ impl Front {
         if read.needs_replay || watched || old || exchange.leave.is_some() {
             let deadline = Arc::new(Deadline::new(exchange.started));
             let leave = exchange.leave.clone();
-            context.stand_in = Some(replay::wrap(session, read.needs_replay, (deadline.clone(), leave)));
+            context.pieces = read.needs_replay.then(Arc::default);
+            context.stand_in = Some(replay::wrap(session, context.pieces.clone(), (deadline.clone(), leave)));
             context.deadline = Some(deadline);
         }
         Ok(None)
@@ -147,6 +164,7 @@ impl ProxyHttp for Front {
             exchange: Box::new(Exchange::begin(&self.gateway)),
             stand_in: None,
             deadline: None,
+            pieces: None,
             next_target: false,
             own_words: None,
         }
@@ -170,7 +188,11 @@ impl ProxyHttp for Front {
                 context.exchange.refuse(&error);
                 let answer = Answer::error(&error);
                 match error.kind() {
-                    Kind::MethodNotAllowed => answer.header("allow", headers::allowed(session)),
+                    Kind::MethodNotAllowed => {
+                        let page = self.state.page(session.req_header().uri.path()).is_some();
+                        let methods = if page { METHODS_OF_PAGES.to_owned() } else { headers::allowed(session) };
+                        answer.header("allow", methods)
+                    }
                     _ => answer,
                 }
             }
@@ -252,6 +274,7 @@ impl ProxyHttp for Front {
         let body = context.exchange.encode();
         context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
+        context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
         context.exchange.outgoing = body;
         Ok(())
     }
@@ -263,12 +286,8 @@ impl ProxyHttp for Front {
         end: bool,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        // Pingora replays what it kept of the body, or a sentinel; either is replaced by the whole body for this target.
-        *body = if end {
-            Some(std::mem::take(&mut context.exchange.outgoing)).filter(|body| !body.is_empty())
-        } else {
-            None
-        };
+        // Pingora replays what it kept of the body, or sentinels; either is replaced by the body for this target.
+        *body = if end || context.pieces.is_some() { Pieces::next(&mut context.exchange.outgoing, end) } else { None };
         Ok(())
     }
 
@@ -279,7 +298,19 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let status = response.status.as_u16();
+        if status == 101 {
+            // Nobody asked for another protocol; what follows is no HTTP.
+            let error = PingoraError::explain(ErrorType::InvalidHTTPHeader, "the provider switched protocols");
+            return Err(error.into_up());
+        }
         if (100..200).contains(&status) {
+            // Not passed on: the session ignores interim answers (`body::tune`). Nor do they buy a provider time.
+            let current = context.exchange.current.as_ref();
+            if current
+                .is_some_and(|current| current.started.elapsed() > current.step.provider.settings.first_byte_timeout)
+            {
+                return Err(PingoraError::explain(ErrorType::ReadTimedout, "only interim answers came").into_up());
+            }
             return Ok(());
         }
         if let Some(deadline) = &context.deadline {
@@ -300,7 +331,7 @@ impl ProxyHttp for Front {
         let head = AnswerHead {
             status,
             content_type: text("content-type"),
-            encoding: text("content-encoding").filter(|_| !bodyless),
+            encoding: text("content-encoding").filter(|_| !bodyless && status != 206),
             length: if bodyless { Some(0) } else { length },
             unchanged,
         };
@@ -345,7 +376,7 @@ impl ProxyHttp for Front {
             error.set_retry(context.next_target);
             return error;
         }
-        if context.exchange.is_withdrawn() {
+        if context.exchange.is_withdrawn() || context.was_answered_early() {
             error.as_up();
             error.set_retry(false);
             return error;
@@ -375,6 +406,9 @@ impl ProxyHttp for Front {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &PingoraError, context: &mut Context) -> FailToProxy {
+        if context.was_answered_early() {
+            return FailToProxy { error_code: context.exchange.record.status, can_reuse_downstream: false };
+        }
         let exchange = &mut context.exchange;
         let client_gone = *error.esource() == ErrorSource::Downstream;
         let started = session.response_written().is_some_and(|response| !response.status.is_informational());
@@ -384,6 +418,10 @@ impl ProxyHttp for Front {
                 let _told = session.write_response_body(Some(event), true).await;
             }
             return FailToProxy { error_code: exchange.record.status, can_reuse_downstream: false };
+        }
+        // Only the real session can say that the connection ends.
+        if let Some(slot) = context.stand_in.take() {
+            replay::unwrap(session, &slot);
         }
         session.set_keepalive(None);
         let withdrawn = exchange.withdraw().map(|error| Answer::error(&error));
@@ -398,14 +436,14 @@ impl ProxyHttp for Front {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&PingoraError>, context: &mut Context) {
-        let outcome = match error {
+        let outcome = match error.filter(|_| !context.was_answered_early()) {
             Some(error) if *error.esource() == ErrorSource::Downstream => Outcome::ClientGone,
             Some(_) if matches!(context.exchange.relaying, Relaying::Passing { .. }) => Outcome::UpstreamCut,
             Some(_) => Outcome::UpstreamFailed,
             None => context.exchange.record.outcome,
         };
         let outcome = match &context.exchange.relaying {
-            _ if outcome != Outcome::Interrupted || error.is_some() => outcome,
+            _ if outcome != Outcome::Interrupted => outcome,
             // The provider's error had no body that could have been mended.
             Relaying::Mending { .. } => Outcome::UpstreamFailed,
             _ => Outcome::Answered,

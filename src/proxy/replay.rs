@@ -6,8 +6,11 @@
 //! the one place where Pingora listens while an upstream is silent – on HTTP/1 and HTTP/2 alike. It ends, too, when the
 //! caller's key is withdrawn and the operator wants running calls cut. For callers of HTTP/1.0 it
 //! also takes the chunks off an answer. The real session is put back before the exchange ends, so that keep-alive survives.
+//!
+//! A large body is handed over in [`Pieces`], one sentinel for each: Pingora does not listen while it writes, and a provider may
+//! answer without reading on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,11 +106,52 @@ impl Deadline {
     }
 }
 
+/// Bodies up to this size are handed over at once: they fit into the buffers of a connection, and pieces cost time.
+const LARGEST_WHOLE: usize = 1024 * 1024;
+/// The size of a piece of a larger one.
+const PIECE: usize = 64 * 1024;
+
+/// How a body is handed to one attempt after the other.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    /// The pieces that the current attempt has not been offered yet, behind the next one.
+    left: AtomicUsize,
+    /// The answer was whole while pieces were left.
+    cut_short: AtomicBool,
+}
+
+impl Pieces {
+    /// A new attempt begins, with a body of so many bytes.
+    pub fn begin(&self, bytes: usize) {
+        let pieces = if bytes > LARGEST_WHOLE { bytes.div_ceil(PIECE) } else { 1 };
+        self.left.store(pieces - 1, Ordering::Relaxed);
+    }
+
+    /// What is to be sent for one sentinel; `end` is the last one's.
+    pub fn next(body: &mut Bytes, end: bool) -> Option<Bytes> {
+        let piece = if end { std::mem::take(body) } else { body.split_to(body.len().min(PIECE)) };
+        Some(piece).filter(|piece| !piece.is_empty())
+    }
+
+    /// Whether the exchange was ended because its answer had come whole before its request was sent.
+    pub fn were_cut_short(&self) -> bool {
+        self.cut_short.load(Ordering::Relaxed)
+    }
+
+    fn are_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > 0
+    }
+}
+
 /// Where the real session is handed back when its stand-in is dropped.
 pub type Slot = Arc<Mutex<Option<ServerSession>>>;
 
 /// Puts a stand-in in the session's place; [`unwrap`] puts the real one back.
-pub fn wrap(session: &mut Session, replays: bool, (deadline, leave): (Arc<Deadline>, Option<Leave>)) -> Slot {
+pub fn wrap(
+    session: &mut Session,
+    replays: Option<Arc<Pieces>>,
+    (deadline, leave): (Arc<Deadline>, Option<Leave>),
+) -> Slot {
     let slot = Slot::default();
     let real = std::mem::replace(&mut *session.downstream_session, nobody());
     let old = real.req_header().version < http::Version::HTTP_11;
@@ -129,9 +173,13 @@ fn nobody() -> ServerSession {
     ServerSession::new_custom(Box::new(()))
 }
 
+/// Stands for a piece of the body.
+const SENTINEL: Bytes = Bytes::from_static(b" ");
+
 struct StandIn {
     real: ServerSession,
-    replays: bool,
+    /// There where the body is replayed from here.
+    replays: Option<Arc<Pieces>>,
     /// The caller speaks HTTP/1.0, so nothing may be chunked (RFC 9112 section 6.1): such a body ends with the connection.
     old: bool,
     deadline: Arc<Deadline>,
@@ -158,14 +206,18 @@ async fn ends(leave: &mut Option<Leave>) {
 #[async_trait]
 impl CustomSession for StandIn {
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        if self.replays { Some(Bytes::from_static(b" ")) } else { self.real.get_retry_buffer() }
+        if self.replays.is_some() { Some(SENTINEL) } else { self.real.get_retry_buffer() }
     }
 
     fn retry_buffer_truncated(&self) -> bool {
-        !self.replays && self.real.retry_buffer_truncated()
+        self.replays.is_none() && self.real.retry_buffer_truncated()
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if let Some(pieces) = self.replays.as_ref().filter(|pieces| pieces.are_left()) {
+            pieces.left.fetch_sub(1, Ordering::Relaxed);
+            return Ok(Some(SENTINEL));
+        }
         tokio::select! {
             biased;
             read = self.real.read_body_or_idle(no_body_expected) => read,
@@ -182,6 +234,10 @@ impl CustomSession for StandIn {
                 self.real.set_keepalive(None);
             }
         }
+        let early = self.replays.clone().filter(|pieces| pieces.are_left());
+        if early.is_some() {
+            self.real.set_keepalive(None);
+        }
         let written = tokio::select! {
             biased;
             written = self.real.response_duplex_vec(tasks) => written,
@@ -193,6 +249,11 @@ impl CustomSession for StandIn {
         };
         // The time that a slow caller took is not the upstream's.
         self.deadline.expect_next_byte_if_begun();
+        if let (Ok(true), Some(pieces)) = (&written, early) {
+            // Pingora would wait until the provider takes the rest of the request, which it may never do.
+            pieces.cut_short.store(true, Ordering::Relaxed);
+            return Error::e_explain(ErrorType::InternalError, "the provider answered before it had the whole request");
+        }
         written
     }
 
@@ -267,7 +328,7 @@ impl CustomSession for StandIn {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.real.is_body_done()
+        self.real.is_body_done() && !self.replays.as_ref().is_some_and(|pieces| pieces.are_left())
     }
 
     async fn finish(&mut self) -> Result<()> {

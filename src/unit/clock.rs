@@ -49,6 +49,9 @@ impl Timestamp {
         }
     }
 
+    /// The latest time that can be written, whatever the zone; what a time that is refused is told.
+    pub const LATEST: &str = "9999-12-30T22:00:00Z";
+
     /// Parses RFC 3339, or a whole number of seconds since the epoch.
     ///
     /// # Errors
@@ -64,7 +67,8 @@ impl Timestamp {
         match text.parse::<jiff::Timestamp>() {
             Ok(time) if time.as_microsecond() >= 0 => Ok(Self(time.as_microsecond())),
             _ => Err(format!(
-                "{text:?} is not a time; write RFC 3339 such as 2026-11-21T09:30:00Z, or seconds since 1970"
+                "{text:?} is not a time; write RFC 3339 such as 2026-11-21T09:30:00Z, not after {}, or seconds since 1970",
+                Self::LATEST
             )),
         }
     }

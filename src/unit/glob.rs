@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A pattern of at most [`Glob::MAX_BYTES`] bytes. Matching takes time linear in the text for each `*`.
+/// A pattern of at most [`Glob::MAX_CHARS`] characters. Matching takes time linear in the text for each `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Glob(String);
 
 impl Glob {
     /// The longest pattern that is accepted.
-    pub const MAX_BYTES: usize = 256;
+    pub const MAX_CHARS: usize = 256;
 
     /// Checks and takes a pattern.
     ///
@@ -20,8 +20,8 @@ impl Glob {
         if pattern.is_empty() {
             return Err("a pattern may not be empty; write * to match everything".to_owned());
         }
-        if pattern.len() > Self::MAX_BYTES {
-            return Err(format!("a pattern has at most {} bytes", Self::MAX_BYTES));
+        if pattern.chars().count() > Self::MAX_CHARS {
+            return Err(format!("a pattern has at most {} characters", Self::MAX_CHARS));
         }
         if pattern.chars().any(char::is_control) {
             return Err("a pattern may not hold control characters".to_owned());

@@ -273,6 +273,32 @@ async fn with_no_other_target_a_rate_limit_is_told_and_kept() {
 }
 
 #[tokio::test]
+async fn callers_are_told_that_every_credential_was_refused_and_of_no_rate_limit() {
+    let upstream = Upstream::http1().await;
+    let credentials = json!([format!("plain:{CREDENTIAL}0"), format!("plain:{CREDENTIAL}1")]);
+    let setup = Setup::new().provider("main", &upstream, json!({"credentials": credentials}));
+    let marg = setup.set("default_provider", json!("main")).start().await;
+    upstream.answer("refused", Reply::error(401));
+    assert_eq!(marg.chat("refused", &small("m")).await.status, 401);
+    let answer = marg.chat("refused", &small("m")).await;
+    let sentence = answer.assert_error(502, "upstream_error");
+    assert!(sentence.contains("refused") && !sentence.contains("limit"), "{sentence}");
+    assert_eq!((answer.header("retry-after"), answer.header("x-marg-attempts")), ("", "0"));
+    assert_eq!(upstream.seen("refused").len(), 2, "a resting credential was used");
+}
+
+#[tokio::test]
+async fn a_target_that_is_written_in_two_ways_is_asked_once() {
+    let upstream = Upstream::http1().await;
+    let route = json!({"match": {"model": "fb"}, "to": "up", "fallback": ["up:fb", "up:other"]});
+    let marg = Setup::new().provider("up", &upstream, json!({})).route(route).start().await;
+    upstream.answer("twice", Reply::error(503));
+    assert_eq!(marg.chat("twice", &small("fb")).await.header("x-marg-attempts"), "2");
+    let models: Vec<Value> = upstream.seen("twice").iter().map(|seen| seen.json()["model"].clone()).collect();
+    assert_eq!(models, ["fb", "other"]);
+}
+
+#[tokio::test]
 async fn credentials_take_turns_and_rest_one_by_one() {
     let upstream = Upstream::http1().await;
     let credentials: Vec<String> = (0..3).map(|number| format!("plain:{CREDENTIAL}{number}")).collect();

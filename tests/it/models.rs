@@ -20,7 +20,9 @@ async fn the_models_that_a_provider_lists_can_be_found_and_others_cannot() {
     let upstream = Upstream::http1().await;
     // The gateway's own question carries no case.
     upstream.answer("", list(&["llama-local", "bad\u{7}name"]).into());
-    let marg = Setup::with_default(&upstream).start().await;
+    let headers = json!({"headers": {"x-tenant": "one"}});
+    let setup = Setup::new().provider("main", &upstream, headers).set("default_provider", json!("main"));
+    let marg = setup.start().await;
     let models = until("the provider's models are listed", || async {
         let models = marg.send(Call::new("GET", "/v1/models")).await.json();
         (!models["data"].as_array().unwrap().is_empty()).then_some(models)
@@ -31,6 +33,7 @@ async fn the_models_that_a_provider_lists_can_be_found_and_others_cannot() {
     marg.send(Call::new("GET", "/v1/models/other")).await.assert_error(404, "model_not_found");
     let asked = upstream.wait_for("", 1).await.remove(0);
     assert!(asked.header("authorization").unwrap_or_default().starts_with("Bearer "), "{asked:?}");
+    assert_eq!(asked.header("x-tenant"), Some("one"));
 }
 
 #[tokio::test]

@@ -257,7 +257,7 @@ async fn known_endpoints_are_served_without_v1_as_well() {
         assert_eq!(upstream.only(path).await.path, there);
     }
     marg.send(Call::post("/nothing/here", "nothing", chat.clone())).await.assert_error(404, "not_found");
-    marg.send(Call::new("GET", "/v1/chat/completions")).await.assert_error(405, "method_not_allowed");
+    marg.send(Call::new("PUT", "/v1/chat/completions")).await.assert_error(405, "method_not_allowed");
 }
 
 #[tokio::test]
@@ -294,6 +294,67 @@ async fn any_other_path_below_v1_passes_through() {
     let answer = marg.send(Call::new("HEAD", "/v1/files/file-1").header("x-case", "head")).await;
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     assert_eq!(upstream.only("head").await.method, Method::HEAD.as_str());
+}
+
+#[tokio::test]
+async fn what_a_known_endpoint_keeps_is_read_and_deleted_at_the_provider() {
+    let (upstream, marg) = gateway().await;
+    for (method, path, there) in [
+        ("GET", "/v1/chat/completions?limit=1", "/v1/chat/completions?limit=1"),
+        ("GET", "/v1/chat/completions?model=renamed", "/v1/chat/completions?model=other%2F%22model%22"),
+        ("DELETE", "/v1/models/ft%3Am", "/v1/models/ft%3Am"),
+    ] {
+        let answer = marg.send(Call::new(method, path).header("x-case", path)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let arrived = upstream.only(path).await;
+        assert_eq!((arrived.method.as_str(), arrived.path.as_str()), (method, there));
+        assert_eq!(marg.record(&answer.id()).await["operation"], "passthrough");
+    }
+    let refused = marg.send(Call::new("POST", "/v1/models/m")).await;
+    refused.assert_error(405, "method_not_allowed");
+    assert_eq!(refused.header("allow"), "GET, HEAD, DELETE");
+}
+
+#[tokio::test]
+async fn a_part_of_a_file_is_fetched_and_no_part_of_a_completion() {
+    let (upstream, marg) = gateway().await;
+    let part = Answer::new(206, "text/plain", Body::Whole(Bytes::from_static(b"abc")));
+    upstream.answer("part", Reply::from(part).header("content-range", "bytes 0-2/10"));
+    let call = Call::new("GET", "/v1/files/f/content").header("x-case", "part").header("range", "bytes=0-2");
+    let answer = marg.send(call.header("if-range", "\"tag\"").header("origin", "https://a.example")).await;
+    assert_eq!((answer.status, answer.text().as_str()), (206, "abc"));
+    assert_eq!(answer.header("content-range"), "bytes 0-2/10");
+    let arrived = upstream.only("part").await;
+    assert_eq!((arrived.header("range"), arrived.header("if-range")), (Some("bytes=0-2"), Some("\"tag\"")));
+    assert_eq!(arrived.header("origin"), None);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    marg.send(Call::chat("whole", &body).header("range", "bytes=0-2")).await;
+    assert_eq!(upstream.only("whole").await.header("range"), None);
+}
+
+#[tokio::test]
+async fn a_delay_reaches_the_caller_in_whole_seconds_or_not_at_all() {
+    let (upstream, marg) = gateway().await;
+    for (sent, told) in [("7", "7"), ("1.2", "2"), ("30s", ""), ("-5", ""), ("nan", "")] {
+        upstream.answer(sent, Reply::error(503).header("retry-after", sent));
+        let call = Call::new("GET", "/v1/files").header("x-case", sent);
+        assert_eq!(marg.send(call).await.header("retry-after"), told, "{sent}");
+    }
+    upstream.answer("past", Reply::error(503).header("retry-after", "Sunday, 06-Nov-94 08:49:37 GMT"));
+    let answer = marg.send(Call::new("GET", "/v1/files").header("x-case", "past")).await;
+    assert_eq!(answer.header("retry-after"), "0");
+}
+
+#[tokio::test]
+async fn a_page_of_the_gateway_says_what_it_takes_and_whose_request_it_was() {
+    let (_upstream, marg) = gateway().await;
+    for path in ["/health", "/ready", "/version"] {
+        let refused = marg.send(Call::new("POST", path).without_key()).await;
+        refused.assert_error(405, "method_not_allowed");
+        assert_eq!(refused.header("allow"), "GET, HEAD", "{path}");
+        let answer = marg.send(Call::new("GET", path).without_key().header("x-request-id", "mine-1")).await;
+        assert_eq!((answer.status, answer.header("x-request-id")), (200, "mine-1"), "{path}");
+    }
 }
 
 #[tokio::test]

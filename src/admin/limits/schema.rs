@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::admin::shape::PLAIN;
 use crate::budget::check::{MOST_MODELS, MOST_THRESHOLDS, MOST_TOKENS, MOST_USD};
 use crate::budget::draft::{DEEDS, MAX_SUBJECT_CHARS, SCOPES, SPANS, UNITS};
 use crate::unit::glob::Glob;
@@ -33,8 +34,7 @@ fn count(least: i64, description: &str) -> Value {
 
 /// The fields that a patch may name, too.
 fn changeable() -> Map<String, Value> {
-    let pattern =
-        json!({ "type": "string", "minLength": 1, "maxLength": Glob::MAX_BYTES, "pattern": "^[\\x20-\\x7e]+$" });
+    let pattern = json!({ "type": "string", "minLength": 1, "maxLength": Glob::MAX_CHARS, "pattern": PLAIN });
     let share = json!({ "type": "integer", "minimum": 1, "maximum": 100 });
     let fields = json!({
         "name": {
@@ -52,7 +52,7 @@ fn changeable() -> Map<String, Value> {
         },
         "action": words(DEEDS, "What happens when a call does not fit."),
         "downgrade_to": {
-            "type": ["string", "null"], "minLength": 1, "maxLength": 256, "pattern": "^[\\x20-\\x7e]+$",
+            "type": ["string", "null"], "minLength": 1, "maxLength": Glob::MAX_CHARS, "pattern": PLAIN,
             "description": "The model that is asked for instead; of `downgrade` only.",
         },
         "downgrade_below_percent": {

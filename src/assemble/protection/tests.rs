@@ -63,7 +63,7 @@ fn exchange(gateway: &Arc<Gateway>, key: &Arc<Key>) -> Exchange {
     exchange.key = Some(Arc::clone(key));
     exchange.locate("POST", "/v1/chat/completions").unwrap();
     exchange.body = Bytes::from_static(BODY.as_bytes());
-    exchange.understand(Some("application/json")).unwrap();
+    exchange.understand(Some("application/json"), None).unwrap();
     exchange.plan(&HeaderMap::new()).unwrap();
     exchange
 }

@@ -46,14 +46,14 @@ fn fields_of_the_wrong_type_are_refused_by_name() {
     check(r#""stream_options":[]"#, "stream_options must be an object", "stream_options");
     let flag = "stream_options.include_usage";
     check(r#""stream_options":{"include_usage":1}"#, "stream_options.include_usage must be true or false", flag);
-    check(r#""n":0"#, "n must be between 1 and 128", "n");
-    check(r#""n":129"#, "n must be between 1 and 128", "n");
-    check(r#""n":-1"#, "n must be a whole number of 0 or more", "n");
-    check(r#""n":1.0"#, "n must be a whole number of 0 or more", "n");
-    check(r#""max_tokens":5.0"#, "max_tokens must be a whole number of 0 or more", "max_tokens");
-    check(r#""max_tokens":"5""#, "max_tokens must be a whole number of 0 or more", "max_tokens");
+    check(r#""n":0"#, "n must be a whole number between 1 and 128", "n");
+    check(r#""n":129"#, "n must be a whole number between 1 and 128", "n");
+    check(r#""n":-1"#, "n must be a whole number between 1 and 128", "n");
+    check(r#""n":1.0"#, "n must be a whole number between 1 and 128", "n");
+    check(r#""max_tokens":5.0"#, "max_tokens must be a whole number of 1 or more", "max_tokens");
+    check(r#""max_tokens":"5""#, "max_tokens must be a whole number of 1 or more", "max_tokens");
     let limit = "max_completion_tokens";
-    check(r#""max_completion_tokens":-5"#, "max_completion_tokens must be a whole number of 0 or more", limit);
+    check(r#""max_completion_tokens":-5"#, "max_completion_tokens must be a whole number of 1 or more", limit);
     check(r#""tools":{}"#, "tools must be an array", "tools");
 }
 
@@ -182,7 +182,7 @@ fn a_ceiling_bounds_only_what_knows_it() {
     let scored = read(Operation::Completions, r#"{"model":"m","prompt":"x","max_tokens":0,"echo":true}"#).unwrap();
     assert_eq!(scored.max_output_tokens, Some(0));
     let zero = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":0}"#;
-    refused(Operation::Chat, zero, "max_tokens must be 1 or more", Some("max_tokens"));
+    refused(Operation::Chat, zero, "max_tokens must be a whole number of 1 or more", Some("max_tokens"));
     let budgets = chat(r#""thinking_budget":7,"thinking":{"budget_tokens":9},"reasoning":{"max_tokens":8}"#);
     assert_eq!((budgets.reasoning, budgets.reasoning_tokens), (true, 9));
 }
