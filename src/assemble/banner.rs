@@ -40,8 +40,8 @@ pub async fn announce(core: Arc<Core>, addresses: Addresses, listening: Vec<ones
 
 async fn welcome(core: &Core, addresses: Addresses) -> anyhow::Result<String> {
     let folder = &core.house.folder;
-    let own = folder.clone();
-    let _alone = tokio::task::spawn_blocking(move || house::alone(&own)).await.context("nobody waited")??;
+    let shared = folder.clone();
+    let _alone = tokio::task::spawn_blocking(move || house::alone(&shared)).await.context("nobody waited")??;
     // Another process may just have made the key.
     core.ring.refresh(&*core.house.store).await?;
     let admin = admin_token(core, &folder.join("admin.token")).await?;

@@ -1,16 +1,22 @@
 //! Relays an answer unchanged and reads usage, model and end off it while it passes.
 //!
-//! A chunk that needs no change goes out as the bytes that came in. Only with `hide_usage` are events held until they are
-//! whole (at most 1 MiB, then they pass unread), and the one that carries nothing but usage is left out. What is kept is
-//! bounded: 1 MiB of a JSON answer plus 64 KiB of its end, 64 KiB of a stream, 1 MiB of an event that is not whole.
-//! Nothing here fails: what cannot be read is relayed all the same.
+//! A chunk that needs no change goes out as the bytes that came in. Events that must not be seen as they are – the one that
+//! carries nothing but usage, with `hide_usage`, and errors that name a credential or an address, with
+//! [`AnswerReader::keep_confidential`] – are left out or cleaned; then events are held until they are whole (at most 1 MiB, then
+//! they pass unread), and so is a JSON answer from where it speaks of an error. What is kept is bounded: 1 MiB of a JSON answer
+//! plus 64 KiB of its end, 64 KiB of a stream, 1 MiB of an event that is not whole. Nothing here fails: what cannot be read is
+//! relayed all the same.
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::clean::{self, Confidential};
 use crate::dialect::error::error_body;
-use crate::dialect::findings::{Findings, Meaning};
+use crate::dialect::findings::{Findings, Meaning, mentions_error};
 use crate::dialect::operation::Operation;
-use crate::dialect::sse::Splitter;
+use crate::dialect::sse::{self, Splitter};
+use crate::dialect::usage::Missing;
 use crate::dialect::value::Value;
 use crate::error::Error;
 use crate::unit::usage::{ServiceTier, Usage};
@@ -40,6 +46,11 @@ pub struct Relayed {
 pub struct AnswerReader {
     findings: Findings,
     stream: Option<Stream>,
+    /// The stream that it becomes if it begins like one.
+    guess: Option<Stream>,
+    keeper: Option<Arc<dyn Confidential>>,
+    /// The end of a JSON answer, from where it speaks of an error.
+    held: Vec<u8>,
     delivered: Kept,
     drawn: Tally,
     read: bool,
@@ -53,21 +64,45 @@ impl AnswerReader {
         Self {
             findings: Findings::new(operation),
             stream: event_stream.then(|| Stream { hide: hide_usage, ..Stream::default() }),
+            guess: None,
+            keeper: None,
+            held: Vec::new(),
             delivered: Kept::new(limit),
             drawn: Tally::default(),
             read: false,
         }
     }
 
+    /// Takes an answer that is not called an event stream for one if it begins like one: for callers who asked for a stream.
+    pub fn guess_stream(mut self, hide_usage: bool) -> Self {
+        self.guess = self.stream.is_none().then(|| Stream { hide: hide_usage, ..Stream::default() });
+        self
+    }
+
+    /// Takes what must not be seen out of errors.
+    pub fn keep_confidential(mut self, keeper: Arc<dyn Confidential>) -> Self {
+        self.keeper = Some(keeper);
+        self
+    }
+
+    /// Whether the answer is an event stream, as far as is known.
+    pub fn is_event_stream(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Takes the next chunk of the provider's body; `end` says that none follows. Gives what goes to the caller now.
     ///
     /// *Cost*: for a chunk of whole events, a few searches over it and one copy for `delivered`.
     pub fn push(&mut self, chunk: Bytes, end: bool) -> Relayed {
+        if self.guess.is_some() && !chunk.trim_ascii().is_empty() {
+            self.stream = self.guess.take().filter(|_| sse::begins(&chunk));
+            self.delivered.limit = if self.stream.is_some() { DELIVERED_LIMIT_BYTES } else { DOCUMENT_LIMIT_BYTES };
+        }
         let relayed = match &mut self.stream {
-            Some(stream) => stream.push(chunk, end, &mut self.findings),
+            Some(stream) => stream.push(chunk, end, &mut self.findings, self.keeper.as_deref()),
             None => {
                 self.findings.first_token |= !chunk.is_empty();
-                Relayed { bytes: chunk, complete: end }
+                Relayed { bytes: self.document(chunk, end), complete: end }
             }
         };
         self.delivered.push(&relayed.bytes, self.stream.is_none());
@@ -78,6 +113,53 @@ impl AnswerReader {
             self.finish();
         }
         relayed
+    }
+
+    /// What goes on of a JSON answer: all of it, unless it speaks of an error; then the rest is held to its end and cleaned.
+    ///
+    /// *Cost*: one search over the first MiB.
+    fn document(&mut self, chunk: Bytes, end: bool) -> Bytes {
+        let Some(keeper) = &self.keeper else { return chunk };
+        let so_far = self.delivered.total.saturating_add((self.held.len() + chunk.len()) as u64);
+        if so_far > DOCUMENT_LIMIT_BYTES as u64 {
+            if self.held.is_empty() {
+                return chunk;
+            }
+            self.held.extend_from_slice(&chunk);
+            return Bytes::from(std::mem::take(&mut self.held));
+        }
+        if self.held.is_empty() && !mentions_error(&chunk) && !self.mentions_error_across(&chunk) {
+            return chunk;
+        }
+        if end && self.held.is_empty() && self.delivered.total == 0 {
+            return clean::document(&chunk, &**keeper).map_or(chunk.clone(), |cleaned| padded(cleaned, chunk.len()));
+        }
+        self.held.extend_from_slice(&chunk);
+        if !end {
+            return Bytes::new();
+        }
+        let held = std::mem::take(&mut self.held);
+        let passed = self.delivered.head();
+        let whole = [passed, &held].concat();
+        let cleaned = match clean::document(&whole, &**keeper) {
+            None => return Bytes::from(held),
+            Some(cleaned) if cleaned.starts_with(passed) => cleaned.get(passed.len()..).unwrap_or_default().to_vec(),
+            // What has passed cannot be taken back; the rest is no document of its own and is cleaned as a text.
+            Some(_) => match clean::document(&held, &**keeper) {
+                None => return Bytes::from(held),
+                Some(cleaned) => cleaned,
+            },
+        };
+        padded(cleaned, held.len())
+    }
+
+    /// Whether the word lies across the border between what has passed and a chunk.
+    fn mentions_error_across(&self, chunk: &[u8]) -> bool {
+        let reach = b"\"error\"".len() - 1;
+        let passed = self.delivered.head();
+        let before = passed.get(passed.len().saturating_sub(reach)..).unwrap_or_default();
+        !before.is_empty()
+            && mentions_error(&[before, chunk.get(..chunk.len().min(reach)).unwrap_or_default()].concat())
     }
 
     /// Reads what is kept of a JSON answer. `push` does it at the end; call it for an answer whose end never came.
@@ -96,7 +178,12 @@ impl AnswerReader {
 
     /// The tokens that the provider reported, so far; the last report wins. `None` if it reported nothing.
     pub fn usage(&self) -> Option<Usage> {
-        self.findings.usage
+        self.findings.report.map(|report| report.usage)
+    }
+
+    /// Of what the reports say nothing, if there is any: a side that none names, or what was written after the last one.
+    pub fn missing(&self) -> Missing {
+        self.findings.missing()
     }
 
     /// The model that the provider said it used; at most 256 bytes.
@@ -167,6 +254,12 @@ pub fn cut_event(error: &Error) -> Bytes {
     event.freeze()
 }
 
+/// A document with space behind it, so that it has the length that was announced.
+fn padded(mut document: Vec<u8>, length: usize) -> Bytes {
+    document.resize(length.max(document.len()), b' ');
+    Bytes::from(document)
+}
+
 /// The state of an event stream.
 #[derive(Debug, Default)]
 struct Stream {
@@ -179,8 +272,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn push(&mut self, chunk: Bytes, end: bool, findings: &mut Findings) -> Relayed {
-        let mut out = Outgoing { active: self.hide, chunk: &chunk, copied: BytesMut::new(), from: 0, to: chunk.len() };
+    fn push(&mut self, chunk: Bytes, end: bool, findings: &mut Findings, keeper: Option<&dyn Confidential>) -> Relayed {
+        let active = self.hide || keeper.is_some();
+        let mut out = Outgoing { keeper, active, chunk: &chunk, copied: BytesMut::new(), from: 0, to: chunk.len() };
         let mut complete = end;
         let mut at = 0;
         while let Some(length) = self.splitter.next_end(chunk.get(at..).unwrap_or_default()) {
@@ -195,7 +289,7 @@ impl Stream {
             // A stream may end without the last blank line.
             complete |= self.whole_event(chunk.len()..chunk.len(), &mut out, findings).last;
         }
-        let bytes = if self.hide { out.finish() } else { chunk };
+        let bytes = if active { out.finish() } else { chunk };
         Relayed { bytes, complete }
     }
 
@@ -211,6 +305,9 @@ impl Stream {
             let meaning = findings.event(piece);
             if self.hide && meaning.only_usage {
                 out.skip(range);
+            } else if let Some(cleaned) = out.cleaned(meaning, piece) {
+                out.skip(range.clone());
+                out.insert(range.end, &cleaned);
             }
             return meaning;
         }
@@ -223,7 +320,10 @@ impl Stream {
             meaning = findings.event(&event);
             if self.hide && meaning.only_usage {
                 out.skip(range);
-            } else if self.hide {
+            } else if let Some(cleaned) = out.cleaned(meaning, &event) {
+                out.skip(range.clone());
+                out.insert(range.end, &cleaned);
+            } else {
                 out.insert(range.start, event.get(..event.len() - piece.len()).unwrap_or_default());
             }
         }
@@ -252,6 +352,7 @@ impl Stream {
 
 /// The bytes that go on when events may be held or left out: what was copied, then `chunk[from..to]`.
 struct Outgoing<'a> {
+    keeper: Option<&'a dyn Confidential>,
     /// Whether anything may be held or left out.
     active: bool,
     chunk: &'a Bytes,
@@ -261,6 +362,12 @@ struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
+    /// An event in the words in which it may be seen, if they are not its own.
+    fn cleaned(&self, meaning: Meaning, event: &[u8]) -> Option<Vec<u8>> {
+        let keeper = self.keeper.filter(|_| meaning.error)?;
+        clean::event(event, keeper)
+    }
+
     /// Leaves a range of the chunk out. At its beginning or end that needs no copy.
     fn skip(&mut self, range: std::ops::Range<usize>) {
         if range.end == self.chunk.len() {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::dialect::clean::Confidential;
 use crate::dialect::json::{self, Text, Type, Visit};
 use crate::dialect::openai::cut;
 use crate::dialect::redact::redact;
@@ -33,10 +34,11 @@ pub fn error_body(error: &Error) -> Bytes {
 /// The body for the caller of an error that a provider gave with a status of 400 or above.
 ///
 /// A body that has OpenAI's shape and is clean stays as it is. Any other (another vendor's JSON, a page, text, nothing,
-/// bytes that are not UTF-8) becomes OpenAI's shape with the message, type, param and code that it has. The secrets given,
-/// words that look like credentials and addresses that name one of the hosts given are replaced by `[redacted]`, also
+/// bytes that are not UTF-8) becomes OpenAI's shape with the message, type, param and code that it has. The provider's secrets,
+/// words that look like credentials and addresses that name one of its hosts are replaced by `[redacted]`, also
 /// where JSON escapes hide them. At most 64 KiB are read.
-pub fn upstream_error_body(status: u16, body: &[u8], secrets: &[&str], hosts: &[&str]) -> Bytes {
+pub fn upstream_error_body(status: u16, body: &[u8], keeper: &dyn Confidential) -> Bytes {
+    let (secrets, hosts) = (&*keeper.secrets(), &*keeper.hosts());
     let whole = body.len() <= BODY_LIMIT_BYTES;
     let read = if whole { body } else { cut_before_secret(body.get(..BODY_LIMIT_BYTES).unwrap_or(body), secrets) };
     let clean = |text: &str| matches!(redact(text, secrets, hosts), Cow::Borrowed(_));
@@ -223,11 +225,21 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    const SECRETS: &[&str] = &["hunter2hunter2"];
-    const HOSTS: &[&str] = &["api.upstream.example"];
+    #[derive(Debug)]
+    struct Keeper;
+
+    impl Confidential for Keeper {
+        fn secrets(&self) -> Vec<&str> {
+            vec!["hunter2hunter2"]
+        }
+
+        fn hosts(&self) -> Vec<&str> {
+            vec!["api.upstream.example"]
+        }
+    }
 
     fn upstream(status: u16, body: &str) -> serde_json::Value {
-        let out = upstream_error_body(status, body.as_bytes(), SECRETS, HOSTS);
+        let out = upstream_error_body(status, body.as_bytes(), &Keeper);
         let mut tree: serde_json::Value = serde_json::from_slice(&out).unwrap();
         tree["error"].take()
     }
@@ -259,7 +271,7 @@ mod tests {
     #[test]
     fn a_clean_body_of_openai_stays_as_it_is() {
         let body = "{ \"error\" : {\"message\":\"bad\\u0020thing\",\"type\":\"t\",\"param\":null,\"code\":null,\"more\":[1]} }\n";
-        assert_eq!(upstream_error_body(400, body.as_bytes(), SECRETS, HOSTS), body);
+        assert_eq!(upstream_error_body(400, body.as_bytes(), &Keeper), body);
     }
 
     #[test]
@@ -352,7 +364,7 @@ mod tests {
         check(502, "<html>no title", "the provider answered with status 502", "server_error", None);
         check(503, "upstream connect error\u{7}", "upstream connect error", "service_unavailable_error", None);
         check(500, "{\"error\":{\"message\":\"cut o", "cut o", "server_error", None);
-        let out = upstream_error_body(500, b"\xff\xfe bytes", SECRETS, HOSTS);
+        let out = upstream_error_body(500, b"\xff\xfe bytes", &Keeper);
         assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
         let huge = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "x".repeat(100_000));
         assert_eq!(upstream(500, &huge)["message"].as_str().map(str::len), Some(MESSAGE_LIMIT_BYTES));

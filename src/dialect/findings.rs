@@ -9,9 +9,9 @@ use memchr::memmem;
 
 use crate::dialect::openai::{cut, kind_of_image};
 use crate::dialect::operation::Operation;
-use crate::dialect::usage;
+use crate::dialect::usage::{self, Missing, Report};
 use crate::dialect::value::Value;
-use crate::unit::usage::{ServiceTier, Usage};
+use crate::unit::usage::ServiceTier;
 
 const NAME_LIMIT_BYTES: usize = 256;
 const MESSAGE_LIMIT_BYTES: usize = 512;
@@ -34,12 +34,16 @@ pub(super) struct Meaning {
     pub(super) last: bool,
     /// It carries usage and no choice: sent only because usage was asked for.
     pub(super) only_usage: bool,
+    /// It speaks of an error.
+    pub(super) error: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Findings {
     pub(super) operation: Operation,
-    pub(super) usage: Option<Usage>,
+    pub(super) report: Option<Report>,
+    /// More was written after the last report.
+    stale: bool,
     pub(super) model: Option<String>,
     pub(super) id: Option<String>,
     pub(super) finish_reason: Option<String>,
@@ -74,7 +78,8 @@ impl Findings {
     pub(super) fn new(operation: Operation) -> Self {
         Self {
             operation,
-            usage: None,
+            report: None,
+            stale: false,
             model: None,
             id: None,
             finish_reason: None,
@@ -103,9 +108,10 @@ impl Findings {
         let sought = self.model.is_none() || self.id.is_none();
         !self.first_token
             || (sought && self.parsed < PATIENCE_EVENTS)
+            || (self.report.is_some() && !self.stale)
             || has_value(&finders.usage, event)
             || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
-            || has_value(&finders.error, event)
+            || mentions_error(event)
             // An event without an object is `[DONE]`, a comment, or not JSON.
             || memchr::memchr(b'{', event).is_none()
             || (self.speaks_responses()
@@ -122,14 +128,17 @@ impl Findings {
             return Meaning::default();
         }
         if data.trim_ascii().starts_with(b"[DONE]") {
-            return Meaning { last: true, only_usage: false };
+            return Meaning { last: true, ..Meaning::default() };
         }
         self.parsed = self.parsed.saturating_add(1);
         let parts = Parts::of(Value::whole(&data));
         let kind = parts.kind.and_then(Value::string).unwrap_or_default();
         let usage = self.read_parts(&parts);
         self.read_drawn(&parts, &kind);
-        self.first_token = self.first_token || self.holds_content(&parts, &kind);
+        let matters = !self.first_token || (self.report.is_some() && !usage);
+        let written = matters && self.holds_content(&parts, &kind);
+        self.first_token |= written;
+        self.stale |= written && !usage && self.report.is_some();
         if parts.error.is_none() && kind == "error" {
             self.keep_error(Value::whole(&data));
         }
@@ -137,6 +146,7 @@ impl Findings {
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
             only_usage: usage && parts.usage.is_some() && no_choice && parts.error.is_none(),
+            error: mentions_error(event),
         }
     }
 
@@ -190,8 +200,11 @@ impl Findings {
 
     /// Reads an answer or an event. Gives whether it carries usage.
     fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
-        let usage = parts.usage(self.operation);
-        self.usage = usage.or(self.usage);
+        let report = parts.usage(self.operation);
+        if let Some(report) = report {
+            self.report = Some(report.over(self.report));
+            self.stale = false;
+        }
         keep(&mut self.model, parts.model);
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
@@ -207,7 +220,7 @@ impl Findings {
         if let Some(error) = parts.error {
             self.keep_error(error);
         }
-        usage.is_some()
+        report.is_some()
     }
 
     /// *Source*: the response object, <https://platform.openai.com/docs/api-reference/responses/object>: `status` is
@@ -233,6 +246,12 @@ impl Findings {
         let inside = || parts.usage.and_then(|usage| usage.present("service_tier"));
         let word = parts.service_tier.or_else(inside).and_then(Value::string);
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
+    }
+
+    /// Of what the reports say nothing: also of what was written after the last of them.
+    pub(super) fn missing(&self) -> Missing {
+        let missing = self.report.unwrap_or_default().missing;
+        Missing { output: missing.output || (self.stale && self.operation.writes()), ..missing }
     }
 
     fn keep_error(&mut self, error: Value<'_>) {
@@ -273,13 +292,20 @@ impl Findings {
     /// model if none is known.
     pub(super) fn tail(&mut self, tail: &[u8]) {
         if let Some(value) = last_member(tail, b"\"usage\"") {
-            self.usage = usage::read(self.operation, value).or(self.usage);
+            self.report = usage::read(self.operation, value).map(|report| report.over(self.report)).or(self.report);
+            self.stale = false;
         }
         keep(&mut self.model, last_member(tail, b"\"model\""));
         let word = last_member(tail, b"\"service_tier\"").and_then(Value::string);
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
         keep(&mut self.finish_reason, last_member(tail, b"\"finish_reason\""));
     }
+}
+
+/// Whether a document or an event speaks of an error: by a key, a type, or the event's name.
+#[inline]
+pub(super) fn mentions_error(text: &[u8]) -> bool {
+    text.starts_with(b"event: error") || has_value(&FINDERS.error, text)
 }
 
 /// Whether a word in quotes stands in an event, except as a key whose value is `null`. Inside a string its quotes would be
@@ -369,7 +395,7 @@ impl<'a> Parts<'a> {
     /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
     /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
     /// <https://platform.moonshot.ai/docs/api/chat>).
-    fn usage(&self, operation: Operation) -> Option<Usage> {
+    fn usage(&self, operation: Operation) -> Option<Report> {
         let read = |usage| usage::read(operation, usage);
         let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
         self.usage

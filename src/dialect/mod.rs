@@ -7,6 +7,7 @@
 //! checked never panics, recurses or takes more than linear time.
 
 pub mod answer;
+mod clean;
 pub mod error;
 mod findings;
 mod form;
@@ -21,6 +22,7 @@ mod shape;
 mod splice;
 pub mod sse;
 pub mod text;
+pub mod unpack;
 mod urlencoded;
 pub mod usage;
 pub mod value;
@@ -29,6 +31,7 @@ pub mod value;
 mod golden;
 
 pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
+pub use clean::Confidential;
 pub use error::{error_body, upstream_error_body};
 pub use naming::{Naming, naming};
 pub use offer::MAX_OTHER_MODELS;

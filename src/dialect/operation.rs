@@ -39,6 +39,11 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Whether a model writes the answer, token by token.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions | Self::Responses)
+    }
+
     /// Its name in records, metrics and traces.
     ///
     /// *Source*: `gen_ai.operation.name` where it has a word (`chat`, `text_completion`, `embeddings`):

@@ -82,6 +82,22 @@ pub fn data(event: &[u8]) -> Cow<'_, [u8]> {
     data
 }
 
+/// The lines of one event that are no data, without their ends.
+pub fn other_lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_data =
+        |line: &[u8]| line.strip_prefix(b"data").is_some_and(|rest| rest.is_empty() || rest.starts_with(b":"));
+    let event = event.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(event);
+    lines(event).filter(move |line| !line.is_empty() && !is_data(line))
+}
+
+/// Whether an answer that begins so is an event stream, whatever its type says: its first line is a field or a comment. No JSON
+/// begins so. Bytes that are the beginning of such a line count as one.
+pub fn begins(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
+    let fields: [&[u8]; 5] = [b"data:", b"event:", b":", b"id:", b"retry:"];
+    !bytes.is_empty() && fields.iter().any(|field| bytes.starts_with(field) || field.starts_with(bytes))
+}
+
 /// The data of every event of a body; the last one may be cut off.
 pub fn all_data(body: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let mut splitter = Splitter::default();
@@ -157,6 +173,18 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_stream_is_told_by_its_first_bytes() {
+        for no in ["", " \n", "{\"data:\":1}", "[1]", "\"data:\"", "12", "true", "ID3", "error: it failed", "dat a"] {
+            assert!(!begins(no.as_bytes()), "{no:?}");
+        }
+        for yes in
+            ["data: x", "data:", "\n\ndata: x", ": keep-alive", "event: x", "\u{FEFF}id: 1", "retry: 5", "d", "even"]
+        {
+            assert!(begins(yes.as_bytes()), "{yes:?}");
         }
     }
 

@@ -25,12 +25,45 @@ use crate::unit::usage::Usage;
 ///   (<https://discuss.ai.google.dev/t/question-with-usage-in-openai-compatibility/98760>).
 /// - Perplexity: `reasoning_tokens` beside the totals are billed apart from `completion_tokens`, and `citation_tokens`
 ///   like input (<https://docs.perplexity.ai/getting-started/pricing>).
-pub fn read(operation: Operation, usage: Value<'_>) -> Option<Usage> {
+pub fn read(operation: Operation, usage: Value<'_>) -> Option<Report> {
     if !usage.raw().ends_with(b"}") {
         return None;
     }
     let counts = Counts::collect(usage);
-    counts.any().then(|| counts.disjoint(operation))
+    counts.any().then(|| Report { usage: counts.disjoint(operation), missing: counts.missing(operation) })
+}
+
+/// What a provider reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The counts; zeros where it said nothing.
+    pub usage: Usage,
+    /// Of what it said nothing.
+    pub missing: Missing,
+}
+
+/// Which sides of an exchange a report says nothing of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Nothing of the input, and it cannot be told from a total.
+    pub input: bool,
+    /// Nothing of the output, where there is one.
+    pub output: bool,
+}
+
+impl Report {
+    /// This report, and of what it says nothing, what an earlier one of the same answer said.
+    pub fn over(self, earlier: Option<Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        let (input, output) =
+            (self.missing.input && !earlier.missing.input, self.missing.output && !earlier.missing.output);
+        let usage = Usage::of_sides(
+            if input { &earlier.usage } else { &self.usage },
+            if output { &earlier.usage } else { &self.usage },
+        );
+        let missing = Missing { input: self.missing.input && !input, output: self.missing.output && !output };
+        Self { usage, missing }
+    }
 }
 
 /// The counts as a vendor wrote them; `None` where it wrote none.
@@ -109,6 +142,13 @@ impl Counts {
         self.input.is_some() || self.output.is_some() || self.total.is_some()
     }
 
+    /// A total tells one side if it names the other; alone it is the input, where there is no output.
+    fn missing(&self, operation: Operation) -> Missing {
+        let writes = operation.writes();
+        let (input, output, total) = (self.input.is_some(), self.output.is_some(), self.total.is_some());
+        Missing { input: !input && !(total && (output || !writes)), output: writes && !output && !(total && input) }
+    }
+
     fn disjoint(&self, operation: Operation) -> Usage {
         let mut usage = Usage::default();
         let outside_cache = self.input_classes(&mut usage);
@@ -119,8 +159,9 @@ impl Counts {
     /// Splits the input. Gives the tokens that a cache served or took and that `input` does not contain.
     fn input_classes(&self, usage: &mut Usage) -> u64 {
         let details = &self.input_details;
-        // An endpoint without output may give nothing but a total.
-        let total = self.input.or(self.total.filter(|_| self.output.is_none())).unwrap_or(0);
+        // A total tells the input that is not named; an endpoint without output may give nothing but a total.
+        let missing = || self.total.map(|total| total.saturating_sub(self.output.unwrap_or(0)));
+        let total = self.input.or_else(missing).unwrap_or(0);
         let inside_read = details.cached.or(self.cache_hit).or(self.cached);
         let inside_write = details.cache_write;
         let beside = [self.beside_read, self.beside_write].into_iter().flatten().fold(0, u64::saturating_add);
@@ -223,6 +264,10 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Option<Usage> {
+        report(text).map(|report| report.usage)
+    }
+
+    fn report(text: &str) -> Option<Report> {
         read(Operation::Chat, Value::first(text.as_bytes()).unwrap())
     }
 
@@ -251,6 +296,35 @@ mod tests {
         assert_eq!(usage, Some(Usage { input: 10, output: 5, ..Usage::default() }));
         let usage = of(r#"{"prompt_tokens":10,"total_tokens":10}"#);
         assert_eq!(usage, Some(Usage { input: 10, ..Usage::default() }));
+    }
+
+    #[test]
+    fn an_input_that_is_not_named_is_what_the_total_has_beyond_the_output() {
+        for text in [
+            r#"{"completion_tokens":5,"total_tokens":105}"#,
+            r#"{"prompt_tokens":null,"completion_tokens":5,"total_tokens":105}"#,
+            r#"{"prompt_tokens":100.0,"completion_tokens":5,"total_tokens":105}"#,
+        ] {
+            let expected = Usage { input: 100, output: 5, ..Usage::default() };
+            assert_eq!(report(text), Some(Report { usage: expected, missing: Missing::default() }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_report_says_nothing_of_is_not_zero() {
+        let missing = |text: &str| report(text).map(|report| (report.missing.input, report.missing.output));
+        assert_eq!(missing(r#"{"prompt_tokens":10}"#), Some((false, true)));
+        assert_eq!(missing(r#"{"completion_tokens":10}"#), Some((true, false)));
+        assert_eq!(missing(r#"{"total_tokens":10}"#), Some((true, true)));
+        assert_eq!(missing(r#"{"prompt_tokens":10,"completion_tokens":0}"#), Some((false, false)));
+        assert_eq!(missing(r#"{"prompt_tokens":10,"total_tokens":12}"#), Some((false, false)));
+        let embedding = read(Operation::Embeddings, Value::first(br#"{"total_tokens":7}"#).unwrap()).unwrap();
+        assert_eq!(embedding, Report { usage: Usage { input: 7, ..Usage::default() }, missing: Missing::default() });
+        // A later report that says less leaves what an earlier one said.
+        let (first, last) = (report(r#"{"prompt_tokens":10}"#), report(r#"{"completion_tokens":5}"#).unwrap());
+        let usage = Usage { input: 10, output: 5, ..Usage::default() };
+        assert_eq!(last.over(first), Report { usage, missing: Missing::default() });
+        assert_eq!(last.over(None), last);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Counts the tokens of answers whose providers reported none, off the request path.
+//! Counts the tokens of answers whose providers reported none, or not all, off the request path.
 //!
 //! One thread takes jobs from a bounded queue and appends what it counted to the journal as an amendment of the record. When
 //! the queue is full the sizes of request and answer are taken for a count, at once.
@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::{Catalog, PriceQuery};
-use crate::catalog::tokens;
+use crate::catalog::{Cost, tokens};
+use crate::dialect::usage::Report;
 use crate::dialect::{self, Operation};
 use crate::ledger::Amendment;
 use crate::ledger::journal::{Journal, Line};
@@ -42,20 +43,26 @@ pub struct Uncounted {
     pub request: Bytes,
     /// The length of the request's body.
     pub request_bytes: u64,
-    /// The beginning of the answer's body.
+    /// The beginning of the answer's body; empty if it cannot be read.
     pub delivered: Bytes,
     /// The length of the whole answer's body.
     pub delivered_bytes: u64,
+    /// What the provider reported, if it left something out.
+    pub reported: Option<Report>,
     /// Who served it.
     pub provider: Arc<Provider>,
-    /// The model.
+    /// The model that was asked for.
     pub model: String,
+    /// The model that the provider says it used: the one that it bills.
+    pub served: Option<String>,
     /// When.
     pub at: Timestamp,
     /// In which tier it was served.
     pub tier: ServiceTier,
     /// The images that it drew.
     pub images: Option<Images>,
+    /// The cost that is in the record, and in the figures, already: of images, or of the request itself.
+    pub booked: Option<NanoUsd>,
     /// The prices that hold.
     pub catalog: Arc<Catalog>,
     /// What the exchange holds of limits until it is counted.
@@ -119,16 +126,11 @@ fn work(jobs: &Receiver<Box<Uncounted>>, journal: &Journal) {
 
 /// Prices a count, charges it to the limits that wait for it, and writes it down behind the record.
 fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
+    let usage = beside(job.reported, usage);
     METRICS.estimated.with_label_values(&[&*job.provider.name]).inc();
-    count_usage(&job.provider.name, &job.model, &usage);
-    let query = PriceQuery {
-        provider_name: &job.provider.name,
-        price_provider: job.provider.settings.price_provider.as_deref(),
-        model: &job.model,
-        at: job.at,
-        tier: job.tier,
-    };
-    let cost = job.catalog.bill(&query, Some(&usage), job.images.as_ref());
+    count_usage(&job.provider.name, job.served.as_deref().unwrap_or("none"), &usage);
+    let cost = bill(&job, &usage);
+    count_cost(&job, cost.as_ref().map(|cost| cost.amount));
     let (cost, price) = cost.map_or((None, None), |cost| (Some(cost.amount), Some(cost.price)));
     let used = Amounts {
         usd: cost.map(NanoUsd::nanos),
@@ -148,16 +150,53 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
     drop(reservation);
 }
 
+/// The cost, by the price of the model that was served; if that has none, of the one that was asked for.
+fn bill(job: &Uncounted, usage: &Usage) -> Option<Cost> {
+    let cost = |model: &str| {
+        let query = PriceQuery {
+            provider_name: &job.provider.name,
+            price_provider: job.provider.settings.price_provider.as_deref(),
+            model,
+            at: job.at,
+            tier: job.tier,
+        };
+        job.catalog.bill(&query, Some(usage), job.images.as_ref())
+    };
+    job.served.as_deref().and_then(cost).or_else(|| cost(&job.model))
+}
+
+/// Counts what a count costs beyond what is in the figures already.
+fn count_cost(job: &Uncounted, cost: Option<NanoUsd>) {
+    let provider = &*job.provider.name;
+    let Some(cost) = cost else { return METRICS.unpriced.with_label_values(&[provider]).inc() };
+    let model = METRICS.model_label(job.served.as_deref().unwrap_or("none"));
+    let rest = cost.nanos().saturating_sub(job.booked.map_or(0, NanoUsd::nanos));
+    METRICS.cost.with_label_values(&[provider, model]).inc_by(u64::try_from(rest).unwrap_or(0));
+}
+
+/// What a provider reported, and, where it left something out, what was counted: never less output than it reported.
+fn beside(reported: Option<Report>, counted: Usage) -> Usage {
+    let Some(Report { usage, missing }) = reported else { return counted };
+    let (input, mut output) = (if missing.input { &counted } else { &usage }, usage);
+    if missing.output {
+        let more = counted.output_total().saturating_sub(usage.output_total());
+        output.output = output.output.saturating_add(more);
+    }
+    Usage::of_sides(input, &output)
+}
+
 fn usage(job: &Uncounted) -> Usage {
-    let input =
-        if job.request.is_empty() { job.request_bytes / 4 } else { words(&job.model, job.operation, &job.request) };
+    let model = job.served.as_deref().unwrap_or(&job.model);
+    let input = if job.request.is_empty() { job.request_bytes / 4 } else { words(model, job.operation, &job.request) };
     if job.operation == Operation::Audio {
         return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };
     }
     let output = if matches!(job.operation, Operation::Embeddings | Operation::Moderations | Operation::Rerank) {
         0
+    } else if job.delivered.is_empty() {
+        job.delivered_bytes / 4
     } else {
-        let kept = tokens::count(&job.model, &dialect::delivered_text(job.operation, job.event_stream, &job.delivered));
+        let kept = tokens::count(model, &dialect::delivered_text(job.operation, job.event_stream, &job.delivered));
         scale(kept, job.delivered.len() as u64, job.delivered_bytes)
     };
     Usage { input, output, ..Usage::default() }
@@ -184,11 +223,28 @@ fn scale(count: u64, kept: u64, whole: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::usage::Missing;
 
     #[test]
     fn speech_is_as_long_as_its_text() {
         assert_eq!(spoken(br#"{"model":"tts","voice":"x","input":"Fifteen letters"}"#, 50), 20);
         assert_eq!(spoken(b"", 150), 200);
+    }
+
+    #[test]
+    fn what_a_provider_left_out_is_counted_and_what_it_reported_stays() {
+        let counted = Usage { input: 7, output: 50, ..Usage::default() };
+        let reported = |input, output| {
+            let usage = Usage { input: 3, cache_read: 7, output: 1, reasoning: 20, ..Usage::default() };
+            Some(Report { usage, missing: Missing { input, output } })
+        };
+        assert_eq!(beside(None, counted), counted);
+        let expected = Usage { input: 3, cache_read: 7, output: 30, reasoning: 20, ..Usage::default() };
+        assert_eq!(beside(reported(false, true), counted), expected);
+        let expected = Usage { input: 7, output: 1, reasoning: 20, ..Usage::default() };
+        assert_eq!(beside(reported(true, false), counted), expected);
+        let less = Usage { output: 5, ..counted };
+        assert_eq!(beside(reported(false, true), less).output_total(), 21, "what it reported it bills");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::budget::{Amounts, Downgrade, Limited, Rates, Reservation};
+use crate::dialect::unpack::Coding;
 use crate::dialect::{AnswerReader, Facts, Operation, Place};
 use crate::error::{Error, Kind};
 use crate::kavach::permits::Papers;
@@ -75,6 +76,8 @@ pub struct Exchange {
     pub tries_on_step: u32,
     /// What is done with the answer's body.
     pub relaying: Relaying,
+    /// Whether the answer's bytes are not what their encoding says: then it has broken off.
+    pub corrupt: bool,
     /// What it has committed to.
     pub(super) content: Content,
     /// The last failure, for the case that nothing else is left.
@@ -92,8 +95,8 @@ pub enum Relaying {
     Passing {
         /// Reads usage as it passes.
         reader: Box<AnswerReader>,
-        /// Whether it is an event stream.
-        event_stream: bool,
+        /// How its bytes are encoded.
+        coding: Coding,
         /// The length that the upstream announced.
         expected: Option<u64>,
         /// The bytes that have come so far.
@@ -103,6 +106,8 @@ pub enum Relaying {
     Mending {
         /// The upstream's status.
         status: u16,
+        /// How its bytes are encoded.
+        coding: Coding,
         /// The beginning of the body, at most 64 KiB.
         collected: Vec<u8>,
     },
@@ -138,6 +143,7 @@ impl Exchange {
             papers_made: 0,
             tries_on_step: 0,
             relaying: Relaying::Nothing,
+            corrupt: false,
             content: Content::default(),
             last_failure: None,
             held: None,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::dialect::unpack::Coding;
 use crate::dialect::{self, AnswerReader, Changes, Operation};
 use crate::error::{Error, Kind};
 use crate::ledger::Outcome;
@@ -18,15 +19,23 @@ pub struct AnswerHead<'a> {
     pub status: u16,
     /// `content-type`, if sent.
     pub content_type: Option<&'a str>,
+    /// `content-encoding`, if sent and if there is a body, the whole of it.
+    pub encoding: Option<&'a str>,
     /// `content-length`, if sent.
     pub length: Option<u64>,
+    /// It is a 304 to a caller who asked on a condition, and that is as good an answer as any.
+    pub unchanged: bool,
 }
 
 /// How the answer's head must be changed before it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
-    /// The body's length changes, so the head may not announce one.
+    /// The body's length may change, so the head may not announce one.
     pub length_changes: bool,
+    /// The body is not the provider's, but Marg's JSON.
+    pub rewritten: bool,
+    /// It was compressed and goes on as it was before.
+    pub unpacked: bool,
     /// It is an event stream.
     pub event_stream: bool,
     /// The status to send on.
@@ -36,28 +45,45 @@ pub struct Framing {
 impl Exchange {
     /// Begins to relay an answer that is the caller's.
     pub fn begin_relay(&mut self, head: &AnswerHead<'_>) -> Framing {
-        let Some(current) = &self.current else {
-            return Framing { length_changes: false, event_stream: false, status: head.status };
+        let coding = Coding::of(head.encoding);
+        let plain = Framing {
+            length_changes: false,
+            rewritten: false,
+            unpacked: false,
+            event_stream: false,
+            status: head.status,
         };
+        let Some(current) = &self.current else { return plain };
         self.record.provider = Some(current.step.provider.name.clone());
         self.record.model_served = (!current.step.model.is_empty()).then(|| current.step.model.clone());
-        if head.status >= 300 {
+        if head.status >= 300 && !head.unchanged {
             // A redirect is not followed and its target is not told: to the caller it is a broken answer.
             let status = if head.status < 400 { Kind::UpstreamError.status() } else { head.status };
             self.record.status = status;
             self.record.reason = Some(Kind::UpstreamError.code().to_owned());
-            self.relaying = Relaying::Mending { status: head.status, collected: Vec::new() };
-            return Framing { length_changes: true, event_stream: false, status };
+            self.relaying = Relaying::Mending { status: head.status, coding, collected: Vec::new() };
+            return Framing { length_changes: true, rewritten: true, status, ..plain };
         }
         self.record.status = head.status;
-        let event_stream = head.content_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+        let kind = head.content_type.unwrap_or_default();
+        let readable = !matches!(coding, Coding::Opaque);
+        let event_stream = is_kind(kind, "text/event-stream");
         // A usage chunk that the caller did not ask for is not shown to it, whoever asked for it; some providers send one unasked.
         let operation = self.operation();
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
-        let hide = event_stream && !wants && matches!(operation, Operation::Chat | Operation::Completions);
-        let reader = Box::new(AnswerReader::new(operation, event_stream, hide));
-        self.relaying = Relaying::Passing { reader, event_stream, expected: head.length, seen: 0 };
-        Framing { length_changes: hide, event_stream, status: head.status }
+        let hide = !wants && matches!(operation, Operation::Chat | Operation::Completions);
+        let unpacked = matches!(coding, Coding::Packed(_));
+        let mut reader = AnswerReader::new(operation, event_stream && readable, hide);
+        let guess = !event_stream && readable && self.wants_stream();
+        if guess {
+            reader = reader.guess_stream(hide);
+        }
+        if readable && (event_stream || guess || is_kind(kind, "application/json")) {
+            reader = reader.keep_confidential(current.step.provider.clone());
+        }
+        self.relaying = Relaying::Passing { reader: Box::new(reader), coding, expected: head.length, seen: 0 };
+        // A stream may grow by an event that says that it broke off.
+        Framing { length_changes: event_stream || guess || unpacked, unpacked, event_stream, ..plain }
     }
 
     /// Whether the current target is asked to report usage in a stream.
@@ -83,17 +109,23 @@ impl Exchange {
     pub fn relay(&mut self, chunk: Option<Bytes>, end: bool) -> Option<Bytes> {
         let out = match &mut self.relaying {
             Relaying::Nothing => chunk,
-            Relaying::Mending { collected, .. } => {
+            Relaying::Mending { collected, coding, .. } => {
                 let room = MAX_ERROR_BYTES.saturating_sub(collected.len());
-                collected.extend_from_slice(
-                    chunk.as_deref().and_then(|bytes| bytes.get(..bytes.len().min(room))).unwrap_or_default(),
-                );
+                // What cannot be read says nothing.
+                let readable = !matches!(coding, Coding::Opaque);
+                let piece = chunk.filter(|_| readable && room > 0).unwrap_or_default();
+                let piece = coding.decode(piece).unwrap_or_default();
+                collected.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
                 if end { Some(self.mend()) } else { None }
             }
-            Relaying::Passing { reader, expected, seen, event_stream: _ } => {
+            Relaying::Passing { reader, coding, expected, seen } => {
                 let chunk = chunk.unwrap_or_default();
                 *seen += chunk.len() as u64;
                 let whole = end || expected.is_some_and(|length| *seen >= length);
+                let Ok(chunk) = coding.decode(chunk) else {
+                    self.corrupt = true;
+                    return None;
+                };
                 let relayed = reader.push(chunk, whole);
                 if self.record.ttft_us.is_none() && reader.first_token_seen() {
                     self.record.ttft_us = Some(micros(self.started.elapsed()));
@@ -110,16 +142,12 @@ impl Exchange {
 
     /// The upstream's error in the caller's dialect, without credentials and addresses; settles.
     fn mend(&mut self) -> Bytes {
-        let Relaying::Mending { status, collected } = std::mem::replace(&mut self.relaying, Relaying::Nothing) else {
+        let Relaying::Mending { status, collected, .. } = std::mem::replace(&mut self.relaying, Relaying::Nothing)
+        else {
             return Bytes::new();
         };
         let body = match &self.current {
-            Some(current) if status >= 400 => {
-                let provider = &current.step.provider;
-                let secrets: Vec<&str> = provider.credentials.secrets().iter().map(|secret| secret.expose()).collect();
-                let hosts = [provider.endpoint.authority.as_str(), provider.endpoint.host.as_str()];
-                dialect::upstream_error_body(status, &collected, &secrets, &hosts)
-            }
+            Some(current) if status >= 400 => dialect::upstream_error_body(status, &collected, &*current.step.provider),
             _ => dialect::error_body(&Error::new(
                 Kind::UpstreamError,
                 format!("The provider answered with the redirect {status}, which is not followed."),
@@ -131,9 +159,9 @@ impl Exchange {
     }
 
     /// The answer broke off. Gives what the caller can still be told in its dialect: an error event if it is in the middle
-    /// of a stream.
+    /// of a stream, the provider's error if it broke off in the middle of that.
     pub fn cut(&mut self, client_gone: bool) -> Option<Bytes> {
-        let streaming = matches!(&self.relaying, Relaying::Passing { event_stream: true, .. });
+        let streaming = matches!(&self.relaying, Relaying::Passing { reader, .. } if reader.is_event_stream());
         if let Some(error) = self.leave.as_ref().and_then(Leave::refusal).filter(|_| !self.settled) {
             self.record.reason = Some(error.kind().code().to_owned());
             self.record.error = Some(error.text().to_owned());
@@ -145,6 +173,10 @@ impl Exchange {
         if client_gone {
             self.settle(Outcome::ClientGone);
             return None;
+        }
+        if matches!(self.relaying, Relaying::Mending { .. }) {
+            // Its status is the caller's already; what came of its body is enough to say why.
+            return Some(self.mend());
         }
         // The target stays: settlement ends its attempt, and needs it to count and price what was delivered.
         if let Some(current) = &self.current {
@@ -158,4 +190,9 @@ impl Exchange {
         self.settle(Outcome::UpstreamCut);
         event
     }
+}
+
+/// Whether a content type is of a kind, whatever its parameters. Kinds are the same in any case (RFC 9110 section 8.3.1).
+fn is_kind(content_type: &str, kind: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
 }

@@ -5,9 +5,13 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
-use crate::dialect::Operation;
+use crate::dialect::unpack::Coding;
+use crate::dialect::usage::{Missing, Report};
+use crate::dialect::{self, AnswerReader, Operation};
 use crate::error::Kind;
 use crate::ledger::journal::{Line, Written};
 use crate::ledger::{AttemptEnd, Outcome, Record};
@@ -50,6 +54,7 @@ impl Exchange {
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
             uncounted.reservation = reservation;
+            uncounted.booked = self.record.cost;
             uncounted.habits = self.habits.take();
             self.gateway.counter.hand(uncounted);
         }
@@ -102,7 +107,7 @@ impl Exchange {
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
         let usage = reported.filter(|usage| self.believes(usage, delivered));
         self.record.images = self.drawn();
-        let Relaying::Passing { reader, event_stream, .. } = &mut self.relaying else { return None };
+        let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
         if let Some(model) = reader.model() {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
         }
@@ -117,19 +122,7 @@ impl Exchange {
                 self.record.outcome = Outcome::UpstreamFailed;
             }
         }
-        self.record.usage = usage;
         self.record.service_tier = reader.service_tier();
-        if let (Some(usage), Some(id)) = (&self.record.usage, reader.response_id()) {
-            let operation = self.place.as_ref().map(|place| place.operation);
-            if operation == Some(Operation::Responses) {
-                let tokens = usage.input_total().saturating_add(usage.output_total());
-                self.gateway.contexts.remember(id, tokens);
-            }
-        }
-        if self.record.usage.is_some() {
-            self.record.usage_source = Some(UsageSource::Reported);
-            return None;
-        }
         let operation = self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation);
         let counts = match operation {
             Operation::Chat | Operation::Completions | Operation::Embeddings | Operation::Responses => true,
@@ -138,21 +131,45 @@ impl Exchange {
             Operation::Audio => self.record.path.ends_with("/speech"),
             _ => false,
         };
-        let current = self.current.as_ref().filter(|_| counts)?;
-        let (delivered, delivered_bytes) = reader.delivered();
+        let partial =
+            usage.filter(|_| counts).map(|usage| Report { usage, missing: missing(reader, operation, &usage) });
+        let partial = partial.filter(|report| report.missing != Missing::default());
+        self.record.usage = usage.filter(|_| partial.is_none());
+        if let (Some(usage), Some(id), Operation::Responses) = (&self.record.usage, reader.response_id(), operation) {
+            self.gateway.contexts.remember(id, usage.input_total().saturating_add(usage.output_total()));
+        }
+        if self.record.usage.is_some() {
+            self.record.usage_source = Some(UsageSource::Reported);
+            return None;
+        }
+        if counts { self.uncounted(operation, partial) } else { None }
+    }
+
+    /// What must be counted, beside what the provider reported.
+    fn uncounted(&self, operation: Operation, reported: Option<Report>) -> Option<Uncounted> {
+        let (Relaying::Passing { reader, coding, .. }, Some(current)) = (&self.relaying, &self.current) else {
+            return None;
+        };
+        let (mut delivered, delivered_bytes) = reader.delivered();
+        if matches!(coding, Coding::Opaque) {
+            delivered = Bytes::new();
+        }
         Some(Uncounted {
             id: self.record.id,
             operation,
-            event_stream: *event_stream,
+            event_stream: reader.is_event_stream(),
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
             delivered,
             delivered_bytes,
+            reported,
             provider: current.step.provider.clone(),
             model: self.priced_as(&current.step).to_owned(),
+            served: self.record.model_served.clone(),
             at: self.record.started_at,
             tier: self.record.service_tier.unwrap_or_default(),
             images: self.record.images.clone(),
+            booked: None,
             catalog: self.live.catalog.clone(),
             reservation: None,
             habits: None,
@@ -244,6 +261,14 @@ impl Exchange {
         let rest = Record { status, outcome, ..Record::blank(id, started_at) };
         self.gateway.journal.hand_over(written, std::mem::replace(&mut self.record, rest));
     }
+}
+
+/// Of what the provider's report says nothing; an output of no tokens is none if there is text.
+fn missing(reader: &AnswerReader, operation: Operation, usage: &Usage) -> Missing {
+    let missing = reader.missing();
+    let written =
+        || !dialect::delivered_text(operation, reader.is_event_stream(), &reader.delivered().0).trim().is_empty();
+    Missing { output: missing.output || (operation.writes() && usage.output_total() == 0 && written()), ..missing }
 }
 
 fn count(record: &Record) {

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::dialect::Confidential;
 use crate::provider::config::ProviderSettings;
 use crate::provider::credential::Credentials;
 use crate::provider::endpoint::Endpoint;
@@ -68,6 +69,16 @@ impl Provider {
                 }
                 _ => true,
             }
+    }
+}
+
+impl Confidential for Provider {
+    fn secrets(&self) -> Vec<&str> {
+        self.credentials.secrets().iter().map(|secret| secret.expose()).collect()
+    }
+
+    fn hosts(&self) -> Vec<&str> {
+        vec![&self.endpoint.authority, &self.endpoint.host]
     }
 }
 

@@ -62,7 +62,7 @@ fn asks_for_a_part(name: &HeaderName) -> bool {
 }
 
 /// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, and
-/// what only Marg may say.
+/// what only Marg may say. `x-should-retry` may be said by both: like `retry-after`, it is a part of an error.
 fn is_kept_from_callers(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -86,10 +86,37 @@ fn is_kept_from_callers(name: &HeaderName) -> bool {
             | "access-control-expose-headers"
             | "access-control-allow-credentials"
             | "x-request-id"
-            | "x-marg-permit"
             | "keep-alive"
+            | "upgrade"
             | "proxy-connection"
-    )
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "forwarded"
+            | "x-real-ip"
+            | "x-served-by"
+    ) || ["x-marg-", "x-kavach-", "x-forwarded-"].iter().any(|begin| name.as_str().starts_with(begin))
+}
+
+/// What a provider's `connection` names beside, which is for that connection only (RFC 9110 section 7.6.1). What frames the body
+/// is none of it.
+fn is_named(connection: &[String], name: &HeaderName) -> bool {
+    connection.iter().any(|named| named == name.as_str())
+        && ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE, header::CONTENT_ENCODING]
+            .contains(name)
+}
+
+/// The names in a head's `connection`, in small letters; nearly always none.
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
+    names.filter(|name| !matches!(&**name, "" | "close" | "keep-alive")).collect()
+}
+
+/// Whether a request asks for an answer only if something has changed, so that 304 answers it (RFC 9110 section 13.1).
+pub fn is_conditional(request: &RequestHeader) -> bool {
+    matches!(request.method, http::Method::GET | http::Method::HEAD)
+        && (request.headers.contains_key(header::IF_NONE_MATCH)
+            || request.headers.contains_key(header::IF_MODIFIED_SINCE))
 }
 
 /// Refuses calls that would go on in another protocol than HTTP. Upgrades to HTTP/2 in clear text (`h2c`) are merely ignored, as
@@ -139,6 +166,7 @@ pub fn address(
     strip(request, place.operation == Operation::Passthrough);
     request.insert_header(header::HOST, provider.endpoint.authority.as_str())?;
     request.insert_header("x-request-id", exchange.record.id.to_string())?;
+    request.insert_header(header::ACCEPT_ENCODING, "identity")?;
     if matches!(place.operation, Operation::Chat | Operation::Completions | Operation::Embeddings) {
         // Such a body is JSON whatever the caller called it; providers insist on the word.
         request.insert_header(header::CONTENT_TYPE, "application/json")?;
@@ -195,8 +223,10 @@ pub fn sign(
     let theirs = response.headers.get("x-request-id").cloned();
     let limited = exchange.rates.is_some();
     let permits = exchange.live.permits.header();
+    let connection = named_by_connection(&response.headers);
     let kept = |name: &HeaderName| {
         is_kept_from_callers(name)
+            || is_named(&connection, name)
             || permits == Some(name)
             || (limited && LIMITS_OF_PROVIDERS.iter().any(|begin| name.as_str().starts_with(begin)))
     };
@@ -208,11 +238,13 @@ pub fn sign(
     response.set_reason_phrase(None)?;
     if framing.length_changes {
         response.remove_header(&header::CONTENT_LENGTH);
-        response.remove_header(&header::CONTENT_ENCODING);
         response.remove_header(&header::ETAG);
-        if !bodyless && !framing.event_stream {
-            response.insert_header(header::CONTENT_TYPE, "application/json")?;
-        }
+    }
+    if framing.rewritten || framing.unpacked {
+        response.remove_header(&header::CONTENT_ENCODING);
+    }
+    if framing.rewritten && !bodyless {
+        response.insert_header(header::CONTENT_TYPE, "application/json")?;
     }
     if framing.event_stream {
         // nginx and others in front buffer event streams unless they are told not to.

@@ -317,7 +317,8 @@ impl ProxyHttp for Front {
             deadline.expect_next_byte();
         }
         let delay = retry_after(&response.headers, Timestamp::now());
-        if context.exchange.weigh(status, delay) == Weighing::NextTarget {
+        let unchanged = status == 304 && headers::is_conditional(session.req_header());
+        if context.exchange.weigh(if unchanged { 200 } else { status }, delay) == Weighing::NextTarget {
             context.next_target = true;
             let mut error = PingoraError::new_up(ErrorType::HTTPStatus(status));
             error.set_retry(true);
@@ -327,11 +328,16 @@ impl ProxyHttp for Front {
         let is_head = session.req_header().method == http::Method::HEAD;
         let bodyless = is_head || matches!(status, 204 | 304);
         let length = text("content-length").and_then(|length| length.parse().ok());
-        let head =
-            AnswerHead { status, content_type: text("content-type"), length: if bodyless { Some(0) } else { length } };
+        let head = AnswerHead {
+            status,
+            content_type: text("content-type"),
+            encoding: text("content-encoding").filter(|_| !bodyless && status != 206),
+            length: if bodyless { Some(0) } else { length },
+            unchanged,
+        };
         let framing = context.exchange.begin_relay(&head);
         // An error needs words of its own where the provider's has none.
-        if status >= 300 && !is_head && (length == Some(0) || bodyless) {
+        if status >= 300 && !unchanged && !is_head && (length == Some(0) || bodyless) {
             return Err(context.speak_for_provider(framing, delay));
         }
         headers::sign(response, &context.exchange, framing, bodyless)
@@ -351,6 +357,9 @@ impl ProxyHttp for Front {
             return Err(PingoraError::explain(ErrorType::InternalError, "the key was withdrawn"));
         }
         *body = context.exchange.relay(body.take(), end);
+        if context.exchange.corrupt {
+            return Err(PingoraError::new_up(ErrorType::InvalidHTTPHeader));
+        }
         Ok(None)
     }
 

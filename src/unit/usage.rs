@@ -49,6 +49,12 @@ impl Usage {
         }
     }
 
+    /// The input of one count and the output of another.
+    pub fn of_sides(input: &Self, output: &Self) -> Self {
+        let Self { output: text, reasoning, output_audio, output_image, .. } = *output;
+        Self { output: text, reasoning, output_audio, output_image, ..*input }
+    }
+
     /// The counts in the order of the fields.
     pub fn counts(&self) -> [u64; 10] {
         // Taken apart without `..`, so that a class that is added is missed by the compiler, not in a bill.
@@ -162,7 +168,7 @@ impl ServiceTier {
 pub enum UsageSource {
     /// The provider reported them.
     Reported,
-    /// Marg counted the text that was sent and delivered, because the provider reported nothing, or what cannot
-    /// be true.
+    /// Marg counted the text that was sent and delivered, or the side of them that the provider's report leaves out, because
+    /// the provider reported nothing, not all of it, or what cannot be true.
     Estimated,
 }

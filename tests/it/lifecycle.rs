@@ -258,6 +258,39 @@ async fn while_the_database_is_locked_requests_are_served_and_recorded_later() {
 }
 
 #[tokio::test]
+async fn records_wait_while_the_database_file_is_gone_and_a_start_without_it_takes_them() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let before = marg.chat("before", &chat("m")).await;
+    marg.record(&before.id()).await;
+    let (file, aside) = (marg.path("data/marg.db"), marg.path("data/aside.db"));
+    std::fs::rename(&file, &aside).unwrap();
+    let moved = marg.chat("moved", &chat("m")).await;
+    let status = async |marg: &Marg| {
+        let ready = marg.send_unchecked(Call::new("GET", "/ready").without_key()).await;
+        ready.json()["status"].as_str().unwrap_or_default().to_owned()
+    };
+    until("the database is said to be away", || async { (status(&marg).await == "degraded").then_some(()) }).await;
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(marg.record(&moved.id()).await["outcome"], "answered");
+    until("the database is back", || async { (status(&marg).await == "ready").then_some(()) }).await;
+    for file in ["data/marg.db", "data/marg.db-wal", "data/marg.db-shm"] {
+        std::fs::remove_file(marg.path(file)).unwrap();
+    }
+    let deleted = marg.chat("deleted", &chat("m")).await;
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    // Not before it is ready: a command that reads the journal meanwhile would keep it from taking it over.
+    marg.restart().await;
+    let id = deleted.id();
+    until("what was in the journal is in the new database", || async {
+        let (code, list, _) = marg.try_command(&["requests", "list", "--output", "json"]).await;
+        (code == 0 && list.contains(&id)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn keys_that_the_command_line_changes_change_in_the_running_gateway() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).start().await;

@@ -179,6 +179,16 @@ async fn headers_of_one_connection_do_not_cross() {
             .header("alt-svc", "h3=\":443\"")
             .header("server", "secretive")
             .header("openai-organization", "org-of-the-operator")
+            .header("connection", "X-Hop, keep-alive")
+            .header("x-hop", "1")
+            .header("upgrade", "h2c")
+            .header("proxy-authenticate", "Basic")
+            .header("x-marg-reason", "theirs")
+            .header("x-marg-downgrade", "theirs")
+            .header("x-kavach-verdict", "allow")
+            .header("x-forwarded-host", "inside")
+            .header("x-served-by", "inside")
+            .header("x-should-retry", "false")
             .header("openai-processing-ms", "12")
             .header("x-ratelimit-remaining-requests", "99"),
     );
@@ -188,10 +198,24 @@ async fn headers_of_one_connection_do_not_cross() {
     for gone in ["keep-alive", "x-named", "te", "trailer", "upgrade", "proxy-connection"] {
         assert_eq!(arrived.header(gone), None, "{gone} went to the provider");
     }
-    for gone in ["set-cookie", "alt-svc", "server", "openai-organization"] {
+    for gone in [
+        "set-cookie",
+        "alt-svc",
+        "server",
+        "openai-organization",
+        "x-hop",
+        "upgrade",
+        "proxy-authenticate",
+        "x-marg-reason",
+        "x-marg-downgrade",
+        "x-kavach-verdict",
+        "x-forwarded-host",
+        "x-served-by",
+    ] {
         assert_eq!(answer.header(gone), "", "{gone} came back");
     }
     assert_ne!(answer.header("keep-alive"), "timeout=1");
+    assert_eq!(answer.header("x-should-retry"), "false", "it is a part of an error, like retry-after");
     assert_eq!(answer.header("openai-processing-ms"), "12");
     assert_eq!(answer.header("x-ratelimit-remaining-requests"), "99");
 }
@@ -456,4 +480,78 @@ async fn the_models_list_says_what_the_key_can_reach() {
     assert_eq!((one.status, one.json()["id"].as_str()), (200, Some("alpha")));
     marg.send(Call::new("GET", "/v1/models/unknown")).await.assert_error(404, "model_not_found");
     assert_eq!(upstream.asked(), 0, "the list is Marg's own");
+}
+
+#[tokio::test]
+async fn an_error_that_breaks_off_is_still_that_error() {
+    let (upstream, marg) = gateway().await;
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    for (case, rest) in [
+        ("cut", "content-length: 500\r\n\r\n{\"error\":{\"message\":\"it is too lo".to_owned()),
+        ("bare", "content-length: 500\r\n\r\n".to_owned()),
+        ("chunked", "transfer-encoding: chunked\r\n\r\n1f\r\n{\"error\":{\"message\":\"too long\"}}\r\n".to_owned()),
+    ] {
+        let raw = format!("HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n{rest}");
+        upstream.answer(case, Reply::afterwards(crate::support::reply::What::Raw(raw.into())));
+        let answer = marg.chat(case, &body).await;
+        assert_eq!(answer.status, 400, "{case}");
+        crate::support::client::assert_openai_error(&answer.json());
+        assert_eq!(marg.record(&answer.id()).await["outcome"], "upstream_failed", "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_condition_of_the_caller_is_answered_by_304() {
+    let (upstream, marg) = gateway().await;
+    let unchanged = Answer::new(304, "application/json", Body::Whole(Bytes::new()));
+    let unchanged = Reply::from(unchanged).header("etag", "\"v1\"");
+    upstream.answer("same", unchanged.clone());
+    let call = Call::new("GET", "/v1/files/file-1").header("x-case", "same").header("if-none-match", "\"v1\"");
+    let answer = marg.send(call).await;
+    assert_eq!((answer.status, answer.body.len(), answer.header("etag")), (304, 0, "\"v1\""));
+    assert_eq!(marg.record(&answer.id()).await["outcome"], "answered");
+    assert_eq!(upstream.only("same").await.header("if-none-match"), Some("\"v1\""));
+    // Nobody asked on a condition: that is no answer.
+    upstream.answer("odd", unchanged);
+    let answer = marg.send(Call::new("GET", "/v1/files/file-1").header("x-case", "odd")).await;
+    answer.assert_error(502, "upstream_error");
+}
+
+#[tokio::test]
+async fn what_a_provider_compresses_unasked_is_unpacked() {
+    let (upstream, marg) = gateway().await;
+    let pack = |text: &[u8]| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut packer, text).unwrap();
+        Bytes::from(packer.finish().unwrap())
+    };
+    let stream = [
+        answers::text("m", "Hello"),
+        answers::usage_chunk("m", answers::usage(9, 3)),
+        Bytes::from_static(b"data: [DONE]\n\n"),
+    ];
+    let pieces = pack(&stream.concat()).chunks(20).map(Bytes::copy_from_slice).collect();
+    let reply = Answer::event_stream(Body::Pieces(pieces, crate::support::reply::End::Clean));
+    upstream.answer("stream", Reply::from(reply).header("content-encoding", "gzip"));
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": true});
+    let answer = marg.chat("stream", &body).await;
+    assert_eq!((answers::said(&answer.body).as_str(), answer.header("content-encoding")), ("Hello", ""));
+    assert!(!answer.text().contains("usage"), "{}", answer.text());
+    assert_eq!(marg.record(&answer.id()).await["usage"]["output"], 3);
+
+    body["stream"] = json!(false);
+    let error =
+        json!({"error": {"message": "too long", "type": "t", "param": null, "code": "context_length_exceeded"}});
+    let reply = Answer::new(400, "application/json", Body::Whole(pack(error.to_string().as_bytes())));
+    upstream.answer("error", Reply::from(reply).header("content-encoding", "gzip"));
+    let answer = marg.chat("error", &body).await;
+    assert_eq!((answer.status, answer.json()), (400, error));
+
+    let reply = Answer::new(200, "application/json", Body::Whole(Bytes::from_static(b"this was never compressed")));
+    upstream.answer("corrupt", Reply::from(reply).header("content-encoding", "gzip"));
+    let mut client = marg.http1().await;
+    let opened = client.open(Call::chat("corrupt", &body)).await;
+    let id = opened.id();
+    opened.try_finish().await.expect_err("the answer looks whole");
+    assert_eq!(marg.record(&id).await["outcome"], "upstream_cut");
 }

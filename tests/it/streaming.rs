@@ -9,7 +9,7 @@ use crate::support::client::{Call, assert_openai_error};
 use crate::support::marg::{Marg, Setup};
 use crate::support::reply::{Answer, Body, End, Reply};
 use crate::support::upstream::Upstream;
-use crate::support::within;
+use crate::support::{CREDENTIAL, within};
 
 async fn gateway() -> (Upstream, Marg) {
     let upstream = Upstream::http1().await;
@@ -230,4 +230,68 @@ async fn an_error_inside_a_stream_reaches_the_caller() {
     let answer = marg.chat("inside", &streamed()).await;
     assert_eq!(events(&answer.body).last().unwrap()["error"]["message"], "too much");
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn an_error_with_status_200_names_neither_credential_nor_address() {
+    let (upstream, marg) = gateway().await;
+    let said = format!("http://{}/v1 rejected {CREDENTIAL}main", upstream.address);
+    let error = json!({"error": {"message": said, "type": "server_error", "param": null, "code": "rejected"}});
+    for (case, before) in [("at the beginning", vec![]), ("in the middle", vec![answers::text("m", "Hello")])] {
+        let event = format!("data: {error}\n\n");
+        let (one, other) = event.split_at(40);
+        let pieces = [before, vec![one.to_owned().into(), other.to_owned().into()]].concat();
+        upstream.answer(case, Answer::event_stream(Body::Pieces(pieces, End::Clean)).into());
+        let answer = marg.chat(case, &streamed()).await;
+        let told = assert_openai_error(events(&answer.body).last().unwrap());
+        assert_eq!(told, "[redacted] rejected [redacted]");
+    }
+    // Each answer that a test gets is searched for credentials and addresses, so it must not even be in a member beside.
+    upstream.answer("plain", Reply::json(200, &error));
+    let mut body = streamed();
+    body["stream"] = json!(false);
+    let answer = marg.chat("plain", &body).await;
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (200, Some("rejected")));
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
+}
+
+#[tokio::test]
+async fn a_stream_with_a_length_that_is_cut_ends_with_an_error_event() {
+    let (upstream, marg) = gateway().await;
+    let piece = String::from_utf8(answers::text("m", "Hello").to_vec()).unwrap();
+    for left in [5, 20, 5_000] {
+        let case = format!("{left} bytes short");
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length:";
+        let raw = format!("{head} {}\r\n\r\n{piece}", piece.len() + left);
+        upstream.answer(&case, Reply::afterwards(crate::support::reply::What::Raw(raw.into())));
+        let mut body = streamed();
+        body["stream_options"] = json!({"include_usage": true});
+        let answer = marg.chat(&case, &body).await;
+        assert_eq!(answer.header("content-length"), "", "{case}");
+        assert_eq!(said(&answer.body), "Hello", "{case}");
+        assert_openai_error(events(&answer.body).last().unwrap());
+        assert_eq!(marg.record(&answer.id()).await["outcome"], "upstream_cut", "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_one_whatever_its_type_is_called() {
+    let (upstream, marg) = gateway().await;
+    let stream = [
+        answers::text("m", "Hi"),
+        answers::usage_chunk("m", answers::usage(9, 3)),
+        bytes::Bytes::from_static(b"data: [DONE]\n\n"),
+    ];
+    for kind in ["Text/Event-Stream; charset=utf-8", "TEXT/EVENT-STREAM", "text/plain", "application/json", ""] {
+        let mut answer = Answer::new(200, kind, Body::Pieces(stream.to_vec(), End::Clean));
+        if kind.is_empty() {
+            answer.headers.clear();
+        }
+        upstream.answer(kind, answer.into());
+        let answer = marg.chat(kind, &streamed()).await;
+        assert_eq!(said(&answer.body), "Hi", "{kind}");
+        assert!(!answer.text().contains("usage"), "{kind}: {}", answer.text());
+        let record = marg.record(&answer.id()).await;
+        assert_eq!((&record["usage"]["output"], &record["usage_source"]), (&json!(3), &json!("reported")), "{record}");
+    }
 }

@@ -136,3 +136,55 @@ async fn embeddings_consume_input_only() {
     assert_eq!((record["usage"]["input"].as_u64(), record["usage"]["output"].as_u64()), (Some(7), Some(0)), "{record}");
     assert_eq!(record["cost_nano_usd"], 7 * 2_000, "{record}");
 }
+
+#[tokio::test]
+async fn a_report_that_comes_early_or_leaves_a_side_out_does_not_make_the_rest_free() {
+    let (upstream, marg) = gateway().await;
+    let early = answers::chunk("priced", &json!({"role": "assistant", "content": ""}), None);
+    let early = String::from_utf8(early.to_vec()).unwrap();
+    let early = early.replace("\"choices\"", "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":0},\"choices\"");
+    let words = answers::text("priced", "The quick brown fox jumps over the lazy dog. ");
+    for (case, end) in [("ended", End::Clean), ("cut", End::Cut)] {
+        let mut pieces = vec![early.clone().into(), words.clone(), words.clone(), words.clone()];
+        pieces.extend((end == End::Clean).then(|| "data: [DONE]\n\n".into()));
+        upstream.answer(case, Answer::event_stream(Body::Pieces(pieces, end)).into());
+        let record = record(&marg, case, &body("priced", true)).await;
+        assert_eq!((&record["usage"]["input"], &record["usage_source"]), (&json!(10), &json!("estimated")), "{record}");
+        let output = record["usage"]["output"].as_u64().unwrap();
+        assert!((25..=45).contains(&output), "{record}");
+        assert_eq!(record["cost_nano_usd"].as_u64(), Some(10 * 2_000 + output * 10_000), "{record}");
+    }
+    for (case, usage) in [
+        ("input only", json!({"prompt_tokens": 10})),
+        ("no output", json!({"prompt_tokens": 10, "completion_tokens": 0})),
+    ] {
+        upstream.answer(case, Reply::json(200, &answers::completion("priced", Some(usage))));
+        let record = record(&marg, case, &body("priced", false)).await;
+        assert_eq!((&record["usage"]["input"], &record["usage_source"]), (&json!(10), &json!("estimated")), "{record}");
+        assert!((2..=5).contains(&record["usage"]["output"].as_u64().unwrap()), "{record}");
+    }
+    let total = json!({"completion_tokens": 5, "total_tokens": 105});
+    upstream.answer("total", Reply::json(200, &answers::completion("priced", Some(total))));
+    let record = record(&marg, "total", &body("priced", false)).await;
+    assert_eq!((&record["usage"]["input"], &record["usage_source"]), (&json!(100), &json!("reported")), "{record}");
+}
+
+#[tokio::test]
+async fn an_estimate_costs_what_the_model_costs_that_was_served_and_is_in_the_figures() {
+    let (upstream, marg) = gateway().await;
+    upstream.answer("other", Reply::json(200, &answers::completion("priced", None)));
+    let record = record(&marg, "other", &body("of-my-own", false)).await;
+    assert_eq!((&record["model_served"], &record["usage_source"]), (&json!("priced"), &json!("estimated")), "{record}");
+    let (input, output) = (record["usage"]["input"].as_u64().unwrap(), record["usage"]["output"].as_u64().unwrap());
+    let cost = input * 2_000 + output * 10_000;
+    assert_eq!(record["cost_nano_usd"].as_u64(), Some(cost), "{record}");
+    upstream.answer("free", Reply::json(200, &answers::completion("of-my-own", None)));
+    self::record(&marg, "free", &body("of-my-own", false)).await;
+    let figures = marg.ask_admin("GET", "/metrics", None).await.text();
+    let figure = |name: &str| {
+        let lines = figures.lines().filter(|line| line.starts_with(name) && line.contains("\"main\""));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
+    };
+    assert_eq!(figure("marg_cost_nano_usd_total"), cost as f64, "{figures}");
+    assert_eq!(figure("marg_unpriced_total"), 1.0, "{figures}");
+}

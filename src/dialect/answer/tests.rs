@@ -277,6 +277,108 @@ fn an_answer_that_breaks_off_ends_in_an_error_event() {
     }
 }
 
+#[test]
+fn a_report_is_stale_once_more_was_written() {
+    let early = ROLE.replace("\"usage\":null", "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":0}");
+    let running = WORD.replace("\"usage\":null", "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2}");
+    let missing = |events: &[&str]| {
+        let reader = relay(Operation::Chat, false, &[events.concat().as_bytes()]).1;
+        assert!(reader.usage().is_some());
+        (reader.missing().input, reader.missing().output)
+    };
+    assert_eq!(missing(&[&early, WORD, STOP, DONE]), (false, true));
+    assert_eq!(missing(&[&early, WORD, STOP, USAGE, DONE]), (false, false));
+    assert_eq!(missing(&[&running, &running, STOP, DONE]), (false, false), "counts that run along");
+    assert_eq!(missing(&[&early, STOP, ": keep-alive\n\n", DONE]), (false, false), "nothing was written");
+    assert_eq!(missing(&[WORD, USAGE, STOP, DONE]), (false, false));
+}
+
+#[derive(Debug)]
+struct Keeper;
+
+impl Confidential for Keeper {
+    fn secrets(&self) -> Vec<&str> {
+        vec!["hunter2hunter2"]
+    }
+
+    fn hosts(&self) -> Vec<&str> {
+        vec!["10.0.0.7:8000"]
+    }
+}
+
+/// Pushes a text cut in two, and gives what came out.
+fn kept(reader: AnswerReader, (one, other): (&str, &str)) -> (String, AnswerReader) {
+    let mut reader = reader.keep_confidential(Arc::new(Keeper));
+    let mut out = reader.push(Bytes::copy_from_slice(one.as_bytes()), false).bytes.to_vec();
+    out.extend_from_slice(&reader.push(Bytes::copy_from_slice(other.as_bytes()), true).bytes);
+    (String::from_utf8(out).unwrap(), reader)
+}
+
+#[test]
+fn an_error_in_a_stream_names_no_credential_wherever_it_is_cut() {
+    let error =
+        "data: {\"error\":{\"message\":\"http://10.0.0.7:8000/v1 rejected hunter2hunter2\",\"code\":\"x\"}}\n\n";
+    let cleaned = "data: {\"error\":{\"message\":\"[redacted] rejected [redacted]\",\"code\":\"x\"}}\n\n";
+    for hide in [false, true] {
+        for before in [String::new(), [ROLE, WORD].concat()] {
+            let stream = format!("{before}{error}{DONE}");
+            for cut in (0..=stream.len()).filter(|cut| stream.is_char_boundary(*cut)) {
+                let reader = AnswerReader::new(Operation::Chat, true, hide);
+                let (out, reader) = kept(reader, stream.split_at(cut));
+                assert_eq!(out, format!("{before}{cleaned}{DONE}"), "cut at {cut}");
+                assert!(reader.stream_error().is_some());
+            }
+        }
+    }
+    let named = "event: error\ndata: hunter2hunter2 is wrong\n\n";
+    let (out, _) = kept(AnswerReader::new(Operation::Passthrough, true, false), named.split_at(9));
+    assert_eq!(out, "event: error\ndata: [redacted] is wrong\n\n");
+}
+
+#[test]
+fn a_json_error_of_status_200_names_no_credential_and_keeps_its_length() {
+    let error = r#"{"id":"c","error":{"message":"http://10.0.0.7:8000/v1 rejected hunter2hunter2"},"status":"failed"}"#;
+    for cut in 0..=error.len() {
+        let (out, _) = kept(AnswerReader::new(Operation::Chat, false, false), error.split_at(cut));
+        assert_eq!(out.len(), error.len(), "cut at {cut}");
+        assert_eq!(
+            out.trim_end(),
+            r#"{"id":"c","error":{"message":"[redacted] rejected [redacted]"},"status":"failed"}"#,
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn a_json_answer_passes_piece_by_piece_unless_it_speaks_of_an_error() {
+    let answer = r#"{"id":"c","error":null,"choices":[{"message":{"content":"an \"error\" of hunter2hunter2"}}]}"#;
+    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(Keeper));
+    for piece in answer.as_bytes().chunks(30) {
+        assert_eq!(reader.push(Bytes::copy_from_slice(piece), false).bytes, piece);
+    }
+    // One that is too large for an error is not held without end.
+    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(Keeper));
+    assert_eq!(reader.push(Bytes::from_static(b"{\"error\":\""), false).bytes, "");
+    let rest = "x".repeat(DOCUMENT_LIMIT_BYTES);
+    assert_eq!(reader.push(Bytes::from(rest), false).bytes.len(), DOCUMENT_LIMIT_BYTES + 10);
+}
+
+#[test]
+fn what_begins_like_a_stream_is_read_as_one_for_callers_who_asked_for_one() {
+    let stream = [ROLE, WORD, USAGE, DONE].concat();
+    for cut in [0, 1, 5, 40] {
+        let reader = AnswerReader::new(Operation::Chat, false, false).guess_stream(true);
+        let (out, reader) = kept(reader, stream.split_at(cut));
+        assert!(reader.is_event_stream());
+        assert_eq!((out, reader.usage()), ([ROLE, WORD, DONE].concat(), counted()));
+    }
+    let answer = r#"{"model":"m","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}"#;
+    let reader = AnswerReader::new(Operation::Chat, false, false).guess_stream(true);
+    let (out, reader) = kept(reader, answer.split_at(10));
+    assert!(!reader.is_event_stream());
+    assert_eq!((out.as_str(), reader.usage()), (answer, counted()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -174,6 +174,15 @@ fn megabytes_of_noise_do_not_block_what_is_behind_them() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_opened_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = segment::name(Timestamp(1), 1, 1);
+    std::fs::create_dir(folder.path().join(&name)).unwrap();
+    let error = Journal::open(folder.path(), ROOMY).err().unwrap();
+    assert!(error.text().contains(&name), "{}", error.text());
+}
+
+#[test]
 fn two_journals_on_one_folder_leave_each_other_alone_until_one_dies() {
     let folder = tempfile::tempdir().unwrap();
     let old = open(folder.path());
