@@ -37,7 +37,7 @@ use crate::unit::clock::Timestamp;
 const RECEIPT_WITHIN: Duration = Duration::from_secs(5);
 /// An exchange that began longer ago has its entry, or none: the longest that one may take in practice.
 const RECENT: Duration = Duration::from_secs(3600);
-/// How long live entries stay silent before a sign of life, and how often the token is looked at again.
+/// How long live entries stay silent before a sign of life. The token is looked at again then, and before each piece of entries.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// How the audit log stands.
@@ -423,6 +423,9 @@ async fn follow(
             }
             next = to;
             if !text.is_empty() {
+                if !auth::still_good(&state, &caller).await {
+                    return Ok(());
+                }
                 pen.write(text).await?;
             }
         }

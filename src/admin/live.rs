@@ -33,7 +33,7 @@ impl Closing {
 /// The producer's end of a body.
 pub struct Pen(mpsc::Sender<Result<Bytes, BrokenOff>>);
 
-/// The reader is gone; the producer should end.
+/// The reader is gone, or may not read any more; the producer should end.
 #[derive(Debug)]
 pub struct ReaderGone;
 

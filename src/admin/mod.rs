@@ -36,6 +36,7 @@ pub mod time;
 pub mod tokens;
 mod trail;
 pub mod users;
+mod wire;
 pub mod witness;
 
 #[cfg(test)]
@@ -144,8 +145,11 @@ impl FromRequestParts<State> for State {
     }
 }
 
+/// An operation of the API: who may use it, and what makes its route and its description.
+pub type Operation = (Access, fn() -> UtoipaMethodRouter<State>);
+
 /// Every operation of the API with who may use it. Each is built when it is asked for: the descriptions of all take ten megabytes.
-pub const DOORS: &[(Access, fn() -> UtoipaMethodRouter<State>)] = &[
+pub const DOORS: &[Operation] = &[
     (Access::READ, || routes!(keys::list)),
     (Access::OPERATE, || routes!(keys::create)),
     (Access::READ, || routes!(keys::show)),

@@ -121,7 +121,7 @@ impl From<Verdict> for VerdictView {
 
 impl From<Record> for RequestView {
     fn from(record: Record) -> Self {
-        let text = |part: Option<std::sync::Arc<str>>| part.as_deref().map(str::to_owned);
+        let owned = |part: Option<std::sync::Arc<str>>| part.as_deref().map(str::to_owned);
         Self {
             id: record.id.to_string(),
             started_at: record.started_at.into(),
@@ -130,14 +130,14 @@ impl From<Record> for RequestView {
             method: record.method,
             path: record.path,
             address: record.address,
-            key_id: text(record.key_id),
-            org: text(record.org),
-            team: text(record.team),
-            user: text(record.user),
+            key_id: owned(record.key_id),
+            org: owned(record.org),
+            team: owned(record.team),
+            user: owned(record.user),
             model_requested: record.model_requested,
             model_served: record.model_served,
-            provider: text(record.provider),
-            route: text(record.route),
+            provider: owned(record.provider),
+            route: owned(record.route),
             stream: record.stream,
             status: record.status,
             outcome: record.outcome,
@@ -156,108 +156,87 @@ impl From<Record> for RequestView {
             bytes_out: record.bytes_out,
             attempts: record.attempts,
             tags: record.tags.iter().map(|tag| (**tag).to_owned()).collect(),
-            session: text(record.session),
+            session: owned(record.session),
             verdict: record.verdict.map(VerdictView::from),
         }
     }
 }
 
-/// The columns of an export in CSV. `attempts` is a number; the attempts themselves are in the other formats.
-const COLUMNS: &[&str] = &[
-    "id",
-    "started_at",
-    "request_id",
-    "operation",
-    "method",
-    "path",
-    "address",
-    "key_id",
-    "org",
-    "team",
-    "user",
-    "model_requested",
-    "model_served",
-    "provider",
-    "route",
-    "stream",
-    "status",
-    "outcome",
-    "reason",
-    "error",
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "images",
-    "image_size",
-    "image_quality",
-    "cost_nano_usd",
-    "cost_usd",
-    "price",
-    "duration_us",
-    "ttft_us",
-    "bytes_in",
-    "bytes_out",
-    "attempts",
-    "tags",
-    "session",
+/// What a column of an export in CSV holds of a record.
+type Cell = fn(&RequestView) -> String;
+
+/// The columns of an export in CSV, by the words that they have in JSON: those of `usage` are one column for each of its classes,
+/// which never overlap. `attempts` is a number, `verdict` a word, `price` a name; the rest of these is in the other format.
+const COLUMNS: &[(&str, Cell)] = &[
+    ("id", |view| view.id.clone()),
+    ("started_at", |view| view.started_at.0.rfc3339()),
+    ("request_id", |view| text(view.request_id.as_ref())),
+    ("operation", |view| view.operation.clone()),
+    ("method", |view| view.method.clone()),
+    ("path", |view| view.path.clone()),
+    ("address", |view| text(view.address.as_ref())),
+    ("key_id", |view| text(view.key_id.as_ref())),
+    ("org", |view| text(view.org.as_ref())),
+    ("team", |view| text(view.team.as_ref())),
+    ("user", |view| text(view.user.as_ref())),
+    ("model_requested", |view| text(view.model_requested.as_ref())),
+    ("model_served", |view| text(view.model_served.as_ref())),
+    ("provider", |view| text(view.provider.as_ref())),
+    ("route", |view| text(view.route.as_ref())),
+    ("stream", |view| view.stream.to_string()),
+    ("status", |view| view.status.to_string()),
+    ("outcome", |view| word(&view.outcome)),
+    ("reason", |view| text(view.reason.as_ref())),
+    ("error", |view| text(view.error.as_ref())),
+    ("input", |view| tokens(view, |usage| usage.input)),
+    ("cache_read", |view| tokens(view, |usage| usage.cache_read)),
+    ("cache_write_5m", |view| tokens(view, |usage| usage.cache_write_5m)),
+    ("cache_write_1h", |view| tokens(view, |usage| usage.cache_write_1h)),
+    ("input_audio", |view| tokens(view, |usage| usage.input_audio)),
+    ("input_image", |view| tokens(view, |usage| usage.input_image)),
+    ("output", |view| tokens(view, |usage| usage.output)),
+    ("reasoning", |view| tokens(view, |usage| usage.reasoning)),
+    ("output_audio", |view| tokens(view, |usage| usage.output_audio)),
+    ("output_image", |view| tokens(view, |usage| usage.output_image)),
+    ("usage_source", |view| view.usage_source.as_ref().map(word).unwrap_or_default()),
+    ("images", |view| text(view.images.as_ref().map(|images| images.count))),
+    ("image_size", |view| text(view.images.as_ref().and_then(|images| images.size.as_ref()))),
+    ("image_quality", |view| text(view.images.as_ref().and_then(|images| images.quality.as_ref()))),
+    ("service_tier", |view| view.service_tier.as_ref().map(word).unwrap_or_default()),
+    ("cost_nano_usd", |view| text(view.cost_nano_usd)),
+    ("cost_usd", |view| text(view.cost_usd.as_ref())),
+    ("price", |view| text(view.price.as_ref().map(|price| &price.name))),
+    ("duration_us", |view| view.duration_us.to_string()),
+    ("ttft_us", |view| text(view.ttft_us)),
+    ("bytes_in", |view| view.bytes_in.to_string()),
+    ("bytes_out", |view| view.bytes_out.to_string()),
+    ("attempts", |view| view.attempts.len().to_string()),
+    ("tags", |view| view.tags.join(" ")),
+    ("session", |view| text(view.session.as_ref())),
+    ("verdict", |view| text(view.verdict.as_ref().map(|verdict| &verdict.verdict))),
 ];
 
 /// The heading of an export in CSV.
 pub fn csv_heading() -> String {
-    format!("{}\r\n", COLUMNS.join(","))
+    csv_line(COLUMNS.iter().map(|(name, _)| (*name).to_owned()))
 }
 
 /// A row of an export in CSV (RFC 4180), in the order of the heading.
 pub fn csv_row(view: &RequestView) -> String {
-    let usage = |count: fn(&Usage) -> u64| view.usage.as_ref().map(|usage| count(usage).to_string());
-    let words = |value: Option<&str>| value.unwrap_or_default().to_owned();
-    let number = |value: Option<String>| value.unwrap_or_default();
-    let cells = [
-        view.id.clone(),
-        view.started_at.0.rfc3339(),
-        words(view.request_id.as_deref()),
-        view.operation.clone(),
-        view.method.clone(),
-        view.path.clone(),
-        words(view.address.as_deref()),
-        words(view.key_id.as_deref()),
-        words(view.org.as_deref()),
-        words(view.team.as_deref()),
-        words(view.user.as_deref()),
-        words(view.model_requested.as_deref()),
-        words(view.model_served.as_deref()),
-        words(view.provider.as_deref()),
-        words(view.route.as_deref()),
-        view.stream.to_string(),
-        view.status.to_string(),
-        word(&view.outcome),
-        words(view.reason.as_deref()),
-        words(view.error.as_deref()),
-        number(usage(Usage::input_total)),
-        number(usage(|usage| usage.cache_read)),
-        number(usage(|usage| usage.cache_write_5m.saturating_add(usage.cache_write_1h))),
-        number(usage(Usage::output_total)),
-        number(usage(|usage| usage.reasoning)),
-        view.usage_source.as_ref().map(word).unwrap_or_default(),
-        number(view.images.as_ref().map(|images| images.count.to_string())),
-        words(view.images.as_ref().and_then(|images| images.size.as_deref())),
-        words(view.images.as_ref().and_then(|images| images.quality.as_deref())),
-        number(view.cost_nano_usd.map(|cost| cost.to_string())),
-        words(view.cost_usd.as_deref()),
-        words(view.price.as_ref().map(|price| price.name.as_str())),
-        view.duration_us.to_string(),
-        number(view.ttft_us.map(|span| span.to_string())),
-        view.bytes_in.to_string(),
-        view.bytes_out.to_string(),
-        view.attempts.len().to_string(),
-        view.tags.join(" "),
-        words(view.session.as_deref()),
-    ];
-    let cells: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
-    format!("{}\r\n", cells.join(","))
+    csv_line(COLUMNS.iter().map(|(_, cell)| csv_cell(&cell(view))))
+}
+
+fn csv_line(cells: impl Iterator<Item = String>) -> String {
+    cells.collect::<Vec<_>>().join(",") + "\r\n"
+}
+
+/// A value that may be unknown: nothing then, which is not zero.
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn tokens(view: &RequestView, class: fn(&Usage) -> u64) -> String {
+    text(view.usage.as_ref().map(class))
 }
 
 /// The word that a unit variant is in JSON.
@@ -320,5 +299,43 @@ mod tests {
         assert_eq!(csv_cell("a,b"), "\"a,b\"");
         assert_eq!(csv_cell("say \"hi\""), "\"say \"\"hi\"\"\"");
         assert_eq!(csv_cell("gpt-4o"), "gpt-4o");
+    }
+    #[test]
+    fn a_column_means_what_its_word_means_in_json() {
+        let usage = Usage {
+            input: 1,
+            cache_read: 2,
+            cache_write_5m: 3,
+            cache_write_1h: 4,
+            input_audio: 5,
+            input_image: 6,
+            output: 7,
+            reasoning: 8,
+            output_audio: 9,
+            output_image: 10,
+        };
+        let record = Record {
+            usage: Some(usage),
+            usage_source: Some(UsageSource::Reported),
+            service_tier: Some(ServiceTier::Standard),
+            ..crate::ledger::journal::tests::record("/x")
+        };
+        let view = RequestView::from(record);
+        let json = serde_json::to_value(&view).unwrap();
+        let words = json.as_object().unwrap().iter().chain(json["usage"].as_object().unwrap());
+        let (mut found, mut classes) = (0, 0);
+        for (word, value) in words {
+            let Some((_, cell)) = COLUMNS.iter().find(|(name, _)| name == word) else { continue };
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let nested = value.is_array() || value.is_object();
+            assert!(nested || cell(&view) == if value.is_null() { String::new() } else { text }, "{word}");
+            found += 1;
+            classes += usize::from(json["usage"].get(word).is_some());
+        }
+        assert_eq!(classes, usage.counts().len(), "every class has its column");
+        // The two words for the kind of the images are theirs alone, and `usage` has no column of its own.
+        assert_eq!(found, COLUMNS.len() - 2);
+        let unknown = RequestView::from(Record { usage: None, ..crate::ledger::journal::tests::record("/x") });
+        assert_eq!(tokens(&unknown, |usage| usage.input), "", "what is not known is not zero");
     }
 }

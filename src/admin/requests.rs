@@ -28,7 +28,7 @@ use crate::unit::id::ExchangeId;
 const PIECE: usize = 500;
 /// How often live events look for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long live events stay silent before a sign of life, and how often the token is looked at again.
+/// How long live events stay silent before a sign of life. The token is looked at again then, and before each piece of events.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// Which records are meant.
@@ -311,15 +311,18 @@ impl Follow {
             };
             if last_sign.elapsed() >= SIGN_OF_LIFE {
                 last_sign = Tick::now();
-                if !auth::still_good(&self.state, &self.caller).await {
-                    return Ok(());
-                }
+                self.ask_token().await?;
                 pen.write(":\n\n").await?;
             }
             if !more {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
+    }
+
+    /// Whoever lost the right to read counts as gone.
+    async fn ask_token(&self) -> Result<(), ReaderGone> {
+        if auth::still_good(&self.state, &self.caller).await { Ok(()) } else { Err(ReaderGone) }
     }
 
     /// Sends what arrived since the last look; whether there may be more already.
@@ -345,6 +348,7 @@ impl Follow {
         if let (false, Some(cursor)) = (text.is_empty(), self.cursor) {
             // An id alone sets the place to come back to without being an event.
             text.push_str(&format!("id: {cursor}\n\n"));
+            self.ask_token().await?;
             pen.write(text).await?;
         }
         Ok(Ok(more))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -323,23 +323,25 @@ pub async fn no_such_method() -> Refusal {
         .into()
 }
 
+/// The headers that every answer has: it is not kept, not framed, and no other origin reads it.
+pub(super) const FIXED_HEADERS: [(&str, &str); 6] = [
+    ("cache-control", "no-store"),
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("x-frame-options", "DENY"),
+    ("cross-origin-resource-policy", "same-origin"),
+];
+
 /// Puts the headers on that every answer carries, whatever made it.
 pub async fn harden(mut answer: Response) -> Response {
-    const FIXED: [(HeaderName, &str); 6] = [
-        (CACHE_CONTROL, "no-store"),
-        (
-            HeaderName::from_static("content-security-policy"),
-            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-        (HeaderName::from_static("referrer-policy"), "no-referrer"),
-        (HeaderName::from_static("x-frame-options"), "DENY"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
     let headers = answer.headers_mut();
-    for (name, value) in FIXED {
-        headers.insert(name, HeaderValue::from_static(value));
+    for (name, value) in FIXED_HEADERS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     // The router names the methods of a path on every answer that its fallback gives; only a 405 needs them.
     if answer.status() != StatusCode::METHOD_NOT_ALLOWED {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +25,7 @@ use tower::ServiceExt;
 use crate::admin::State;
 use crate::admin::auth::Peer;
 use crate::admin::live::Closing;
+use crate::admin::wire::Wire;
 
 /// The most connections at one time.
 pub const CONNECTIONS: usize = 256;
@@ -60,7 +62,16 @@ impl ServerApp for AdminApp {
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(closing.clone());
-            router.clone().oneshot(request)
+            // Behind a body without a length nothing is read: `Wire` does not look for its end.
+            let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let answer = router.clone().oneshot(request);
+            async move {
+                let mut answer = answer.await?;
+                if is_last {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(answer)
+            }
         });
         serve(stream, service, shutdown.clone()).await;
         None
@@ -84,7 +95,7 @@ where
 {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_BYTES);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(Wire::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -153,7 +164,45 @@ mod tests {
         client.write_all(head.as_bytes()).await.unwrap();
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();
-        assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+        assert!(text.starts_with("HTTP/1.1 431 ") && text.contains("cache-control: no-store"), "{text}");
+        assert!(text.ends_with("it has at most 64 KiB and 100 fields.\"}}"), "{text}");
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_with_two_lengths_is_refused_and_nothing_of_it_is_done() {
+        let both =
+            ["content-length: 13\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 13"];
+        for (lengths, first) in [(both[0], ""), (both[1], ""), (both[0], "GET /health HTTP/1.1\r\nhost: a\r\n\r\n")] {
+            let (house, mut client, _stop, task) = connect().await;
+            let token = house.token(crate::key::admin::Role::Admin);
+            let head = format!(
+                "{first}POST /admin/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\
+                 content-type: application/json\r\n{lengths}\r\n\r\nd\r\n{{\"name\":\"ci\"}}\r\n0\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            let (_, refusal) = text.rsplit_once("HTTP/1.1 ").unwrap();
+            assert!(refusal.starts_with("400 ") && refusal.contains("not both"), "{text}");
+            assert_eq!(text.starts_with("HTTP/1.1 200 "), !first.is_empty(), "{text}");
+            task.await.unwrap();
+            assert_eq!(house.state.keys.count(&crate::key::store::KeyFilter::default()).await.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_is_read_and_ends_its_connection() {
+        let (house, mut client, _stop, task) = connect().await;
+        let token = house.token(crate::key::admin::Role::Admin);
+        let head = format!(
+            "POST /admin/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+             transfer-encoding: chunked\r\n\r\nd\r\n{{\"name\":\"ci\"}}\r\n0\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 201 ") && text.contains("connection: close"), "{text}");
         task.await.unwrap();
     }
 

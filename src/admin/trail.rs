@@ -68,8 +68,8 @@ pub async fn follow(journal: Option<Arc<Journal>>, request: Request, next: Next)
     event.status = Some(answer.status().as_u16());
     event.subject = event.subject.or(id);
     event.detail = answer.extensions().get::<Outcome>().map_or(Value::Null, |outcome| outcome.0.clone());
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "that a change is done could not be written down; that it was begun is");
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
+        tracing::error!(%error, "that a change is done could not be written down; that it was begun is, and it is tried again");
     }
     answer
 }

@@ -3,15 +3,14 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use crate::assemble::Source;
 use crate::assemble::core::Core;
-use crate::assemble::house::{read_secret, write_secret};
-use crate::config::Config;
+use crate::assemble::doors::Addresses;
+use crate::assemble::house::{self, read_secret, write_secret};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
 use crate::key::draft::NewKey;
 use crate::key::store::KeyStore;
@@ -19,16 +18,17 @@ use crate::key::token::TokenStyle;
 use crate::unit::clock::Timestamp;
 use crate::unit::secret::Secret;
 
-/// Waits until the ports accept, then says so.
-pub async fn announce(core: Arc<Core>) {
-    let config = core.config();
-    accepts(config.server.listen).await;
-    if config.admin.enabled {
-        accepts(config.admin.listen).await;
+/// Waits until both services accept connections, then says where. If one never does the process ends, and there is nothing to
+/// say.
+pub async fn announce(core: Arc<Core>, addresses: Addresses, listening: Vec<oneshot::Receiver<()>>) {
+    for served in listening {
+        if served.await.is_err() {
+            return;
+        }
     }
-    tracing::info!(data_plane = %config.server.listen, admin = %config.admin.listen, "ready");
+    tracing::info!(data_plane = %addresses.data_plane, admin = addresses.admin.map(tracing::field::display), "ready");
     if matches!(core.source, Source::Demo(_)) {
-        let told = match welcome(&core, &config).await {
+        let told = match welcome(&core, addresses).await {
             Ok(text) => io::stdout().lock().write_all(text.as_bytes()).context("nobody reads the standard output"),
             Err(error) => Err(error),
         };
@@ -38,19 +38,19 @@ pub async fn announce(core: Arc<Core>) {
     }
 }
 
-async fn accepts(address: std::net::SocketAddr) {
-    while TcpStream::connect(address).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-async fn welcome(core: &Core, config: &Config) -> anyhow::Result<String> {
-    let admin = admin_token(core, &config.data_dir.join("admin.token")).await?;
-    let key = application_key(core, &config.data_dir.join("application.key")).await?;
+async fn welcome(core: &Core, addresses: Addresses) -> anyhow::Result<String> {
+    let folder = &core.house.folder;
+    let shared = folder.clone();
+    let _alone = tokio::task::spawn_blocking(move || house::alone(&shared)).await.context("nobody waited")??;
+    // Another process may just have made the key.
+    core.ring.refresh(&*core.house.store).await?;
+    let admin = admin_token(core, &folder.join("admin.token")).await?;
+    let key = application_key(core, &folder.join("application.key")).await?;
     let live = core.gateway.live.load();
     let mut providers: Vec<&str> = live.providers.keys().map(|name| &**name).collect();
     providers.sort_unstable();
-    let (base, console) = (format!("http://{}", config.server.listen), format!("http://{}/", config.admin.listen));
+    let base = format!("http://{}", addresses.data_plane);
+    let console = addresses.admin.map_or_else(|| "off".to_owned(), |admin| format!("http://{admin}/"));
     Ok(format!(
         "\n  Marg is running. Stop it with Ctrl-C.\n\n  \
          OpenAI base URL  {base}/v1\n  \
@@ -65,7 +65,7 @@ async fn welcome(core: &Core, config: &Config) -> anyhow::Result<String> {
         key = key.expose(),
         admin = admin.expose(),
         providers = providers.join(", "),
-        folder = config.data_dir.display(),
+        folder = folder.display(),
     ))
 }
 

@@ -12,7 +12,7 @@ use crate::admin::control::{
 };
 use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, events, limits, live, load, permits, protection};
+use crate::assemble::{audit, events, limits, live, load, permits, protection, tell_warnings};
 use crate::audit::witness::Witness;
 use crate::budget::Budget;
 use crate::budget::authority::Standing;
@@ -20,7 +20,7 @@ use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
-use crate::config::reload::{changed, restart_needed};
+use crate::config::reload::{changed, looked_up, waiting};
 use crate::error::{Error, Kind, Result};
 use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
@@ -278,8 +278,10 @@ impl Core {
         if report.applied {
             tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "reloaded");
         } else {
-            let errors: Vec<&str> = report.errors.iter().map(|error| error.text.as_str()).collect();
-            tracing::error!(?errors, "the configuration was not reloaded; the one in force stays");
+            for error in &report.errors {
+                tracing::error!(error = placed(error), "configuration");
+            }
+            tracing::error!(errors = report.errors.len(), "the configuration was not reloaded; the one in force stays");
         }
         report
     }
@@ -290,16 +292,18 @@ impl Core {
             .map_err(|problems| problems.into_iter().map(tell).collect::<Vec<_>>())?;
         let before = self.loaded.load_full();
         let stored = self.stored.load_full();
-        let built = live::build(&loaded, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
+        let built =
+            live::build(&loaded, &self.house.folder, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
         self.peers.apply(&loaded.config).map_err(|error| vec![unplaced(format!("{error:#}"))])?;
         let report = ReloadReport {
             applied: true,
             changed: changes(&before, &loaded),
-            needs_restart: restart_needed(&self.first, &loaded.config).into_iter().map(str::to_owned).collect(),
+            needs_restart: waiting(&self.first, &loaded).into_iter().map(str::to_owned).collect(),
             errors: Vec::new(),
         };
         log::set_level(loaded.config.log.level.into());
+        tell_warnings(&loaded);
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.gateway.journal.set_strict(loaded.config.ledger.strict_sync);
         self.feeder.configure(feeder_settings(&loaded.config));
@@ -347,8 +351,13 @@ fn consumer(state: &ConsumerState) -> PartStatus {
 fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {
     let mut paths = changed(&before.config, &after.config);
     // A secret may have changed behind a reference that did not.
-    if before.permits != after.permits && !paths.iter().any(|path| path == "kavach") {
-        paths.push("kavach".to_owned());
+    let other = [("kavach", before.permits != after.permits), ("budget", before.webhook != after.webhook)];
+    let other = other.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section);
+    let waiting = looked_up(before, after).into_iter().filter_map(|key| key.split('.').next());
+    for section in other.chain(waiting) {
+        if !paths.iter().any(|path| path == section) {
+            paths.push(section.to_owned());
+        }
     }
     for settings in &after.providers {
         let path = format!("providers.{}", settings.name);
@@ -358,6 +367,14 @@ fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {
         }
     }
     paths
+}
+
+/// A problem as `line:column: key: text`, without the parts that are not known.
+fn placed(problem: &ReloadProblem) -> String {
+    let ReloadProblem { line, column, path, text } = problem;
+    let place = if *line > 0 { format!("{line}:{column}: ") } else { String::new() };
+    let key = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    format!("{place}{key}{text}")
 }
 
 fn tell(problem: Problem) -> ReloadProblem {

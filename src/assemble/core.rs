@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::admin::{self, Control};
 use crate::assemble::audit::{self, Keeper};
+use crate::assemble::doors::Addresses;
 use crate::assemble::house::{self, House, Opened};
 use crate::assemble::peers::Peers;
+use crate::assemble::signals::Hangup;
 use crate::assemble::standby::{self, Standby, Tokens};
 use crate::assemble::{Source, banner, discovery, events, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
@@ -41,6 +43,27 @@ use crate::unit::clock::Timestamp;
 /// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
 const LAST_FEED: Duration = Duration::from_secs(20);
 
+/// What there is from the first moment of a start: the threads of what is not Pingora's, and a watch over SIGHUP.
+pub struct Start {
+    runtime: Runtime,
+    hangup: Hangup,
+}
+
+impl Start {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn new() -> anyhow::Result<Self> {
+        let runtime = runtime()?;
+        let hangup = {
+            let _inside = runtime.enter();
+            Hangup::watch()
+        };
+        Ok(Self { runtime, hangup })
+    }
+}
+
 /// What outlives every reload.
 pub struct Core {
     /// The gateway.
@@ -49,7 +72,7 @@ pub struct Core {
     pub(super) source: Source,
     pub(super) simulated_address: Option<String>,
     /// The configuration that the process started with: what needs a restart is still as it says.
-    pub(super) first: Config,
+    pub(super) first: Loaded,
     /// The configuration in force.
     pub(super) loaded: ArcSwap<Loaded>,
     /// The stored routes in force.
@@ -91,19 +114,20 @@ impl Core {
     /// # Errors
     /// What keeps the gateway from starting.
     pub fn start(
+        Start { runtime, hangup }: Start,
         loaded: Loaded,
         source: Source,
         address: Option<String>,
         simulated: Option<simulated::Listener>,
     ) -> anyhow::Result<Arc<Self>> {
-        let runtime = runtime()?;
         let (stop, stopped) = watch::channel(false);
         let Opened { house, known, generation, living_on } = runtime.block_on(house::open_or_stand_by(&loaded))?;
         let standby = Standby::new(house.snapshot.clone(), living_on);
         let ring = Arc::new(fill_ring(&house, known.keys, known.parties, generation)?);
         let tokens = Arc::new(Tokens::new(house.store.clone(), known.admin_tokens));
         let (stored, prices, stored_limits) = (known.routes, known.prices, known.limits);
-        let live = live::build(&loaded, &stored, &prices, None).map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
+        let live = live::build(&loaded, &house.folder, &stored, &prices, None)
+            .map_err(|faults| anyhow::anyhow!(faults.join("\n")))?;
         warm(&live, &loaded);
         let journal = Arc::new(open_journal(&loaded.config, house.folder.join("journal"))?);
         let limits::Counting { authority, charges, news } = {
@@ -141,7 +165,7 @@ impl Core {
             gateway,
             source,
             simulated_address: address,
-            first: loaded.config.clone(),
+            first: loaded.clone(),
             loaded: ArcSwap::from_pointee(loaded),
             stored: ArcSwap::from_pointee(stored),
             stored_limits: ArcSwap::from_pointee(stored_limits),
@@ -163,19 +187,19 @@ impl Core {
             feeding: Mutex::new(Some(feeding)),
             runtime: Mutex::new(None),
         });
-        core.attend(&runtime, stopped);
+        core.attend(&runtime, hangup, stopped);
         *core.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(core)
     }
 
     /// Starts what works in the background until the end.
-    fn attend(self: &Arc<Self>, runtime: &Runtime, stopped: watch::Receiver<bool>) {
-        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone()));
+    fn attend(self: &Arc<Self>, runtime: &Runtime, hangup: Hangup, stopped: watch::Receiver<bool>) {
+        runtime.spawn_named("reload on SIGHUP", signals::reload_on_hangup(self.clone(), hangup));
         runtime.spawn_named("limits", limits::hold(self.clone(), stopped.clone()));
         runtime.spawn_named("memory of the gate", protection::remember(self.clone(), stopped.clone()));
         runtime.spawn_named("suspensions", protection::keep_suspensions(self.clone(), stopped.clone()));
         if let Some(keeper) = self.keeper.clone() {
-            if self.first.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
+            if self.first.config.audit.witnesses.iter().any(|witness| witness.url.is_some()) {
                 runtime.spawn_named("audit witnesses", witnesses::run(keeper.clone(), stopped.clone()));
             }
             runtime.spawn_named("audit", audit::hold(self.clone(), keeper, stopped.clone()));
@@ -215,12 +239,17 @@ impl Core {
         }
     }
 
-    /// Says that the gateway is there, once it is.
-    pub fn announce(self: &Arc<Self>) {
+    /// Runs what needs a runtime around it, in that of the core.
+    pub(super) fn entered<T>(&self, work: impl FnOnce() -> T) -> T {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*runtime {
-            runtime.spawn_named("banner", banner::announce(self.clone()));
-        }
+        let _inside = runtime.as_ref().map(Runtime::enter);
+        work()
+    }
+
+    /// Says where the gateway is, once all of its services have told that they serve.
+    pub fn announce(self: &Arc<Self>, addresses: Addresses, listening: Vec<oneshot::Receiver<()>>) {
+        let banner = banner::announce(self.clone(), addresses, listening);
+        self.entered(|| task::spawn("banner", banner));
     }
 
     /// Ends everything, in order; true if every record reached the disk.

@@ -16,8 +16,8 @@ use crate::unit::event;
 
 /// Writes something that the gateway did to the journal, from where it goes to the log.
 fn note(journal: &Journal, event: event::Event) {
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "an event of the gateway could not be written down");
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
+        tracing::error!(%error, "an event of the gateway could not be written down; it is tried again");
     }
 }
 

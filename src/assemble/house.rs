@@ -207,6 +207,20 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the data folder if it is missing, and waits until no other process holds what this gives: what is looked for and then
+/// made once, such as the first token, is not made twice. Where the file system knows no locks there is no waiting.
+///
+/// # Errors
+/// When the folder cannot be made or opened.
+pub fn alone(folder: &Path) -> anyhow::Result<fs::File> {
+    make_folder(folder)?;
+    let held = fs::File::open(folder).with_context(|| format!("cannot open the data folder {}", folder.display()))?;
+    if let Err(error) = held.lock() {
+        tracing::debug!(%error, "the data folder cannot be locked");
+    }
+    Ok(held)
+}
+
 async fn kept_hash_key(path: &Path, store: &dyn Backend) -> anyhow::Result<HashKey> {
     match read_secret(path)? {
         Some(secret) => {

@@ -195,8 +195,8 @@ pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
     let budget = core.gateway.budget.clone();
     let expired = core.gateway.journal.clone();
     budget.on_expired(move |id, charges| {
-        if let Err(error) = expired.append(&Line::Charges(charges)) {
-            tracing::error!(%error, id, "the charges of a reservation that nobody ended could not be written down");
+        if let Err(error) = expired.append_or_keep(Line::Charges(charges)) {
+            tracing::error!(%error, id, "the charges of a reservation that nobody ended could not be written down; it is tried again");
         }
     });
     let applied = tell_what_is_applied(core.clone(), stopped.clone());

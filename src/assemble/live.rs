@@ -1,6 +1,7 @@
 //! What a reload replaces as a whole, built from a checked configuration.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,14 @@ use crate::route::store::StoredRoute;
 use crate::telemetry::log;
 use crate::unit::clock::Timestamp;
 
-/// Builds everything anew. Providers whose settings are as before are carried over, with their health and their rests.
+/// Builds everything anew, with what lies in that data folder. Providers whose settings are as before are carried over, with
+/// their health and their rests.
 ///
 /// # Errors
 /// Every fault, as a sentence.
 pub fn build(
     loaded: &Loaded,
+    folder: &Path,
     stored: &[StoredRoute],
     prices: &[StoredPrice],
     before: Option<&Live>,
@@ -52,7 +55,8 @@ pub fn build(
             let (gate, places) = gate(&loaded.config.kavach, before)?;
             let catalog = Arc::new(catalog);
             // Last, because it may write to the data folder, and nothing may fail after that.
-            let permits = permits::build(loaded, Timestamp::now()).map(Arc::new).map_err(|fault| vec![fault])?;
+            let permits =
+                permits::build(loaded, folder, Timestamp::now()).map(Arc::new).map_err(|fault| vec![fault])?;
             Ok(Live { settings: settings(&loaded.config), providers, table, catalog, gate, places, permits })
         }
         _ => Err(faults),

@@ -12,6 +12,7 @@ mod connector;
 mod control;
 pub mod core;
 mod discovery;
+mod doors;
 mod events;
 pub mod fetch;
 pub mod house;
@@ -30,9 +31,9 @@ mod witnesses;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config;
 use crate::config::load::Loaded;
 use crate::config::problem::Problem;
-use crate::config::{self, Config};
 use crate::provider::simulated;
 use crate::telemetry::log;
 
@@ -65,6 +66,7 @@ impl From<anyhow::Error> for StartError {
 /// # Errors
 /// What keeps it from starting. After it has started it ends with 0, or with 1 if records could not be written to the disk.
 pub fn run(source: Source) -> Result<ExitCode, StartError> {
+    let start = core::Start::new()?;
     let simulated = match &source {
         Source::Demo(_) => Some(simulated::bind().map_err(anyhow::Error::from)?),
         Source::File(_) => None,
@@ -72,23 +74,25 @@ pub fn run(source: Source) -> Result<ExitCode, StartError> {
     let address = simulated.as_ref().map(simulated::Listener::base_url);
     let loaded = load(&source, address.as_deref()).map_err(StartError::Config)?;
     log::start(loaded.config.log.level.into(), loaded.config.log.format.into());
+    tell_warnings(&loaded);
+    let doors = doors::Doors::take(&loaded.config)?;
+    let core = core::Core::start(start, loaded, source, address, simulated)?;
+    let clean = servers::serve(&core, doors)?;
+    log::flush();
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Logs what a configuration that is in force now probably does not mean, with its places.
+fn tell_warnings(loaded: &Loaded) {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    servers::check_addresses(&loaded.config)?;
-    let core = core::Core::start(loaded, source, address, simulated)?;
-    let clean = servers::serve(&core)?;
-    log::flush();
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Reads the configuration from its source.
 fn load(source: &Source, simulated: Option<&str>) -> Result<Loaded, Vec<Problem>> {
     match source {
         Source::File(path) => config::load::load(path),
-        Source::Demo(folder) => {
-            let folder = folder.clone().unwrap_or_else(|| Config::default().data_dir);
-            config::demo::demo(folder, simulated.unwrap_or_default())
-        }
+        Source::Demo(folder) => config::demo::demo(folder.clone(), simulated.unwrap_or_default()),
     }
 }

@@ -25,13 +25,14 @@ pub const KEY_FILE: &str = "permit.key";
 /// The list of public keys in the data folder: those that sign, and those whose permits may still be good.
 const LIST_FILE: &str = "permit.published.json";
 
-/// Permits as a configuration asks for them. Whatever is missing is made: the key (0600), and the list of what is published,
-/// which is on the disk before the first permit is signed. Nothing is touched where nobody ever got a permit.
+/// Permits as a configuration asks for them. Their files are in that folder: the data folder that the process started with,
+/// which `data_dir` need not name any more after a reload. Whatever is missing is made: the key (0600), and the list of what
+/// is published, which is on the disk before the first permit is signed. Nothing is touched where nobody ever got a permit.
 ///
 /// # Errors
 /// What cannot be made or read, with its path.
-pub fn build(loaded: &Loaded, now: Timestamp) -> Result<Permits, String> {
-    let (config, folder) = (loaded.config.kavach.permits.clone(), &loaded.config.data_dir);
+pub fn build(loaded: &Loaded, folder: &Path, now: Timestamp) -> Result<Permits, String> {
+    let config = loaded.config.kavach.permits.clone();
     let list = folder.join(LIST_FILE);
     let known = known(&list)?;
     let keys = match config.send_to {
@@ -123,7 +124,7 @@ pub fn note_change(journal: &Journal, actor: &str, (before, after): (Option<&Per
     tracing::info!(send_to = after.config().send_to.name(), keys = ?after.signing(), "permits are signed by other keys");
     let event = Event::of_gateway("change", json!({"from": from, "to": to}));
     let event = Event { noun: "permit".to_owned(), actor: actor.into(), ..event };
-    if let Err(error) = journal.append(&Line::Event(event)) {
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
         tracing::error!(%error, "that permits changed could not be written down");
     }
 }

@@ -52,7 +52,13 @@ async fn store_suspensions(core: &Core) -> Result<(), StoreError> {
         }
         match KeyStore::suspend(&*core.house.store, &key, Some(&rest)).await {
             Ok(()) | Err(StoreError::NotFound) => core.ring.is_stored(&key, &rest),
-            Err(error) => return Err(error),
+            Err(error) => {
+                // The folder on the disk has what the store does not; it may have been full.
+                if let Err(error) = core.ring.write_lacking_suspensions() {
+                    tracing::debug!(%error, "a suspension still cannot be written to the disk");
+                }
+                return Err(error);
+            }
         }
     }
     Ok(())
@@ -117,8 +123,8 @@ pub(super) fn note_change(journal: &Journal, actor: &str, (before, after): (&Gat
         actor: actor.into(),
         ..Event::of_gateway("reload", json!({"from": told(before), "to": told(after)}))
     };
-    if let Err(error) = journal.append(&Line::Event(event)) {
-        tracing::error!(%error, "that the gate changed could not be written down");
+    if let Err(error) = journal.append_or_keep(Line::Event(event)) {
+        tracing::error!(%error, "that the gate changed could not be written down; it is tried again");
     }
 }
 

@@ -1,9 +1,8 @@
 //! The Pingora services: the data plane and the admin side, until a signal ends them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
@@ -11,9 +10,11 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::listening::Service;
 use pingora_proxy::HttpProxy;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::admin::service::AdminApp;
 use crate::assemble::core::Core;
+use crate::assemble::doors::{Doors, Endings, Opening};
 use crate::assemble::signals::Signals;
 use crate::config::{Config, ServerConfig};
 use crate::proxy::Front;
@@ -23,42 +24,47 @@ use crate::proxy::guard::{Door, Limits};
 /// measurements, so this is above the concurrency that is expected.
 const UPSTREAM_POOL: usize = 1024;
 
-/// Checks that the addresses are free, because Pingora says so only by a panic.
-///
-/// # Errors
-/// Which setting's address cannot be used, and why.
-pub fn check_addresses(config: &Config) -> anyhow::Result<()> {
-    let try_out = |setting: &str, address: SocketAddr| {
-        TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address} ({setting})"))
-    };
-    try_out("server.listen", config.server.listen)?;
-    if config.admin.enabled {
-        try_out("admin.listen", config.admin.listen)?;
-    }
-    Ok(())
-}
-
 /// Serves until a signal ends the process; then ends the core. Returns whether every record reached the disk.
 ///
 /// # Errors
-/// When a certificate cannot be used.
-pub fn serve(core: &Arc<Core>) -> anyhow::Result<bool> {
-    let config = core.config();
-    let mut server = Server::new_with_opt_and_conf(None, configuration(&config.server));
-    server.bootstrap();
-    server.add_service(data_plane(core, &config)?);
-    if config.admin.enabled {
-        let mut admin = Service::new("admin".to_owned(), AdminApp::new(core.admin_state()));
-        admin.threads = Some(1);
-        admin.add_tcp(&config.admin.listen.to_string());
-        server.add_service(admin);
-    }
-    core.announce();
-    server.run(RunArgs { shutdown_signal: Box::new(Signals::new(core.clone())) });
-    Ok(core.end())
+/// When another process took an address in the meantime, or a service ended although nobody told it to.
+pub fn serve(core: &Arc<Core>, doors: Doors) -> anyhow::Result<bool> {
+    let served = run(core, doors);
+    let synced = core.end();
+    served.map(|()| synced)
 }
 
-fn data_plane(core: &Arc<Core>, config: &Config) -> anyhow::Result<Service<Door>> {
+fn run(core: &Arc<Core>, doors: Doors) -> anyhow::Result<()> {
+    // A reload may have come already; what needs a restart is as it was at the start.
+    let (config, identity) = (&core.first.config, core.first.tls.clone());
+    let endings = Endings::new();
+    doors.open()?;
+    let addresses = doors.addresses();
+    let Doors { data_plane: door, admin } = doors;
+    let mut server = Server::new_with_opt_and_conf(None, configuration(&config.server));
+    server.bootstrap();
+    let service = data_plane(core, config, listener(door.address, identity)?);
+    let (service, served) = Opening::new(service, door, endings.clone());
+    server.add_service(service);
+    let mut listening = vec![served];
+    if let Some(door) = admin {
+        let mut service = Service::new("admin".to_owned(), AdminApp::new(core.admin_state()));
+        service.threads = Some(1);
+        service.add_tcp(&door.address.to_string());
+        let (service, served) = Opening::new(service, door, endings.clone());
+        server.add_service(service);
+        listening.push(served);
+    }
+    let signals = core.entered(|| Signals::new(core.clone(), endings.clone()));
+    core.announce(addresses, listening);
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    match endings.seen() {
+        None => Ok(()),
+        Some(name) => anyhow::bail!("the service `{name}` ended by a defect; the log says more"),
+    }
+}
+
+fn data_plane(core: &Arc<Core>, config: &Config, listener: ListenerConfig) -> Service<Door> {
     let front = Front::new(core.gateway.clone(), core.clone());
     let mut proxy = HttpProxy::new(front, Arc::new(configuration(&config.server)));
     let mut options = HttpServerOptions::default();
@@ -72,20 +78,21 @@ fn data_plane(core: &Arc<Core>, config: &Config) -> anyhow::Result<Service<Door>
         keepalive: std::time::Duration::from_millis(config.server.keepalive_ms),
     };
     let mut service = Service::new("data plane".to_owned(), Door::new(proxy, limits));
-    service.add_listener(listener(config)?);
-    Ok(service)
+    service.add_listener(listener);
+    service
 }
 
 /// Where the data plane listens. Pingora would give each connection a read buffer of 64 KiB, most of what an idle one takes;
 /// yet heads are read into a buffer of their own, and bodies by up to 64 KiB at a time, so that in clear text a second buffer
 /// only costs a copy. TLS reads by the record, of at most 16 KiB (RFC 8446 section 5.1).
-fn listener(config: &Config) -> anyhow::Result<ListenerConfig> {
-    let listener = ListenerConfig::tcp(config.server.listen.to_string());
+fn listener(address: SocketAddr, identity: Option<Arc<CertifiedKey>>) -> anyhow::Result<ListenerConfig> {
+    let listener = ListenerConfig::tcp(address.to_string());
     let buffer = |read| L4BufferSettings::default().read(read);
-    let Some(tls) = &config.server.tls else { return Ok(listener.l4_buffer(buffer(0))) };
-    let path = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path in server.tls is not UTF-8");
-    let mut settings = TlsSettings::intermediate(&path(&tls.certificate)?, &path(&tls.key)?)
-        .map_err(|error| anyhow::anyhow!("server.tls cannot be used: {error}"))?;
+    let Some(identity) = identity else { return Ok(listener.l4_buffer(buffer(0))) };
+    // The files were read when the configuration was, and what they hold was checked; Pingora would panic over a fault.
+    let mut settings =
+        TlsSettings::intermediate("", "").map_err(|error| anyhow::anyhow!("server.tls cannot be used: {error}"))?;
+    settings.set_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&identity))));
     settings.enable_h2();
     Ok(listener.tls(settings).l4_buffer(buffer(16 * 1024)))
 }

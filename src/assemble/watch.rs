@@ -83,9 +83,9 @@ async fn next_news(heard: &mut Option<watch::Receiver<u64>>) {
     }
 }
 
-/// Offers the records that the journal did not take to it again.
+/// Offers what the journal did not take to it again.
 pub fn record_the_rest(gateway: &Gateway) {
-    if let Err(error) = gateway.unrecorded.offer(&gateway.journal) {
+    if let Err(error) = gateway.journal.offer_kept() {
         tracing::debug!(%error, "the journal still does not take what it refused");
     }
 }

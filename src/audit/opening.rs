@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -94,7 +95,7 @@ pub fn open(
 }
 
 fn lock(folder: &Path) -> Result<File, LogError> {
-    let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
     let file = file.map_err(LogError::Disk)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -53,9 +53,9 @@ async fn move_everything(loaded: &Loaded, (from, to): (Option<&str>, &str), comm
         Some(text) => Address { url: named(text)?, ..configured.clone() },
         None => configured.clone(),
     };
-    let is_configured = from.url == configured.url;
+    let is_configured = is_same(&from, &configured);
     let to = Address { url: named(to)?, listen_url: None, ..configured };
-    if from.url == to.url {
+    if is_same(&from, &to) {
         return Err(Failure::usage("The database to move to is the one to move from."));
     }
     if is_configured {
@@ -69,6 +69,16 @@ async fn move_everything(loaded: &Loaded, (from, to): (Option<&str>, &str), comm
         output::line(&format!("{}: {} rows, {} of them copied now", table.table, table.rows, table.new))
     })?;
     output::line("Both databases hold the same. Name the new one in database.url and start the gateway.")
+}
+
+/// Whether two addresses lead to the same database: by the same words, or to the same file, however it is spelled or linked.
+fn is_same(one: &Address, other: &Address) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |address: &Address| {
+        let metadata = std::fs::metadata(address.file()?).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    one.url == other.url || identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// What a gateway writes while everything is moved would be missing in the new database, and nobody would tell.

@@ -62,7 +62,14 @@ impl Door {
         if authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(wrong());
         }
-        Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+        // Only what is left out is 80: a mistyped port must not send the token to whoever listens there.
+        let port = match authority.as_str().strip_prefix(authority.host()).ok_or_else(wrong)? {
+            "" => 80,
+            rest => rest.strip_prefix(':').and_then(port).ok_or_else(|| {
+                Failure::usage(format!("{url:?} is not a server: its port is not a number from 1 to 65535"))
+            })?,
+        };
+        Ok(format!("{}:{port}", authority.host()))
     }
 
     /// The door to a server.
@@ -125,6 +132,11 @@ impl Door {
         };
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
+}
+
+/// A port in digits, without a sign.
+fn port(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten().filter(|port| *port != 0)
 }
 
 async fn inside(config: &std::path::Path, mut request: Request<Body>) -> Result<Response<Body>> {
@@ -221,6 +233,12 @@ mod tests {
             "http://h/p",
             "ftp://a",
             "",
+            "http://127.0.0.1:8o81",
+            "http://127.0.0.1:99999",
+            "http://127.0.0.1:",
+            "http://127.0.0.1:0",
+            "http://127.0.0.1:+81",
+            "http://[::1]:",
         ] {
             assert_eq!(Door::authority(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
         }

@@ -15,6 +15,7 @@ use crate::cli::failure::{Failure, Result};
 use crate::cli::local;
 use crate::cli::output::{self, Format};
 use crate::key::admin::{AdminToken, AdminTokenStore, Role};
+use crate::store::Address;
 use crate::unit::clock::Timestamp;
 use crate::unit::file;
 
@@ -51,16 +52,27 @@ pub async fn run(init: Init, format: Format) -> Result {
     let loaded = local::configuration(&config)?;
     let data = &loaded.config.data_dir;
     note(data, &mut made);
+    // What is made below is looked for first, so other runs have to wait.
+    let _alone = house::alone(data).map_err(|error| local::failure(&error))?;
     if loaded.hash_key.is_none() {
         note(&data.join("hash.key"), &mut made);
     }
-    note(&data.join("marg.db"), &mut made);
+    let database = match &loaded.database_url {
+        None => Some(data.join("marg.db")),
+        Some(url) => Address::of(url.clone(), String::new()).file(),
+    };
+    if let Some(database) = database {
+        note(&database, &mut made);
+    }
     let house = house::open(&loaded).await.map_err(|error| local::failure(&error))?;
     if loaded.config.audit.passphrase.is_none() {
         // With a passphrase the key is made at the first start, which looks references up.
-        note(&data.join("audit.key"), &mut made);
+        let was_there = data.join("audit.key").exists();
         let key = audit::make_key(&loaded.config, None).map_err(|error| local::failure(&error))?;
-        made.audit_keys = key.map(|(_, public)| public).unwrap_or_default();
+        if let Some((file, public)) = key {
+            made.things.extend((!was_there).then(|| file.display().to_string()));
+            made.audit_keys = public;
+        }
     }
     if AdminTokenStore::all(&*house.store).await?.is_empty() {
         let made_by = "made by marg init";
@@ -89,8 +101,13 @@ fn write_config(config: &Path, data: &Path, force: bool, made: &mut Made) -> Res
     if config.exists() && !force {
         return Ok(());
     }
-    write(config, &example(data)?)?;
-    made.things.push(config.display().to_string());
+    let text = example(data)?;
+    let is_new = match force {
+        true => write(config, &text).map(|()| true)?,
+        // Another run may have been quicker.
+        false => file::create(config, text.as_bytes(), 0o600).map_err(|error| cannot(config, &error))?,
+    };
+    made.things.extend(is_new.then(|| config.display().to_string()));
     Ok(())
 }
 
@@ -130,13 +147,14 @@ fn report(made: &Made, config: &Path, format: Format) -> Result {
         return output::line("Everything is there already; nothing was changed.");
     }
     made.things.iter().try_for_each(|thing| output::line(&format!("made {thing}")))?;
-    if let Some(token) = &made.token {
-        crate::cli::complain("\nThe admin token is shown this once only:");
-        output::line(token)?;
-    }
     if !made.audit_keys.is_empty() {
         crate::cli::complain("\nThe audit log is signed by these keys; give them to whoever is to verify it:");
         made.audit_keys.iter().try_for_each(|key| output::line(key))?;
+    }
+    // Last, to be copied by `tail -1`.
+    if let Some(token) = &made.token {
+        crate::cli::complain("\nThe admin token is shown this once only:");
+        output::line(token)?;
     }
     crate::cli::complain(&format!("\nStart the gateway with: marg start --config {}", config.display()));
     Ok(())

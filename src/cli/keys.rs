@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::cli::door::{Door, encode, with_query};
-use crate::cli::failure::Result;
+use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{self, Column, Format};
 use crate::cli::span;
 use crate::unit::clock::Timestamp;
@@ -37,7 +37,7 @@ pub enum Keys {
 #[derive(Debug, Args)]
 pub struct Which {
     /// The id, such as key_06d3m0s1x9qg3v5c8e7k2a4n1r.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = named)]
     id: String,
 }
 
@@ -179,7 +179,24 @@ async fn change(door: &Door, format: Format, path: &str) -> Result {
 }
 
 /// Prints a thing that came with a new token. In a table the token stands alone on the last line, to be copied.
+///
+/// # Errors
+/// When the standard output cannot be written; the error names the thing, which is in force with a token that nobody has seen.
 pub fn with_token(format: Format, answer: &Value, noun: &str) -> Result {
+    print_with_token(format, answer, noun).map_err(|failure| unseen(failure, answer, noun))
+}
+
+fn unseen(failure: Failure, answer: &Value, noun: &str) -> Failure {
+    let id = output::text(answer.get(noun).and_then(|thing| thing.get("id")));
+    let text = format!("{id} is in force, but its token could not be printed; revoke it, or make it a new one");
+    if failure.reader_gone {
+        crate::cli::complain(&format!("marg: {text}."));
+        return failure;
+    }
+    Failure { text: format!("{}; {text}.", failure.text), ..failure }
+}
+
+fn print_with_token(format: Format, answer: &Value, noun: &str) -> Result {
     if format != Format::Table {
         return output::item(format, answer);
     }
@@ -194,6 +211,14 @@ pub fn more(format: Format, answer: &Value) -> Result {
         crate::cli::complain(&format!("There is more: add --cursor {cursor}"));
     }
     Ok(())
+}
+
+/// An id or a name of something that is there.
+///
+/// # Errors
+/// A sentence, when it is empty: it would lead to the list of all.
+pub fn named(text: &str) -> std::result::Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 pub fn label(text: &str) -> std::result::Result<(String, String), String> {
@@ -247,5 +272,20 @@ impl List {
                 ("cursor", self.cursor.clone()),
             ],
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_token_could_not_be_printed_is_named() {
+        let answer = json!({"key": {"id": "key_1"}, "token": "secret"});
+        let full = unseen(Failure::failed("No space left on device"), &answer, "key");
+        assert!(full.text.starts_with("No space left on device; key_1 is in force"), "{}", full.text);
+        assert!(!full.text.contains("secret"));
+        let closed = Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert!(unseen(closed, &answer, "key").reader_gone);
     }
 }

@@ -31,7 +31,7 @@ pub enum Limits {
 #[derive(Debug, Args)]
 pub struct Which {
     /// The id, such as lim_06d3m0s1x9qg3v5c8e7k2a4n1r.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = crate::cli::keys::named)]
     id: String,
 }
 

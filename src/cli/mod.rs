@@ -32,11 +32,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::door::Door;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::Format;
+use crate::config::load;
 use crate::unit::secret::Secret;
 
 /// A gateway between applications and AI model providers.
@@ -78,7 +79,7 @@ enum Command {
     /// Make a folder with everything that a gateway needs. Running it again changes nothing.
     Init(init::Init),
     /// Check the configuration file and list every error with its line and column.
-    Check,
+    Check(check::Check),
     /// Make, show and change application keys.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -130,7 +131,7 @@ enum Command {
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
-    let line = match Line::try_parse() {
+    let line = match parse() {
         Ok(line) => line,
         Err(error) => {
             // Help and version are answers (0), the rest are errors of usage (2). If nobody reads them, nobody needs them.
@@ -150,6 +151,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse() -> Result<Line, clap::Error> {
+    let mut matches = command(load::is_empty_variable).try_get_matches()?;
+    Line::from_arg_matches_mut(&mut matches)
+}
+
+/// The grammar of the command line. A variable that is set to nothing counts as one that is not set, as scripts mean it.
+fn command(is_empty: fn(&std::ffi::OsStr) -> bool) -> clap::Command {
+    Line::command().mut_args(|arg| match arg.get_env() {
+        Some(variable) if is_empty(variable) => arg.env(None::<&'static str>),
+        _ => arg,
+    })
+}
+
 /// Writes a line to the standard error stream. If even that cannot be written there is nobody to tell.
 fn complain(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
@@ -161,7 +175,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Start => return start::start(&common.config),
         Command::Demo(demo) => return start::demo(demo),
         Command::Init(init) => wait(init::run(init, common.output)),
-        Command::Check => check::run(&common),
+        Command::Check(check) => check::run(check, &common),
         Command::Permit(permit) => wait(permit::run(permit, &common)),
         Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
@@ -218,8 +232,7 @@ fn read_token(path: &std::path::Path) -> Result<String> {
 /// The grammar of the command line, for the test that holds `docs/cli.md` to it.
 #[cfg(test)]
 fn grammar() -> clap::Command {
-    use clap::CommandFactory;
-    Line::command()
+    command(|_| false)
 }
 
 #[cfg(test)]

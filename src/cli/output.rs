@@ -46,13 +46,13 @@ pub fn raw(bytes: &[u8]) -> Result {
 /// Prints a list of rows. JSON and YAML get the whole answer, the table gets `rows` of it.
 ///
 /// # Errors
-/// When the standard output cannot be written.
+/// When there is no such list in the answer, because it is not one of Marg's; when the standard output cannot be written.
 pub fn list(format: Format, answer: &Value, rows: &str, columns: &[Column]) -> Result {
+    let Some(rows) = answer.pointer(rows).and_then(Value::as_array) else {
+        return Err(Failure::failed("The server's answer holds no such list; is it Marg?"));
+    };
     match format {
-        Format::Table => {
-            let rows = answer.pointer(rows).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            line(table(rows, columns).trim_end())
-        }
+        Format::Table => line(table(rows, columns).trim_end()),
         Format::Json | Format::Yaml => document(format, answer),
     }
 }
@@ -139,6 +139,15 @@ mod tests {
     #[test]
     fn a_value_cannot_steer_the_terminal() {
         assert_eq!(text(Some(&Value::from("a\u{1b}[2Jb\nc"))), "a?[2Jb?c");
+    }
+
+    #[test]
+    fn an_answer_of_somebody_else_is_no_empty_list() {
+        for answer in [serde_json::json!({"hello": 1}), serde_json::json!([]), serde_json::json!({"keys": {}})] {
+            for format in [Format::Table, Format::Json, Format::Yaml] {
+                assert!(list(format, &answer, "/keys", &[("ID", "/id")]).is_err(), "{answer}");
+            }
+        }
     }
 
     #[test]

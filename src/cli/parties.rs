@@ -32,7 +32,7 @@ pub enum Parties {
 #[derive(Debug, Args)]
 pub struct Which {
     /// The name, as keys give it.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = crate::cli::keys::named)]
     name: String,
 }
 

@@ -95,7 +95,7 @@ pub struct Set {
 #[derive(Debug, Args)]
 pub struct Unset {
     /// The id, such as prc_06d3m0s1x9qg3v5c8e7k2a4n1r.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = crate::cli::keys::named)]
     id: String,
 }
 

@@ -45,10 +45,10 @@ pub struct List {
 #[derive(Debug, Args)]
 pub struct Which {
     /// The id of its key.
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = crate::cli::keys::named)]
     key: String,
     /// What identifies it for that key, as the list has it.
-    #[arg(value_name = "SESSION")]
+    #[arg(value_name = "SESSION", value_parser = crate::cli::keys::named)]
     id: String,
 }
 

@@ -121,6 +121,10 @@ fn the_exit_code_tells_what_went_wrong() {
     let id = made["key"]["id"].as_str().unwrap();
     let exit = |line: &[&str]| marg(dir, line).map_or_else(|(exit, _)| Some(exit), |()| None);
     assert_eq!(exit(&["keys", "show", "nonsense"]), Some(Exit::Usage));
+    for line in [["keys", "show", ""], ["limits", "delete", ""], ["teams", "show", ""]] {
+        let text = marg(dir, &line).unwrap_err().1;
+        assert!(text.contains("it is empty"), "{line:?}: {text}");
+    }
     assert_eq!(exit(&["keys", "show", "key_00000000000000000000000000"]), Some(Exit::NotFound));
     assert_eq!(exit(&["keys", "create"]), Some(Exit::Usage));
     assert_eq!(exit(&["keys", "create", "--name", "a", "--expires-in", "soon"]), Some(Exit::Usage));
@@ -420,4 +424,69 @@ fn a_key_for_permits_is_made_once_and_shown_without_its_secret() {
     std::fs::copy(&file, &kept).unwrap();
     marg(dir, &["permit", "key", "rotate"]).unwrap();
     assert_ne!(std::fs::read(&kept).unwrap(), std::fs::read(&file).unwrap());
+}
+
+#[test]
+fn a_move_needs_a_source_that_is_there_and_a_target_that_is_another() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    init(dir);
+    marg(dir, &["keys", "create", "--name", "a"]).unwrap();
+    let at = |name: &str| format!("sqlite:{}", dir.join(name).display());
+    let migrate = |from: &[&str], to: &str| {
+        let line = [&["db", "migrate", "--to", to], from].concat();
+        marg(dir, &line).map_err(|(exit, _)| exit)
+    };
+    let typo = at("data/mrag.db");
+    assert_eq!(migrate(&["--from", &typo], &at("new.db")), Err(Exit::Conflict));
+    assert!(!dir.join("data/mrag.db").exists() && !dir.join("new.db").exists());
+    std::fs::write(dir.join("empty.db"), "").unwrap();
+    assert_eq!(migrate(&["--from", &at("empty.db")], &at("new.db")), Err(Exit::Conflict));
+    std::os::unix::fs::symlink(dir.join("data/marg.db"), dir.join("link.db")).unwrap();
+    for same in ["data/marg.db", "data/./marg.db", "data/../data/marg.db", "link.db"] {
+        assert_eq!(migrate(&[], &at(same)), Err(Exit::Usage), "{same}");
+    }
+    assert_eq!(migrate(&[], &at("new.db")), Ok(()));
+    assert_eq!(migrate(&["--from", &at("link.db")], &at("new.db")), Ok(()), "begun again");
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_counts_as_not_set() {
+    let variables = |is_empty| {
+        let command = super::command(is_empty);
+        command.get_arguments().filter_map(|arg| arg.get_env().map(ToOwned::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(variables(|_| false), ["MARG_CONFIG", "MARG_SERVER", "MARG_ADMIN_TOKEN"]);
+    assert_eq!(variables(|name| name == "MARG_SERVER"), ["MARG_CONFIG", "MARG_ADMIN_TOKEN"]);
+    let matches = super::command(|_| true).try_get_matches_from(["marg", "version"]).unwrap();
+    assert_eq!(matches.get_one::<std::path::PathBuf>("config").unwrap(), Path::new("marg.yaml"));
+}
+
+#[test]
+fn a_file_is_checked_by_its_name() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let file = dir.join("other.yaml");
+    let name = file.to_str().unwrap();
+    std::fs::write(&file, "server: {listen: 127.0.0.1:1}\n").unwrap();
+    marg(dir, &["check", name]).unwrap();
+    std::fs::write(&file, "database: {url: 'plain:postgres://u@h/d?colour=red'}\n").unwrap();
+    assert_eq!(marg(dir, &["check", name]).unwrap_err().0, Exit::Failed);
+}
+
+#[test]
+fn runs_of_init_at_once_make_one_token_between_them() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| init(dir));
+        }
+    });
+    let tokens = ask(dir, Method::GET, "/admin/tokens", None);
+    let tokens = tokens["admin_tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    let kept = std::fs::read_to_string(dir.join("data/admin.token")).unwrap();
+    let hint = tokens[0]["hint"].as_str().unwrap();
+    assert!(hint.chars().rev().take(4).eq(kept.trim().chars().rev().take(4)), "{hint} {kept}");
 }

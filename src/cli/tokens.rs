@@ -75,7 +75,7 @@ impl RoleName {
 #[derive(Debug, Args)]
 pub struct Which {
     /// The id.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = crate::cli::keys::named)]
     id: String,
 }
 

@@ -59,7 +59,9 @@ pub(super) fn auth(provider: &ProviderConfig) -> Auth {
 
 fn ports(server: &ServerConfig, admin: &AdminConfig, report: &mut Report) {
     let (here, there) = (server.listen, admin.listen);
-    let same_host = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
+    // ::ffff:127.0.0.1 is 127.0.0.1 in other words (RFC 4291 section 2.5.5.2).
+    let (this, that) = (here.ip().to_canonical(), there.ip().to_canonical());
+    let same_host = this == that || this.is_unspecified() || that.is_unspecified();
     // Port 0 asks the system for any free port, which is another one each time.
     if admin.enabled && here.port() == there.port() && here.port() != 0 && same_host {
         report.error("admin.listen", format!("this is the same port as server.listen ({here}); choose another"));
@@ -99,7 +101,10 @@ fn provider(name: &str, provider: &ProviderConfig, report: &mut Report) {
         report.warn(&credentials, "these are never sent, because `auth` is none");
     }
     let needs_key = provider.preset.is_some_and(|preset| preset.row().key_variable.is_some());
-    if provider.enabled && needs_key && auth != Auth::None && provider.credentials.is_empty() {
+    let carries =
+        |name: &String| HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| carries_credential(&name, auth));
+    let has_key = !provider.credentials.is_empty() || provider.headers.keys().any(carries);
+    if provider.enabled && needs_key && auth != Auth::None && !has_key {
         let variable = provider.preset.and_then(|preset| preset.row().key_variable).unwrap_or_default();
         report
             .warn(&path, format!("no `credentials`, so its answers will be 401; write credentials: [env:{variable}]"));

@@ -278,7 +278,8 @@ impl<'n> Table<'_, 'n> {
         texts
     }
 
-    /// A list of mappings, bounded by `keys`; items that `decode` gives up are left out.
+    /// A list of mappings, bounded by `keys`; items that `decode` gives up are left out, and those beyond the bound are not
+    /// looked at, because what compares each with each would take the longer for it.
     pub(super) fn tables<T>(
         &mut self,
         name: &'static str,
@@ -286,7 +287,8 @@ impl<'n> Table<'_, 'n> {
     ) -> Vec<T> {
         let (node, place) = self.take(name);
         let mut tables = Vec::new();
-        for (node, at) in self.items(node, &place) {
+        let most = most_items(&place).unwrap_or(usize::MAX);
+        for (node, at) in self.items(node, &place).into_iter().take(most) {
             let path = at.path.clone();
             if node.is_null() {
                 self.decoder.report.error_at(at.mark, &path, "expected a mapping (key: value), found nothing");
@@ -380,7 +382,7 @@ impl<'n> Table<'_, 'n> {
     }
 
     fn bound(&mut self, node: &Node, place: &Place, count: usize) {
-        if let Some(Bounds::Items(most)) = keys::key(&place.pattern).map(|key| key.bounds)
+        if let Some(most) = most_items(place)
             && count > most
         {
             self.wrong(node, place, format!("there are {count} items; the most is {most}"));
@@ -402,6 +404,14 @@ impl<'n> Table<'_, 'n> {
                 None
             }
         }
+    }
+}
+
+/// The most items that a list or mapping may have.
+fn most_items(place: &Place) -> Option<usize> {
+    match keys::key(&place.pattern).map(|key| key.bounds) {
+        Some(Bounds::Items(most)) => Some(most),
+        _ => None,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::load::{self, Loaded};
 use crate::config::problem::{Mark, Problem, Report};
 use crate::config::resolve::{self, Environment};
 use crate::provider::config::{Auth, ProviderConfig, UrlRef};
-use crate::provider::preset::{Preset, TABLE};
+use crate::provider::preset::{BaseUrl, Preset, TABLE};
 use crate::provider::simulated::models::NAMES;
 use crate::route::config::{RouteConfig, RouteMatch, TargetConfig};
 use crate::unit::glob::Glob;
@@ -26,27 +26,28 @@ const SIMULATED_MODELS: &str = "sim-*";
 /// What faults name as their origin.
 const ORIGIN: &str = "environment";
 
-/// Builds the demonstration's configuration from this process's environment. `data_dir` is used unless `MARG_DATA_DIR` is
-/// set; `simulated_base_url` is where the built-in provider listens, as in `http://127.0.0.1:9000/v1`.
+/// Builds the demonstration's configuration from this process's environment. `data_dir` wins over `MARG_DATA_DIR`; without
+/// both it is the usual folder. `simulated_base_url` is where the built-in provider listens, as in `http://127.0.0.1:9000/v1`.
 ///
 /// The default provider is the first preset of the table whose key is set, else `simulated`; models `sim-*` always go to
 /// `simulated`.
 ///
 /// # Errors
 /// Every fault of the environment: addresses that are none, a data folder that is a file, equal ports.
-pub fn demo(data_dir: PathBuf, simulated_base_url: &str) -> Result<Loaded, Vec<Problem>> {
+pub fn demo(data_dir: Option<PathBuf>, simulated_base_url: &str) -> Result<Loaded, Vec<Problem>> {
     demo_in(data_dir, simulated_base_url, &|name| std::env::var_os(name))
 }
 
 pub(super) fn demo_in(
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     simulated_base_url: &str,
     environment: Environment<'_>,
 ) -> Result<Loaded, Vec<Problem>> {
     let mut report = Report::new(ORIGIN);
-    let mut config = Config { data_dir, ..Config::default() };
-    if let Some(folder) = environment("MARG_DATA_DIR").filter(|folder| !folder.is_empty()) {
-        config.data_dir = PathBuf::from(folder);
+    let mut config = Config::default();
+    let variable = || environment("MARG_DATA_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    if let Some(folder) = data_dir.or_else(variable) {
+        config.data_dir = folder;
     }
     listen(&mut config.server.listen, "MARG_LISTEN", environment, &mut report);
     listen(&mut config.admin.listen, "MARG_ADMIN_LISTEN", environment, &mut report);
@@ -77,7 +78,12 @@ fn providers(config: &mut Config, environment: Environment<'_>, report: &mut Rep
             report.warn(variable, format!("the preset {} is left out: {text}", row.name));
             continue;
         }
-        if !preset.has_known_url() {
+        if let BaseUrl::Given(form) = row.base_url {
+            let text = format!(
+                "the preset {} is left out: it needs a base_url of the form {form}, which a file can give",
+                row.name
+            );
+            report.warn(variable, text);
             continue;
         }
         let provider =

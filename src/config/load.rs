@@ -6,6 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
 
 use crate::config::Config;
 use crate::config::check;
@@ -26,6 +29,8 @@ pub struct Loaded {
     pub config: Config,
     /// The providers, sorted by name, disabled ones included.
     pub providers: Vec<ProviderSettings>,
+    /// What the port of applications shows under TLS, if `server.tls` is set: read once, so that what was checked is served.
+    pub tls: Option<Arc<CertifiedKey>>,
     /// The address of `database.url`, if it is set.
     pub database_url: Option<Secret>,
     /// The address of `database.listen_url`, if it is set.
@@ -82,8 +87,10 @@ pub fn load_for_store(path: &Path) -> Result<Loaded, Vec<Problem>> {
     config.budget.webhook_secret = None;
     let audit = std::mem::take(&mut config.audit);
     let permits = std::mem::take(&mut config.kavach.permits);
+    let overlay = config.prices.overlay.take();
     let mut loaded = complete(config, report, &|name| std::env::var_os(name))?;
     (loaded.config.audit, loaded.config.kavach.permits) = (audit, permits);
+    loaded.config.prices.overlay = overlay;
     Ok(Loaded { price_providers, ..loaded })
 }
 
@@ -96,6 +103,11 @@ pub fn database_url(text: &str) -> Result<Secret, String> {
         UrlRef::Bare(text) => Ok(Secret::new(text)),
         UrlRef::Ref(reference) => resolve::look_up(&reference, &|name| std::env::var_os(name)),
     }
+}
+
+/// Whether an environment variable is set to nothing.
+pub fn is_empty_variable(name: &std::ffi::OsStr) -> bool {
+    std::env::var_os(name).is_some_and(|value| value.is_empty())
 }
 
 fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
@@ -138,7 +150,7 @@ pub(super) fn complete(
     if report.is_broken() {
         return Err(report.finish().err().unwrap_or_default());
     }
-    let resolve::Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit, permits } =
+    let resolve::Resolved { providers, tls, database_url, listen_url, hash_key, webhook, redis, audit, permits } =
         resolve::resolve(&config, environment, &mut report);
     let warnings = report.finish()?;
     let price_providers = price_providers(&config);
@@ -146,6 +158,7 @@ pub(super) fn complete(
         config,
         providers,
         price_providers,
+        tls,
         database_url,
         listen_url,
         hash_key,

@@ -53,8 +53,8 @@ pub(super) struct Report {
     left_out: HashSet<String>,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
-    /// How many of the errors the decoder found.
-    sealed: usize,
+    /// The keys at which or beneath which the decoder found a fault.
+    faulty: HashSet<String>,
     /// Whether the text could not be read to its end.
     broken: bool,
 }
@@ -67,7 +67,7 @@ impl Report {
             left_out: HashSet::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
-            sealed: 0,
+            faulty: HashSet::new(),
             broken: false,
         }
     }
@@ -112,7 +112,11 @@ impl Report {
 
     /// Ends the decoder's part: its faults from here on hide those that follow from them.
     pub(super) fn seal(&mut self) {
-        self.sealed = self.errors.len();
+        // Asked for each pair of routes, so it must not be searched for among all faults each time.
+        for problem in &self.errors {
+            let ends = problem.path.match_indices(['.', '[']).map(|(end, _)| end).chain([problem.path.len()]);
+            self.faulty.extend(ends.filter_map(|end| problem.path.get(..end)).map(str::to_owned));
+        }
     }
 
     /// Adds a fault of a key, unless the decoder found one at that key or beneath it.
@@ -132,7 +136,7 @@ impl Report {
 
     /// Whether the decoder found a fault at that key or beneath it, so that its value is not what was meant.
     pub(super) fn is_faulty(&self, path: &str) -> bool {
-        self.errors.iter().take(self.sealed).any(|problem| is_within(&problem.path, path))
+        self.faulty.contains(path)
     }
 
     /// The warnings if there is no fault, else the faults; both in order of position.
@@ -178,5 +182,26 @@ fn push(problems: &mut Vec<Problem>, problem: Problem) {
         let text = format!("there are more than {MAX_PROBLEMS} problems; the rest is not shown");
         // Beyond every real position, so that it stays last after sorting.
         problems.push(Problem { line: u32::MAX, column: 0, path: String::new(), text, ..problem });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_faulty_if_a_fault_lies_at_it_or_beneath_it() {
+        let mut report = Report::new("");
+        for path in ["routes[2].to", "limits", "providers[\"a b\"].headers"] {
+            report.error_at(Mark::default(), path, "");
+        }
+        assert!(!report.is_faulty("limits"), "only what the decoder found counts");
+        report.seal();
+        for path in ["routes", "routes[2]", "routes[2].to", "limits", "providers", "providers[\"a b\"]"] {
+            assert!(report.is_faulty(path) && report.has_error(path), "{path}");
+        }
+        for path in ["", "route", "routes[2", "routes[2].t", "routes[20]", "routes[2].to.x", "limits[0]"] {
+            assert!(!report.is_faulty(path) && !report.has_error(path), "{path}");
+        }
     }
 }

@@ -133,5 +133,35 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 /// Whether a text can be the address of a Redis.
 pub(super) fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("redis://").or_else(|| text.strip_prefix("rediss://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.bytes().any(|byte| byte.is_ascii_whitespace()))
+    rest.is_some_and(|rest| {
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let server = authority.rsplit('@').next().unwrap_or_default();
+        let port = server.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+        let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+        !server.is_empty() && is_port && !rest.bytes().any(|byte| byte.is_ascii_whitespace())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_url;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port_that_there_can_be() {
+        for good in ["redis://h", "rediss://h:1/0", "redis://u:p@h:6379", "redis://[::1]", "redis://[::1]:1"] {
+            assert!(is_url(good), "{good}");
+        }
+        for bad in [
+            "redis://",
+            "redis://h:99999",
+            "redis://h:",
+            "redis://h:0",
+            "redis://h:x",
+            "http://h",
+            "redis://u@",
+            "redis://a b",
+        ] {
+            assert!(!is_url(bad), "{bad}");
+        }
+    }
 }

@@ -1,13 +1,51 @@
 //! What a reload cannot apply.
 
+use rustls::sign::CertifiedKey;
+
+use crate::config::keys::KEYS;
+use crate::config::load::Loaded;
 use crate::config::{
-    AdminConfig, AuditConfig, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, ServerConfig,
+    AdminConfig, AuditConfig, AuditSecrets, Config, DatabaseConfig, KeysConfig, LogConfig, RedisConfig, RedisSecrets,
+    ServerConfig,
 };
+
+/// The keys whose new values wait for a restart, in the order of the file: those that differ, and those of which only what they
+/// refer to differs.
+pub fn waiting(first: &Loaded, now: &Loaded) -> Vec<&'static str> {
+    let mut waiting = restart_needed(&first.config, &now.config);
+    waiting.extend(looked_up(first, now));
+    waiting.sort_by_key(|path| KEYS.iter().position(|key| key.path == *path));
+    waiting.dedup();
+    waiting
+}
+
+/// The keys that refer to something else than before and need a restart to go over to it, whether or not the references differ:
+/// a secret in the environment or in a file, the certificate.
+pub fn looked_up(old: &Loaded, new: &Loaded) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    note(&mut changed, "database.url", new.database_url != old.database_url);
+    note(&mut changed, "database.listen_url", new.listen_url != old.listen_url);
+    let (tls, old_tls) = (new.tls.as_deref(), old.tls.as_deref());
+    note(&mut changed, "server.tls.certificate", tls.map(|tls| &tls.cert) != old_tls.map(|tls| &tls.cert));
+    let public = |tls: Option<&CertifiedKey>| tls.and_then(|tls| tls.key.public_key()).map(|key| key.to_vec());
+    note(&mut changed, "server.tls.key", public(tls) != public(old_tls));
+    note(&mut changed, "keys.hash_key", new.hash_key != old.hash_key);
+    let (redis, old_redis) = (new.redis.as_ref(), old.redis.as_ref());
+    note(&mut changed, "redis.urls", redis.map(|redis| &redis.urls) != old_redis.map(|redis| &redis.urls));
+    let password = |redis: Option<&RedisSecrets>| redis.and_then(|redis| redis.password.clone());
+    note(&mut changed, "redis.password", password(redis) != password(old_redis));
+    let AuditSecrets { key, next_key, passphrase, witness_key } = &new.audit;
+    note(&mut changed, "audit.key", *key != old.audit.key);
+    note(&mut changed, "audit.next_key", *next_key != old.audit.next_key);
+    note(&mut changed, "audit.passphrase", *passphrase != old.audit.passphrase);
+    note(&mut changed, "audit.witness_key", *witness_key != old.audit.witness_key);
+    changed
+}
 
 /// The keys that differ and whose new values need a restart, in the order of the file. They are those that
 /// [`keys::KEYS`](crate::config::keys::KEYS) says so of; a test holds the two together.
 ///
-/// References are compared as written: a changed secret behind an unchanged reference does not count.
+/// References are compared as written; [`waiting`] looks behind them.
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         data_dir,

@@ -9,14 +9,20 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::sign::CertifiedKey;
+
+use crate::audit::key::{Purpose, SigningKeys};
+use crate::catalog::prices::Catalog;
 use crate::config::check::{self, MAX_HEADER_BYTES};
 use crate::config::decode::join;
 use crate::config::load::Webhook;
 use crate::config::problem::Report;
 use crate::config::{
-    AuditConfig, AuditSecrets, BudgetConfig, Config, PermitFiles, RedisConfig, RedisSecrets, pem, permits, redis, url,
+    AuditConfig, AuditSecrets, BudgetConfig, Config, PermitFiles, RedisConfig, RedisSecrets, TlsConfig, pem, permits,
+    redis, url,
 };
 use crate::dialect::CeilingField;
 use crate::kavach::permits::config::PermitsConfig;
@@ -36,6 +42,7 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// What was looked up.
 pub(super) struct Resolved {
     pub(super) providers: Vec<ProviderSettings>,
+    pub(super) tls: Option<Arc<CertifiedKey>>,
     pub(super) database_url: Option<Secret>,
     pub(super) listen_url: Option<Secret>,
     pub(super) hash_key: Option<Secret>,
@@ -47,7 +54,7 @@ pub(super) struct Resolved {
 
 /// Looks everything up; faults go to the report, and what is at fault is left out.
 pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mut Report) -> Resolved {
-    files(config, report);
+    let tls = files(config, report);
     let mut database = |path, reference: &Option<UrlRef>| {
         let mut resolver = Resolver { environment, report: &mut *report, lenient: false };
         reference.as_ref().and_then(|reference| resolver.database(path, reference))
@@ -70,7 +77,7 @@ pub(super) fn resolve(config: &Config, environment: Environment<'_>, report: &mu
         let mut resolver = Resolver { environment, report, lenient: !provider.enabled };
         providers.extend(resolver.provider(name, provider));
     }
-    Resolved { providers, database_url, listen_url, hash_key, webhook, redis, audit, permits }
+    Resolved { providers, tls, database_url, listen_url, hash_key, webhook, redis, audit, permits }
 }
 
 /// Reads a plain file of at most so many bytes.
@@ -91,21 +98,22 @@ pub(super) fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn files(config: &Config, report: &mut Report) {
-    if std::fs::metadata(&config.data_dir).is_ok_and(|metadata| !metadata.is_dir()) {
-        report.error("data_dir", format!("{} is not a folder", config.data_dir.display()));
+/// Checks the files that are named; gives what the port of applications shows under TLS.
+fn files(config: &Config, report: &mut Report) -> Option<Arc<CertifiedKey>> {
+    // What is missing is made, so the nearest that is there must be a folder.
+    let nearest = config.data_dir.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?)));
+    if let Some((path, _)) = nearest.filter(|(_, metadata)| !metadata.is_dir()) {
+        report.error("data_dir", format!("{} is not a folder", path.display()));
     }
-    if let Some(tls) = &config.server.tls {
-        check_pem("server.tls.certificate", &tls.certificate, pem::certificates, report);
-        check_pem("server.tls.key", &tls.key, pem::private_key, report);
-    }
-    if let Some(overlay) = &config.prices.overlay
-        && let Err(text) = File::open(overlay)
-            .and_then(|file| file.metadata())
-            .map_err(|error| format!("cannot read {}: {error}", overlay.display()))
-            .and_then(|metadata| if metadata.is_file() { Ok(()) } else { Err("this is not a plain file".to_owned()) })
-    {
-        report.error("prices.overlay", text);
+    let identity = config.server.tls.as_ref().and_then(|tls| identity(tls, report));
+    if let Some(overlay) = &config.prices.overlay {
+        match std::fs::metadata(overlay) {
+            Ok(metadata) if !metadata.is_file() => report.error("prices.overlay", "this is not a plain file"),
+            _ => {
+                let faults = Catalog::load(Some(overlay)).err().unwrap_or_default();
+                faults.into_iter().for_each(|fault| report.error("prices.overlay", fault));
+            }
+        }
     }
     crate::config::kavach::files(config, report);
     if let Some(path) = &config.redis.ca_file {
@@ -116,13 +124,20 @@ fn files(config: &Config, report: &mut Report) {
             check_pem(&join(&join("providers", name), "ca_file"), path, pem::certificates, report);
         }
     }
+    identity
 }
 
-fn check_pem(key: &str, path: &Path, check: fn(&str) -> Result<(), String>, report: &mut Report) {
-    let read = read_file(path, MAX_PEM_BYTES);
-    if let Err(text) = read.and_then(|bytes| check(&String::from_utf8_lossy(&bytes))) {
-        report.error(key, text);
-    }
+fn identity(tls: &TlsConfig, report: &mut Report) -> Option<Arc<CertifiedKey>> {
+    const KEY: &str = "server.tls.key";
+    let certificates = check_pem("server.tls.certificate", &tls.certificate, pem::certificates, report);
+    let key = check_pem(KEY, &tls.key, pem::private_key, report);
+    pem::identity(&certificates?, &key?).map_err(|text| report.error(KEY, text)).ok()
+}
+
+/// Reads a PEM file and checks it.
+fn check_pem(key: &str, path: &Path, check: fn(&str) -> Result<(), String>, report: &mut Report) -> Option<String> {
+    let read = read_file(path, MAX_PEM_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    read.and_then(|text| check(&text).map(|()| text)).map_err(|text| report.error(key, text)).ok()
 }
 
 /// Looks up references, for one part of the configuration.
@@ -240,6 +255,10 @@ impl Resolver<'_> {
             );
             return None;
         }
+        if let Err(text) = url::sqlite(secret.expose()) {
+            self.fault(path, text);
+            return None;
+        }
         Some(secret)
     }
 
@@ -262,12 +281,27 @@ impl Resolver<'_> {
     fn audit(&mut self, config: &AuditConfig) -> AuditSecrets {
         let mut secret =
             |path, reference: &Option<SecretRef>| reference.as_ref().and_then(|reference| self.secret(path, reference));
-        AuditSecrets {
+        let found = AuditSecrets {
             key: secret("audit.key", &config.key),
             next_key: secret("audit.next_key", &config.next_key),
             passphrase: secret("audit.passphrase", &config.passphrase),
             witness_key: secret("audit.witness_key", &config.witness_key),
+        };
+        let passphrase = found.passphrase.as_ref();
+        for (path, key, purpose) in [
+            ("audit.key", &found.key, Purpose::Log),
+            ("audit.next_key", &found.next_key, Purpose::Log),
+            ("audit.witness_key", &found.witness_key, Purpose::Witness),
+        ] {
+            // Without the passphrase that could not be looked up it would fail for that alone.
+            let is_blind = config.passphrase.is_some() && passphrase.is_none();
+            if let Some(Err(error)) =
+                key.as_ref().filter(|_| !is_blind).map(|key| SigningKeys::open(key.expose(), purpose, passphrase))
+            {
+                self.fault(path, error.to_string());
+            }
         }
+        found
     }
 
     fn permit_key(&mut self, config: &PermitsConfig) -> Option<Secret> {

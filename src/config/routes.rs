@@ -26,11 +26,11 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         }
         shape(path, route, report);
         targets(path, route, &config.providers, report);
-        if let Some((earlier, before)) = routes
-            .iter()
-            .take(index)
-            .find(|(earlier, before)| !report.is_faulty(earlier) && covers(&before.matches, &route.matches))
-            && !report.is_faulty(&format!("{path}.match"))
+        if !report.is_faulty(&format!("{path}.match"))
+            && let Some((earlier, before)) = routes
+                .iter()
+                .take(index)
+                .find(|(earlier, before)| !report.is_faulty(earlier) && covers(&before.matches, &route.matches))
         {
             let line = report.line(earlier);
             let called = before.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();

@@ -185,7 +185,7 @@ fn files_that_are_missing_or_wrong_are_refused() {
     refuses(&format!("server: {{tls: {{certificate: {path}, key: {path}}}}}").replace("key: ", "kye: "), "1:", "");
     refuses("providers: {a: {preset: ollama, ca_file: /nowhere}}", "1:42: providers.a.ca_file", "cannot read");
     refuses(&format!("providers: {{a: {{preset: ollama, ca_file: {path}}}}}"), "1:42", "no certificate");
-    refuses("prices: {overlay: /nowhere}", "1:19: prices.overlay", "cannot read");
+    refuses("prices: {overlay: /nowhere}", "1:19: prices.overlay", "cannot be read");
     refuses("prices: {default: {input: 1}}", "1:10: prices.default", "output");
     refuses("prices: {default: {input: -1, output: 1}}", "1:27: prices.default.input", "dollars per million");
     refuses("prices: {overlay: /}", "1:19: prices.overlay", "not a plain file");

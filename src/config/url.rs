@@ -53,13 +53,18 @@ pub(super) fn normalise(text: &str) -> Result<String, &'static str> {
 /// # Errors
 /// As for [`normalise`], and for a query of other than visible ASCII characters.
 pub(super) fn with_query(text: &str) -> Result<String, &'static str> {
+    if text.contains('#') {
+        return Err("the URL may not have a fragment (#…); remove it");
+    }
     let (base, query) = text.split_once('?').map_or((text, None), |(base, query)| (base, Some(query)));
+    let authority = base.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+    if authority.contains('@') {
+        return Err("the URL may not have a user name or password; a token goes into its path or query");
+    }
     let base = normalise(base)?;
     match query {
         None => Ok(base),
-        Some(query)
-            if query.len() <= MAX_BYTES && query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') =>
-        {
+        Some(query) if query.len() <= MAX_BYTES && query.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(format!("{base}?{query}"))
         }
         Some(_) => Err("the URL's query has at most 2048 visible ASCII characters"),
@@ -99,6 +104,22 @@ pub(super) fn is_local(url: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether the address of a database, if it is one of a file, names a file.
+///
+/// # Errors
+/// A sentence that does not repeat the text.
+pub(super) fn sqlite(text: &str) -> Result<(), &'static str> {
+    let Some(path) = text.strip_prefix("sqlite:") else { return Ok(()) };
+    match path.trim_start_matches("//") {
+        "" => Err("sqlite: names no file; write sqlite:PATH"),
+        ":memory:" => Err("a database in memory would be gone with the process; write sqlite:PATH"),
+        path if path.contains('?') => {
+            Err("the path of a database may not hold a ?; write sqlite:PATH without parameters")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The address of a database, written out or by reference.
 ///
 /// # Errors
@@ -106,10 +127,10 @@ pub(super) fn is_local(url: &str) -> bool {
 pub(super) fn database(text: &str) -> Result<UrlRef, String> {
     let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
     match text.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(UrlRef::Bare(text.to_owned())),
+        Some("sqlite") => sqlite(text).map(|()| UrlRef::Bare(text.to_owned())).map_err(str::to_owned),
         Some("postgres" | "postgresql") => {
             let user = authority.and_then(|authority| authority.rsplit_once('@')).map_or("", |(user, _)| user);
-            if user.contains(':') || text.contains("password=") {
+            if user.contains(':') || text.to_ascii_lowercase().contains("password=") {
                 return Err("the URL holds a password; write env:NAME or file:PATH and keep it there".to_owned());
             }
             Ok(UrlRef::Bare(text.to_owned()))

@@ -10,6 +10,7 @@ pub mod answer;
 mod clean;
 pub mod error;
 mod findings;
+mod form;
 pub mod json;
 mod multipart;
 pub mod naming;

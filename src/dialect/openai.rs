@@ -11,20 +11,19 @@
 
 use bytes::Bytes;
 
+use crate::dialect::form;
 use crate::dialect::json::{self, Fault, JsonError};
-use crate::dialect::multipart;
 use crate::dialect::operation::Operation;
 use crate::dialect::shape::{Field, Seen, Shape};
 use crate::dialect::splice::{CeilingField, Changes, Json, Splice, StreamOptions};
-use crate::dialect::urlencoded;
 use crate::dialect::value::Value;
 use crate::error::{Error, Kind};
 
 /// The longest name of a model, in bytes.
 pub(super) const MODEL_LIMIT_BYTES: usize = 256;
-const END_USER_LIMIT_BYTES: usize = 256;
+pub(super) const END_USER_LIMIT_BYTES: usize = 256;
 const REFERENCE_LIMIT_BYTES: usize = 256;
-const CHOICES_LIMIT: u64 = 128;
+pub(super) const CHOICES_LIMIT: u64 = 128;
 /// How often a tool of the provider is called within one answer, at most, where the request does not say.
 const TOOL_CALLS: u64 = 16;
 const KIND_LIMIT_BYTES: usize = 32;
@@ -56,6 +55,8 @@ pub struct Facts {
     pub model: Option<String>,
     /// A field is written like `model` but in other letters; there are providers that take it for the model.
     pub miswrites_model: bool,
+    /// The body is JSON or a form, so that what it does not say it says nowhere.
+    pub is_read: bool,
     /// Whether a stream is asked for.
     pub stream: bool,
     /// Whether the caller asked for usage on the stream (`stream_options.include_usage`).
@@ -97,7 +98,7 @@ pub struct Facts {
     pub image_size: Option<String>,
     /// Their quality, likewise.
     pub image_quality: Option<String>,
-    splice: Splice,
+    pub(super) splice: Splice,
 }
 
 impl Facts {
@@ -127,11 +128,12 @@ impl Facts {
         matches!(self.splice, Splice::Json(_))
     }
 
-    fn empty(operation: Operation) -> Self {
+    pub(super) fn empty(operation: Operation) -> Self {
         Self {
             operation,
             model: None,
             miswrites_model: false,
+            is_read: false,
             stream: false,
             wants_usage: false,
             max_output_tokens: None,
@@ -175,12 +177,12 @@ pub fn understand(operation: Operation, content_type: Option<&str>, body: &Bytes
         _ => true,
     };
     if !must_be_json && media_type == "multipart/form-data" {
-        return form(operation, content_type.unwrap_or_default(), body);
+        return form::multipart(operation, content_type.unwrap_or_default(), body);
     }
     let says_json = media_type == "application/json" || media_type.ends_with("+json");
     let looks_json = body.trim_ascii_start().starts_with(b"{");
     if !must_be_json && media_type == "application/x-www-form-urlencoded" {
-        return words(operation, body);
+        return form::urlencoded(operation, body);
     }
     if must_be_json || (media_type.is_empty() && looks_json) || (says_json && !body.trim_ascii().is_empty()) {
         return object(operation, body);
@@ -195,66 +197,11 @@ pub fn understand(operation: Operation, content_type: Option<&str>, body: &Bytes
     Ok(Facts::empty(operation))
 }
 
-fn invalid(text: impl Into<std::borrow::Cow<'static, str>>, param: &'static str) -> Error {
+pub(super) fn invalid(text: impl Into<std::borrow::Cow<'static, str>>, param: &'static str) -> Error {
     Error::new(Kind::InvalidRequest, text).param(param)
 }
 
-/// Reads a body that calls itself a form in the manner of a query. If it is JSON, it may not be both.
-fn words(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
-    let form = urlencoded::read(body)?;
-    if body.trim_ascii_start().starts_with(b"{") && json::scan(body, &mut ()).is_ok() {
-        return match form.model {
-            Some(_) => {
-                Err(invalid("the body names a model as a form and is JSON; its content type must say which", "model"))
-            }
-            None => object(operation, body),
-        };
-    }
-    let mut facts = of_form(&form, operation, body.len());
-    facts.input_tokens_most = body.len() as u64;
-    if let Some(span) = form.model {
-        let name = urlencoded::decoded(body.get(span.clone()).unwrap_or_default());
-        let name = std::str::from_utf8(&name).map_err(|_| invalid("the model's name is not UTF-8", "model"))?;
-        facts.model = Some(model_name(name)?);
-        facts.splice = Splice::Urlencoded { model: span };
-    }
-    Ok(facts)
-}
-
-fn form(operation: Operation, content_type: &str, body: &Bytes) -> Result<Facts, Error> {
-    let form = multipart::read(content_type, body)?;
-    let mut facts = of_form(&form, operation, body.len());
-    if let Some(span) = form.model {
-        let raw = body.get(span.clone()).unwrap_or_default();
-        let name = std::str::from_utf8(raw).map_err(|_| invalid("the model's name is not UTF-8", "model"))?;
-        facts.model = Some(model_name(name)?);
-        facts.splice = Splice::Form { model: span };
-    }
-    Ok(facts)
-}
-
-/// What a form says beside its model.
-fn of_form(form: &multipart::Form, operation: Operation, body_bytes: usize) -> Facts {
-    let mut facts = Facts::empty(operation);
-    facts.stream = form.stream;
-    facts.choices = form.choices.unwrap_or(1).clamp(1, CHOICES_LIMIT);
-    facts.end_user = form.end_user.as_deref().map(|user| cut(user, END_USER_LIMIT_BYTES).to_owned());
-    facts.input_text_bytes = form.text_bytes;
-    // Audio is about ten tokens a second, and a second takes at least five kilobytes.
-    facts.input_tokens_most = form.text_bytes + (body_bytes as u64) / 256;
-    facts.images = u64::from(form.files && operation == Operation::Images);
-    facts.modalities.audio_input = form.files && operation == Operation::Audio;
-    facts.modalities.image_input = form.files && operation == Operation::Images;
-    facts.modalities.image_output = operation == Operation::Images;
-    if operation == Operation::Images {
-        facts.images_drawn = facts.choices;
-        facts.image_size = form.size.as_deref().and_then(kind_of_image);
-        facts.image_quality = form.quality.as_deref().and_then(kind_of_image);
-    }
-    facts
-}
-
-fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
+pub(super) fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
     let mut shape = Shape::new(body);
     json::scan(body, &mut shape)?;
     let Some(inside) = shape.object else {
@@ -277,6 +224,7 @@ fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
         operation,
         model,
         miswrites_model: shape.miswrites_model,
+        is_read: true,
         stream,
         wants_usage: matches!(stream_options, StreamOptions::Asked),
         max_output_tokens: reading.max_output_tokens()?,

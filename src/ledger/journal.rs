@@ -11,6 +11,7 @@ mod line;
 mod recent;
 mod segment;
 mod strict;
+mod waiting;
 
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -111,6 +112,8 @@ pub struct Journal {
     /// What readers need not parse.
     recent: Arc<Recent>,
     strict: strict::Strict,
+    /// What the disk did not take.
+    waiting: waiting::Waiting,
     bell: Notify,
 }
 
@@ -185,6 +188,7 @@ impl Journal {
             kept: AtomicBool::new(false),
             recent,
             strict: strict::Strict::default(),
+            waiting: waiting::Waiting::default(),
             bell: Notify::new(),
         };
         journal.adopt()?;
@@ -272,7 +276,7 @@ impl Journal {
             return Err(JournalError::Full { limit_bytes });
         }
         // The operating system may take a part only (the disk is nearly full, or was for a moment). The part stays behind as a
-        // torn line; the whole line is tried once more.
+        // torn line, which the segment's readers in this process know; the whole line is tried once more.
         for _ in 0..2 {
             let (taken, segment_is_full) = {
                 let active = self.active.read().unwrap_or_else(PoisonError::into_inner);

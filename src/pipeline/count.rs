@@ -143,8 +143,8 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
         habits.settle(&usage, cost);
     }
     let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges };
-    if let Err(error) = journal.append(&Line::Amend(amendment)) {
-        tracing::error!(%error, id = %job.id, "counted tokens could not be recorded");
+    if let Err(error) = journal.append_or_keep(Line::Amend(amendment)) {
+        tracing::error!(%error, id = %job.id, "counted tokens could not be recorded; it is tried again");
     }
     // Only now: what is neither reserved nor in the journal is free.
     drop(reservation);

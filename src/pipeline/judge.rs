@@ -320,8 +320,8 @@ impl Gateway {
         let detail = json!({ "until": until.map(Timestamp::rfc3339), "reason": reason });
         let event =
             Event { noun: "key".to_owned(), subject: Some(key.to_string()), ..Event::of_gateway("suspend", detail) };
-        if let Err(error) = self.journal.append(&Line::Event(event)) {
-            tracing::error!(%error, "that a key is suspended could not be written down");
+        if let Err(error) = self.journal.append_or_keep(Line::Event(event)) {
+            tracing::error!(%error, "that a key is suspended could not be written down; it is tried again");
         }
     }
 }

@@ -27,7 +27,6 @@ pub mod relay;
 mod reserve;
 pub mod settle;
 pub mod understand;
-pub mod unrecorded;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -53,7 +52,6 @@ use crate::pipeline::attest::AuditGate;
 use crate::pipeline::commit::ContentPolicy;
 use crate::pipeline::context::Contexts;
 use crate::pipeline::count::Counter;
-use crate::pipeline::unrecorded::Unrecorded;
 use crate::provider::Provider;
 use crate::route::Table;
 use crate::telemetry::metrics::METRICS;
@@ -72,8 +70,6 @@ pub struct Gateway {
     pub drift: Arc<Drift>,
     /// Where records go first.
     pub journal: Arc<Journal>,
-    /// Records that the journal did not take.
-    pub unrecorded: Unrecorded,
     /// Counts tokens where no provider did.
     pub counter: Counter,
     /// How many tokens stored answers have.
@@ -160,7 +156,6 @@ impl Gateway {
             sessions: Arc::new(Sessions::new(SessionConfig::default())),
             drift: Arc::new(Drift::new(DriftConfig::default())),
             journal,
-            unrecorded: Unrecorded::default(),
             counter,
             contexts: Contexts::default(),
             audit: AuditGate::default(),

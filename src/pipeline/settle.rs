@@ -13,7 +13,7 @@ use crate::dialect::unpack::Coding;
 use crate::dialect::usage::{Missing, Report};
 use crate::dialect::{self, AnswerReader, Operation};
 use crate::error::Kind;
-use crate::ledger::journal::Written;
+use crate::ledger::journal::{Line, Written};
 use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
@@ -246,7 +246,7 @@ impl Exchange {
         METRICS.journal_append.observe(started.elapsed().as_secs_f64());
         if let Err(error) = &written {
             tracing::error!(%error, id = %self.record.id, "an exchange could not be recorded; it is tried again");
-            self.gateway.unrecorded.keep(&self.record);
+            self.gateway.journal.keep_for_later(Line::Record(self.record.clone()));
         }
         written.ok()
     }

@@ -73,7 +73,8 @@ impl Exchange {
         let naming = dialect::naming(&self.record.method, place);
         let is_seen = match naming {
             Naming::Nothing => true,
-            Naming::Field => facts.model.is_some(),
+            // Behind a query that names one, a body that cannot be read may name another.
+            Naming::Field => facts.model.is_some() && (facts.is_read || self.body.is_empty()),
             Naming::NothingWith(names) => self.body.is_empty() || facts.holds_only(&self.body, names),
             Naming::Elsewhere => false,
         };
@@ -82,7 +83,7 @@ impl Exchange {
         }
         let text = match naming {
             Naming::Elsewhere => "it cannot be seen which one this request runs. Use a key without a list of models.",
-            _ => "this request does not say which one it runs. Name it in `model`.",
+            _ => "this request does not say which one it runs. Name it in `model` of a JSON body or a form.",
         };
         Err(Error::new(Kind::PermissionDenied, format!("This API key may use certain models only, and {text}"))
             .param("model"))

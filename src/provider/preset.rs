@@ -295,10 +295,6 @@ impl Preset {
     }
 
     /// Whether its provider is at the same place for everybody, so that the configuration need not say where.
-    pub fn has_known_url(self) -> bool {
-        matches!(self.0.base_url, BaseUrl::Known(_))
-    }
-
     /// The preset of a name or alias.
     pub fn named(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.name == name || row.aliases.contains(&name)).map(Self)

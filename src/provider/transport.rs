@@ -120,8 +120,8 @@ mod tests {
         let every = [
             group_key(HttpVersion::Http1, &[]),
             group_key(HttpVersion::Http2, &[]),
-            group_key(HttpVersion::Http1, &[one.clone()]),
-            group_key(HttpVersion::Http1, &[other.clone()]),
+            group_key(HttpVersion::Http1, std::slice::from_ref(&one)),
+            group_key(HttpVersion::Http1, std::slice::from_ref(&other)),
             group_key(HttpVersion::Http1, &[one.clone(), other.clone()]),
             group_key(HttpVersion::Http1, &[[one.clone(), other].concat()]),
         ];

@@ -135,6 +135,18 @@ pub fn refuse_upgrade(headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
+/// What the caller calls its body.
+///
+/// # Errors
+/// `InvalidRequest` if it calls it two things: Marg would read it as the one, and a provider as the other.
+pub fn content_type(headers: &HeaderMap) -> Result<Option<&str>> {
+    let mut all = headers.get_all(header::CONTENT_TYPE).iter();
+    match (all.next(), all.next()) {
+        (_, Some(_)) => Err(Error::new(Kind::InvalidRequest, "A request has one `content-type`.")),
+        (first, None) => Ok(first.and_then(|value| value.to_str().ok())),
+    }
+}
+
 /// How the headers of a provider's own limits begin: they tell of the account behind Marg, which is not this caller's.
 const LIMITS_OF_PROVIDERS: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 

@@ -143,7 +143,7 @@ impl Front {
         let read = body::read(session, exchange).await?;
         exchange.keep_body(read.bytes, read.held);
         let request = session.req_header();
-        let content_type = request.headers.get("content-type").and_then(|value| value.to_str().ok());
+        let content_type = headers::content_type(&request.headers)?;
         exchange.understand(content_type, request.uri.query())?;
         exchange.give_way();
         exchange.plan(&request.headers)?;

@@ -116,6 +116,12 @@ impl Address {
         backend(self).is_ok_and(|(_, _, later)| later.is_none())
     }
 
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        let path = self.url.expose().strip_prefix("sqlite:")?;
+        Some(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+    }
+
     /// A store at a URL, with everything else as usual.
     pub fn of(url: Secret, node: String) -> Self {
         Self {
@@ -172,6 +178,17 @@ pub fn open_later(address: &Address) -> Result<Option<Arc<dyn Backend>>, StoreEr
     backend(address)?.2.map(|open| open(address)).transpose()
 }
 
+/// Whether an address can be one, as far as that can be told without reaching for it.
+///
+/// # Errors
+/// [`StoreError::Conflict`] as for [`open`].
+pub fn check(address: &Address) -> Result<(), StoreError> {
+    match address.file() {
+        Some(_) => Ok(()),
+        None => backend(address).and_then(|_| postgres::check(address)),
+    }
+}
+
 fn backend(address: &Address) -> Result<&'static Row, StoreError> {
     let scheme = address.url.expose().split_once(':').map_or("", |(scheme, _)| scheme);
     let unknown = || StoreError::Conflict("a database is named as sqlite:PATH or postgres://USER@HOST/NAME".into());
@@ -182,9 +199,23 @@ fn backend(address: &Address) -> Result<&'static Row, StoreError> {
 /// meanwhile. `to.node` becomes the owner of the journal positions.
 ///
 /// # Errors
-/// As for [`open`]; [`StoreError::Conflict`] when the target is in use, or differs at the end.
+/// As for [`open`]; [`StoreError::Conflict`] when there was nothing of this program at the source, when the target is in use, or
+/// differs at the end.
 pub async fn copy_all(from: &Address, to: &Address) -> Result<Vec<Copied>, StoreError> {
-    let ((source, _), (target, _)) = (open(from).await?, open(to).await?);
+    // Opening makes what is missing, which of a source would be a mistyped name taken for an empty database.
+    if let Some(path) = from.file()
+        && let Err(cause) = std::fs::metadata(&path)
+    {
+        return Err(StoreError::Conflict(
+            format!("there is no database to move from: {}: {cause}", path.display()).into(),
+        ));
+    }
+    let (source, applied) = open(from).await?;
+    if applied.iter().any(|step| step.version == 1) {
+        source.close().await;
+        return Err(StoreError::Conflict("the database to move from was empty; is it the right one?".into()));
+    }
+    let (target, _) = open(to).await?;
     let copied = copy::copy(source.rows(), target.rows()).await;
     source.close().await;
     target.close().await;

@@ -263,6 +263,12 @@ impl Row for PgRow {
 }
 
 /// How to connect. Whatever the URL leaves out comes from the variables that PostgreSQL's own tools read (`PGHOST` and others).
+/// Whether an address can be one of this backend, listening included.
+pub(super) fn check(address: &Address) -> Result<(), StoreError> {
+    let urls = [Some(&address.url), address.listen_url.as_ref()];
+    urls.into_iter().flatten().try_for_each(|url| options(url.expose(), address.pooler).map(drop))
+}
+
 fn options(url: &str, pooler: bool) -> Result<PgConnectOptions, StoreError> {
     let parameters = url.split_once('?').map_or("", |(_, query)| query);
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {

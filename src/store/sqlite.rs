@@ -8,6 +8,7 @@
 
 mod copy;
 mod counters;
+mod file;
 mod keys;
 mod ledger;
 mod limits;
@@ -32,7 +33,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
 
 pub use counters::Counters;
 
@@ -50,6 +51,8 @@ use crate::route::store::RouteStore;
 #[derive(Clone)]
 pub struct Store {
     path: PathBuf,
+    /// What lay at the path when it was opened.
+    file: file::Identity,
     readers: SqlitePool,
     writer: SqlitePool,
 }
@@ -96,9 +99,11 @@ impl Store {
             // The same few pages change in every batch: rarer checkpoints write them back less often.
             .pragma("wal_autocheckpoint", "4000");
         let writer = connect(options.clone()).await?;
+        // After SQLite has it open for writing: a layered file system may have copied it only then.
+        let file = file::Identity::of(path)?;
         let applied = migrate::run(&writer).await?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok((Self { path: path.to_owned(), readers, writer }, applied))
+        Ok((Self { path: path.to_owned(), file, readers, writer }, applied))
     }
 
     /// Waits for running calls and closes every connection; later calls fail with [`StoreError::Away`].
@@ -145,14 +150,15 @@ impl Store {
     /// A transaction that holds the write lock from its beginning, so that it cannot fail half-way for a reader that became a
     /// writer. Dropped without a commit, it is undone.
     async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.file.check(&self.path)?;
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
     }
 }
 
 /// Opens the file of an address.
 pub(super) async fn open(address: &Address) -> Result<Opened, StoreError> {
-    let path = address.url.expose().trim_start_matches("sqlite:").trim_start_matches("//");
-    let (store, applied) = Store::open_and_migrate(Path::new(path)).await?;
+    let path = address.file().unwrap_or_default();
+    let (store, applied) = Store::open_and_migrate(&path).await?;
     Ok((Arc::new(store), applied))
 }
 
@@ -201,6 +207,14 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .max_lifetime(None)
         // The file is local: a connection does not die on its own.
         .test_before_acquire(false)
+        // SQLite undoes a transaction by itself when the disk is full or fails, when a statement is interrupted, and sometimes when
+        // a commit fails (sqlite.org/lang_transaction.html, section 3). sqlx then goes on counting it as open, and would refuse
+        // every later one on that connection, the only one that writes. It is closed, and the next call opens another. What an
+        // earlier call left to be undone is undone by now: nothing comes back to the pool before. Costs a load.
+        .before_acquire(|connection, _| {
+            let is_whole = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_whole) })
+        })
 }
 
 /// Opens the writing connection. The switch to write-ahead logging needs the database for itself for a moment, and SQLite does

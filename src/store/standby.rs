@@ -73,13 +73,22 @@ pub fn file(folder: &Path, address: &Address) -> PathBuf {
 /// Writes a snapshot of a store to a file, in the place of the one before. Costs about a kilobyte for each key.
 ///
 /// # Errors
-/// Those of the store; [`StoreError::Away`] when the file cannot be written. The one before stays then.
+/// Those of the store; [`StoreError::Away`] when the file cannot be written. The one before stays then, and nothing else.
 pub async fn keep(from: &dyn Backend, path: &Path) -> Result<(), StoreError> {
     let draft = path.with_extension("new");
+    let kept = replace(from, &draft, path).await;
+    if kept.is_err() {
+        // A part of it would only fill a disk further that is full. What goes wrong with this is not what is told.
+        drop(remove(&draft));
+    }
+    kept
+}
+
+async fn replace(from: &dyn Backend, draft: &Path, path: &Path) -> Result<(), StoreError> {
     for tried in 1..=TRIES {
         let before = from.generation().await?;
-        remove(&draft).map_err(unwritable)?;
-        let target = sqlite::Store::open(&draft).await?;
+        remove(draft).map_err(unwritable)?;
+        let target = sqlite::Store::open(draft).await?;
         let copied = copy(from, &target).await;
         target.close().await;
         copied?;
@@ -87,7 +96,7 @@ pub async fn keep(from: &dyn Backend, path: &Path) -> Result<(), StoreError> {
             break;
         }
     }
-    put_in_place(&draft, path).map_err(unwritable)
+    put_in_place(draft, path).map_err(unwritable)
 }
 
 async fn copy(from: &dyn Backend, to: &sqlite::Store) -> Result<(), StoreError> {
@@ -193,9 +202,16 @@ mod tests {
         let (store, path) = (place.open().await, file(place.folder.path(), &place.address));
         keep(&*store, &path).await.unwrap();
         let before = fs::read(&path).unwrap();
+        // Where a folder has its name it cannot be put in place.
+        let blocked = place.folder.path().join("blocked.db");
+        fs::create_dir_all(blocked.join("x")).unwrap();
+        assert!(matches!(keep(&*store, &blocked).await, Err(StoreError::Away(_))));
         store.close().await;
         assert!(matches!(keep(&*store, &path).await, Err(StoreError::Away(_))));
         assert_eq!(fs::read(&path).unwrap(), before);
+        let mut left: Vec<_> = fs::read_dir(place.folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [blocked, path], "no draft stays behind");
     }
 
     #[test]

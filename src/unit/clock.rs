@@ -58,20 +58,28 @@ impl Timestamp {
     /// A sentence that names what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(seconds) = text.parse::<i64>() {
-            return seconds
-                .checked_mul(1_000_000)
-                .filter(|micros| *micros >= 0)
-                .map(Self)
+            // The last year that RFC 3339 can write is 9999.
+            return jiff::Timestamp::from_second(seconds)
+                .ok()
+                .map(|time| Self(time.as_microsecond()))
+                .filter(|time| time.0 >= 0)
                 .ok_or_else(|| format!("{text} is outside the range of times"));
         }
         match text.parse::<jiff::Timestamp>() {
-            Ok(time) if time.as_microsecond() >= 0 => Ok(Self(time.as_microsecond())),
+            Ok(time) if time.as_microsecond() >= 0 && !is_far(text, time) => Ok(Self(time.as_microsecond())),
             _ => Err(format!(
                 "{text:?} is not a time; write RFC 3339 such as 2026-11-21T09:30:00Z, not after {}, or seconds since 1970",
                 Self::LATEST
             )),
         }
     }
+}
+
+/// Whether a time is written with an offset of a day or more, which RFC 3339 does not know (section 5.6: hours are 00 to 23).
+fn is_far(text: &str, time: jiff::Timestamp) -> bool {
+    let local = text.parse::<jiff::civil::DateTime>().ok();
+    let local = local.and_then(|local| local.to_zoned(jiff::tz::TimeZone::UTC).ok());
+    local.is_some_and(|local| local.timestamp().as_second().abs_diff(time.as_second()) >= 86_400)
 }
 
 /// A reading of the monotonic clock, for measuring spans inside one process.
@@ -98,5 +106,29 @@ impl Tick {
     /// This reading moved forward by a span.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.checked_add(span).unwrap_or(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_one_that_can_be_written_again() {
+        let second = |text: &str| Timestamp::parse(text).unwrap().micros() / 1_000_000;
+        assert_eq!(second("1969-12-31T23:00:01-01:00"), 1);
+        assert_eq!(second("1970-01-02T23:59:01+23:59"), 86_401);
+        assert_eq!(second("253402207200"), 253_402_207_200);
+        for text in [
+            "253402300799",
+            "-1",
+            "9223372036854775807",
+            "2026-11-21T09:30:00+25:00",
+            "2026-11-21T09:30:00-24:00",
+            "",
+            "x",
+        ] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
     }
 }

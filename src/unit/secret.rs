@@ -58,6 +58,9 @@ impl SecretRef {
             Some(("plain", value)) if !value.is_empty() => Ok(Self::Plain(Secret::new(value))),
             Some(("env", name)) if is_variable_name(name) => Ok(Self::Env(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.to_owned())),
+            Some(("env", name)) if !name.is_empty() => {
+                Err("the name of a variable has the characters A-Z a-z 0-9 _ only".to_owned())
+            }
             Some(("plain" | "env" | "file", _)) => {
                 Err("the reference names nothing; write plain:VALUE, env:NAME or file:PATH".to_owned())
             }
@@ -101,6 +104,13 @@ mod tests {
     fn a_bare_value_is_refused_and_not_repeated() {
         let sentence = SecretRef::parse("sk-very-secret").unwrap_err();
         assert!(!sentence.contains("very-secret"), "{sentence}");
+    }
+
+    #[test]
+    fn a_name_that_no_variable_has_is_told_from_none() {
+        let sentence = SecretRef::parse("env:MY-VAR").unwrap_err();
+        assert!(sentence.contains("name of a variable"), "{sentence}");
+        assert!(SecretRef::parse("env:").unwrap_err().contains("names nothing"));
     }
 
     #[test]

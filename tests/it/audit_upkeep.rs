@@ -12,6 +12,8 @@ use marg::audit::tail::Taken;
 use marg::unit::clock::Timestamp;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::audit::{body, entries, receipt, verified};
 use crate::support::client::Call;
@@ -322,4 +324,34 @@ async fn follows(marg: &Marg, arguments: &[&str]) {
         seen.push(serde_json::from_str::<Value>(&line).unwrap()["id"].as_str().unwrap().to_owned());
     }
     assert!(!seen.contains(&refused), "a filter counts for the tail, too");
+}
+
+#[tokio::test]
+async fn live_streams_tell_nothing_more_once_their_token_is_revoked() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    let new = json!({"label": "reader", "role": "auditor"});
+    let made = marg.ask_admin("POST", "/admin/tokens", Some(&new)).await.json();
+    let mut streams = Vec::new();
+    for path in ["/admin/requests/tail", "/admin/audit/tail"] {
+        let mut stream = TcpStream::connect(marg.admin).await.unwrap();
+        let token = made["token"].as_str().unwrap();
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"retry: 2000\n\n\r\n") {
+            text.push(soon("the beginning of the stream", stream.read_u8()).await.unwrap());
+        }
+        streams.push(stream);
+    }
+    let path = format!("/admin/tokens/{}/revoke", made["admin_token"]["id"].as_str().unwrap());
+    assert_eq!(marg.ask_admin("POST", &path, None).await.status, 200);
+    receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
+    for mut stream in streams {
+        let mut rest = String::new();
+        soon("the end of the stream", stream.read_to_string(&mut rest)).await.unwrap();
+        assert_eq!(rest, "0\r\n\r\n");
+    }
 }

@@ -155,7 +155,7 @@ async fn an_answer_is_seen_although_its_provider_reads_no_further() {
         .route(json!({"match": {"model": "away"}, "to": "away", "fallback": ["second"]}));
     let marg = setup.start().await;
     let ask = |model: &str| {
-        let content = "x".repeat(20 * 1024 * 1024);
+        let content = "x".repeat(8 * 1024 * 1024);
         json!({"model": model, "messages": [{"role": "user", "content": content}]}).to_string()
     };
     for http2 in [false, true] {

@@ -128,6 +128,13 @@ async fn a_broken_configuration_changes_nothing_when_reloaded() {
         assert!(problems > 0, "{}", answer.text());
         until("that refusal is logged", || async { (refusals() > before + 1).then_some(()) }).await;
     }
+    // SIGHUP has no answer, so the log says what is wrong, and where.
+    let lines =
+        |text: &str| marg.logged().lines().filter(|line| line.contains(text)).map(str::to_owned).collect::<Vec<_>>();
+    let unknown = lines("server.unheard_of: ");
+    let place: Vec<&str> = unknown[0].split("\"error\":\"").nth(1).unwrap().splitn(3, ':').collect();
+    assert!(place[..2].iter().all(|number| number.parse::<u32>().is_ok()), "{unknown:?}");
+    assert!(lines("providers.main.credentials[0]: ")[0].contains("NOT_THERE"));
     let seen = upstream.seen("after");
     assert!(seen.iter().all(|seen| seen.header("authorization") == Some(&format!("Bearer {CREDENTIAL}main"))));
 }
@@ -202,6 +209,23 @@ async fn a_credential_in_a_file_is_read_again_on_reload() {
 }
 
 #[tokio::test]
+async fn a_reload_names_a_secret_that_waits_for_a_restart_and_logs_its_warnings() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::with_default(&upstream);
+    let path = setup.path("hash.hex");
+    std::fs::write(&path, "0f".repeat(32)).unwrap();
+    let marg = setup.set("keys", json!({"hash_key": format!("file:{}", path.display())})).start().await;
+    std::fs::write(&path, "f0".repeat(32)).unwrap();
+    let mut config = marg.config.clone();
+    config["server"]["body_idle_timeout_ms"] = json!(200_000);
+    marg.rewrite(&config);
+    let report = marg.ask_admin("POST", "/admin/reload", None).await.json();
+    assert_eq!((&report["changed"], &report["needs_restart"]), (&json!(["server", "keys"]), &json!(["keys.hash_key"])));
+    marg.logs("server.body_idle_timeout_ms: longer than server.body_timeout_ms").await;
+    assert_eq!(marg.chat("kept", &chat("m")).await.status, 200, "the key's hash is still the old one");
+}
+
+#[tokio::test]
 async fn while_the_database_is_locked_requests_are_served_and_recorded_later() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).start().await;
@@ -231,6 +255,39 @@ async fn while_the_database_is_locked_requests_are_served_and_recorded_later() {
         assert_eq!(marg.record(id).await["outcome"], "answered");
     }
     until("the database is back", || async { (page().await.json()["status"] == "ready").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn records_wait_while_the_database_file_is_gone_and_a_start_without_it_takes_them() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let before = marg.chat("before", &chat("m")).await;
+    marg.record(&before.id()).await;
+    let (file, aside) = (marg.path("data/marg.db"), marg.path("data/aside.db"));
+    std::fs::rename(&file, &aside).unwrap();
+    let moved = marg.chat("moved", &chat("m")).await;
+    let status = async |marg: &Marg| {
+        let ready = marg.send_unchecked(Call::new("GET", "/ready").without_key()).await;
+        ready.json()["status"].as_str().unwrap_or_default().to_owned()
+    };
+    until("the database is said to be away", || async { (status(&marg).await == "degraded").then_some(()) }).await;
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(marg.record(&moved.id()).await["outcome"], "answered");
+    until("the database is back", || async { (status(&marg).await == "ready").then_some(()) }).await;
+    for file in ["data/marg.db", "data/marg.db-wal", "data/marg.db-shm"] {
+        std::fs::remove_file(marg.path(file)).unwrap();
+    }
+    let deleted = marg.chat("deleted", &chat("m")).await;
+    marg.signal(Signal::TERM);
+    marg.ended().await;
+    // Not before it is ready: a command that reads the journal meanwhile would keep it from taking it over.
+    marg.restart().await;
+    let id = deleted.id();
+    until("what was in the journal is in the new database", || async {
+        let (code, list, _) = marg.try_command(&["requests", "list", "--output", "json"]).await;
+        (code == 0 && list.contains(&id)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod bad_input;
 mod cluster;
 mod connections;
 mod crash;
+mod doors;
 mod edges;
 mod failover;
 mod kavach;

@@ -17,7 +17,7 @@ async fn gateway() -> (Upstream, Marg, String) {
 
 async fn send(marg: &Marg, token: &str, (method, path, kind, body): (&str, &str, &str, &str)) -> Answer {
     let call = Call::new(method, path).without_key().header("authorization", &format!("Bearer {token}"));
-    let case = format!("{method} {path} {body}");
+    let case = format!("{method} {path} [{body}]");
     let case: String = case.chars().filter(char::is_ascii).collect();
     marg.send(call.header("x-case", &case).header("content-type", kind).body(body.to_owned())).await
 }
@@ -36,6 +36,7 @@ async fn a_model_that_is_not_seen_is_refused_to_a_key_with_a_list() {
         ("POST", "/v1/images/generations", WORDS, "model=evil&prompt=x"),
         ("POST", "/v1/images/generations", "text/plain", "\u{feff}{\"model\":\"evil\",\"prompt\":\"x\"}"),
         ("POST", "/v1/audio/speech", WORDS, "m%6Fdel=evil&input=x"),
+        ("POST", "/v1/audio/speech?model=ok-1", "text/plain", "\u{feff}{\"model\":\"evil\"}"),
         ("POST", "/v1/moderations", JSON, r#"{"input":"x"}"#),
         ("POST", "/v1/responses", JSON, r#"{"prompt":{"id":"pmpt_1"},"input":"x"}"#),
         ("POST", "/v1/batches", JSON, r#"{"model":"ok-1","input_file_id":"f","endpoint":"/v1/responses"}"#),
@@ -65,6 +66,8 @@ async fn what_could_be_read_in_two_ways_is_refused_to_everybody() {
         send(&marg, &token, request).await.assert_error(400, "invalid_request");
         send(&marg, &marg.key, request).await.assert_error(400, "invalid_request");
     }
+    let call = Call::new("POST", "/v1/anything").header("content-type", JSON).header("content-type", WORDS);
+    marg.send(call.body(r#"{"model":"ok-1"}"#)).await.assert_error(400, "invalid_request");
 }
 
 #[tokio::test]
@@ -113,7 +116,7 @@ async fn a_key_with_a_list_uses_its_models_however_they_are_named_and_reads_and_
         let answer = send(&marg, &token, request).await;
         assert_eq!(answer.status, 200, "{request:?}: {}", answer.text());
         let (method, asked, _, sent) = request;
-        let arrived = upstream.only(&format!("{method} {asked} {sent}")).await;
+        let arrived = upstream.only(&format!("{method} {asked} [{sent}]")).await;
         assert_eq!(arrived.path, path, "{request:?}");
         assert_eq!(String::from_utf8_lossy(&arrived.body), body.unwrap_or(sent), "{request:?}");
     }

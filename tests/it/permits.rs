@@ -377,3 +377,19 @@ async fn a_key_that_others_may_read_is_refused() {
     assert_eq!(marg.chat("kept", &chat(json!({}))).await.status, 200);
     said(&marg, &upstream.only("kept").await, "main").await;
 }
+
+#[tokio::test]
+async fn a_reload_that_names_another_data_folder_signs_with_the_keys_of_the_one_in_use() {
+    let upstream = Upstream::http1().await;
+    let marg = permits(Setup::with_default(&upstream), json!({"send_to": "upstream"})).start().await;
+    let before = public_keys(&marg).await.json();
+    let other = marg.path("other");
+    std::fs::create_dir(&other).unwrap();
+    let mut config = marg.config.clone();
+    config["data_dir"] = json!(other);
+    marg.rewrite(&config);
+    let answer = marg.ask_admin("POST", "/admin/reload", None).await;
+    assert_eq!(answer.json()["needs_restart"], json!(["data_dir"]), "{}", answer.text());
+    assert_eq!(public_keys(&marg).await.json(), before);
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0);
+}

@@ -219,3 +219,16 @@ async fn a_tail_ends_when_the_gateway_stops() {
     stop.send_replace(true);
     answer.into_body().collect().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_tail_tells_nothing_more_once_its_token_is_revoked() {
+    let house = House::new().await;
+    let request = request(Some(house.token(Role::Auditor)), "GET".parse().unwrap(), "/admin/requests/tail", None);
+    let mut body = house.router.clone().oneshot(request).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    let revoked = house.act(&format!("/admin/tokens/{}/revoke", house.token_id(Role::Auditor))).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text);
+    house.record(vec![exchange(SECOND)]).await;
+    let rest = body.collect().await.unwrap().to_bytes();
+    assert_eq!(rest, "");
+}

@@ -58,7 +58,8 @@ fn exchange(gateway: &Arc<Gateway>, model: &str) -> Exchange {
 fn what_cannot_be_permitted_on_paper_is_not_asked_for_where_the_gate_enforces() {
     for (mode, closes) in [("enforce", true), ("observe", false), ("off", false)] {
         let folder = tempfile::tempdir().unwrap();
-        let live = live::build(&configured(folder.path(), mode, "both"), &[], &[], None).unwrap();
+        let live =
+            live::build(&configured(folder.path(), mode, "both"), &folder.path().join("data"), &[], &[], None).unwrap();
         let gateway = gateway(folder.path(), live);
         let mut good = exchange(&gateway, "m");
         good.put_on_paper(b"body").unwrap();
@@ -85,7 +86,7 @@ fn the_keys_are_on_the_disk_before_the_first_permit_and_an_unreadable_list_stops
     let folder = tempfile::tempdir().unwrap();
     let (key, list) = (folder.path().join("data").join(KEY_FILE), folder.path().join("data").join(LIST_FILE));
     let ids = |loaded: &Loaded| {
-        let permits = build(loaded, Timestamp::now()).unwrap();
+        let permits = build(loaded, &folder.path().join("data"), Timestamp::now()).unwrap();
         permits.signing().iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()
     };
     assert!(ids(&configured(folder.path(), "off", "none")).is_empty());
@@ -99,5 +100,5 @@ fn the_keys_are_on_the_disk_before_the_first_permit_and_an_unreadable_list_stops
     assert_ne!(second, first);
     assert!(std::fs::read_to_string(&list).unwrap().contains(&first[0]));
     std::fs::write(&list, "[{}]").unwrap();
-    assert!(build(&loaded, Timestamp::now()).unwrap_err().contains(LIST_FILE));
+    assert!(build(&loaded, &folder.path().join("data"), Timestamp::now()).unwrap_err().contains(LIST_FILE));
 }

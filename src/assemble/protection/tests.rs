@@ -37,7 +37,7 @@ fn gateway(folder: &Path, kavach: &str, policies: &str) -> Arc<Gateway> {
     );
     std::fs::write(folder.join("marg.yaml"), text).unwrap();
     let loaded = load(&folder.join("marg.yaml")).unwrap();
-    let live = live::build(&loaded, &[], &[], None).unwrap();
+    let live = live::build(&loaded, &loaded.config.data_dir, &[], &[], None).unwrap();
     let settings = JournalSettings { segment_bytes: 1 << 28, max_bytes: 1 << 30 };
     let journal = Arc::new(Journal::open(folder.join("journal"), settings).unwrap());
     let counter = Counter::start(journal.clone()).unwrap();

@@ -116,7 +116,9 @@ fn a_limit_smaller_than_what_a_call_may_read_unseen_is_a_warning() {
 fn a_webhook_is_looked_up_and_its_secrets_are_not_shown() {
     refuses("budget: {webhook_url: 'ftp://a'}", "", "http://");
     refuses("budget: {webhook_url: 'https://u:p@a/'}", "", "user name");
+    refuses("budget: {webhook_url: 'https://u:p@a/'}", "", "path or query");
     refuses("budget: {webhook_url: 'https://a/#x'}", "", "fragment");
+    refuses("budget: {webhook_url: 'https://a/?t=1#x'}", "", "fragment");
     refuses("budget: {webhook_url: 'plain:https://a/?t=é'}", "", "visible ASCII");
     refuses("budget: {webhook_secret: abc}", "", "plain:VALUE");
     let loaded = load(

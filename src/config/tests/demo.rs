@@ -11,7 +11,7 @@ const SIMULATED: &str = "http://127.0.0.1:9/v1";
 
 fn demo(variables: &[(&str, &str)]) -> Result<Loaded, Vec<Problem>> {
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-    demo_in(PathBuf::from("./data"), SIMULATED, &find)
+    demo_in(None, SIMULATED, &find)
 }
 
 #[test]
@@ -71,4 +71,16 @@ fn keys_in_the_environment_become_providers_and_the_first_of_the_table_leads() {
     assert_eq!(loaded.config.default_provider.as_deref(), Some("openrouter"));
     assert_eq!(loaded.config.server.listen.to_string(), "[::1]:9000");
     assert_eq!(loaded.config.data_dir, PathBuf::from("/elsewhere"));
+    let told: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&told[..], [one] if one.starts_with("environment: DATABRICKS_TOKEN: ") && one.contains("needs a base_url")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn the_folder_of_the_command_line_wins_over_that_of_the_environment() {
+    let set = |name: &str| (name == "MARG_DATA_DIR").then(|| OsString::from("/elsewhere"));
+    let loaded = demo_in(Some(PathBuf::from("/here")), SIMULATED, &set).unwrap();
+    assert_eq!(loaded.config.data_dir, PathBuf::from("/here"));
 }

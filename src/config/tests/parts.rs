@@ -124,6 +124,10 @@ fn parts_that_do_not_fit_each_other_are_refused() {
         "2:17: admin.listen",
         "same port as server.listen",
     );
+    for same in ["[::ffff:127.0.0.1]:81", "[::ffff:0.0.0.0]:81", "[::]:81"] {
+        let ports = format!("server: {{listen: '127.0.0.1:81'}}\nadmin: {{listen: '{same}'}}");
+        refuses(&ports, "2:17: admin.listen", "same port as server.listen");
+    }
     refuses("server: {max_body_bytes: 2048, max_buffered_bytes: 1024}", "1:52", "one body must fit");
     refuses("ledger: {journal_max_bytes: 4096}", "1:29", "one segment must fit");
     for good in [
@@ -213,4 +217,52 @@ fn a_gate_with_an_unknown_mode_or_without_policies_does_not_load() {
     std::fs::write(&file, "permit(principal, action, resource) when { context.max_tokens < 1 };").unwrap();
     let yaml = format!("kavach: {{mode: observe, policy: {}}}", file.display());
     refuses(&yaml, "1:33: kavach.policy", ":1:44: policy policy#1: attribute `max_tokens`");
+}
+
+#[test]
+fn what_a_start_would_refuse_is_refused_at_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let broken = file("broken.yaml", "prices: [");
+    refuses(&format!("prices: {{overlay: {broken}}}"), "1:19: prices.overlay", "broken.yaml:1:");
+    let unknown = file("unknown.yaml", "prices:\n  - {foo: 1}\n");
+    let faults = check(&format!("prices: {{overlay: {unknown}}}"));
+    assert!(!faults.is_empty() && faults.iter().all(|fault| fault.starts_with("1:19: prices.overlay")), "{faults:?}");
+    refuses(&format!("prices: {{overlay: {}}}", folder.path().display()), "1:19", "not a plain file");
+    refuses("prices: {overlay: /nowhere/prices.yaml}", "1:19", "cannot be read");
+    for name in ["key", "next_key", "witness_key"] {
+        refuses(&format!("audit: {{{name}: 'plain:hidden'}}"), &format!("1:{}: audit.{name}", name.len() + 11), "");
+        assert_eq!(check(&format!("audit: {{enabled: false, {name}: 'plain:hidden'}}")), Vec::<String>::new());
+    }
+    let plain = file("plain", "");
+    refuses(&format!("data_dir: {plain}/below/it"), "1:11: data_dir", "plain is not a folder");
+    for (url, why) in [
+        ("'sqlite:'", "names no file"),
+        ("'sqlite://'", "names no file"),
+        ("'sqlite::memory:'", "in memory"),
+        ("'plain:sqlite::memory:'", "in memory"),
+        ("'sqlite:x.db?mode=ro'", "may not hold a ?"),
+        ("'postgres://u@h/d?PASSWORD=hidden'", "holds a password"),
+    ] {
+        refuses(&format!("database: {{url: {url}}}"), "1:17: database.url", why);
+    }
+    refuses("redis: {urls: ['plain:redis://hidden:99999']}", "1:", "expected redis://");
+}
+
+#[test]
+fn faults_of_many_routes_are_all_told() {
+    let routes: String = (0..1500).map(|_| "  - {nonsense: 1}\n").collect();
+    assert_eq!(check(&format!("routes:\n{routes}")).len(), 1001);
+}
+
+#[test]
+fn a_provider_with_a_key_in_a_header_is_not_said_to_have_none() {
+    let provider = |more: &str| warnings(&format!("providers: {{a: {{preset: openai{more}}}}}\ndefault_provider: a"));
+    assert!(provider("").iter().any(|text| text.contains("will be 401")));
+    assert!(provider(", headers: {X-Other: x}").iter().any(|text| text.contains("will be 401")));
+    assert_eq!(provider(", headers: {Authorization: 'env:A_KEY'}"), Vec::<String>::new());
 }

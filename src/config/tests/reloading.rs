@@ -1,6 +1,7 @@
 //! Which keys take effect at a reload.
 
 use super::*;
+use crate::unit::secret::Secret;
 
 /// A value for a key that differs from its default.
 fn other_value(path: &str) -> &'static str {
@@ -118,4 +119,52 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
         assert_eq!(reload::restart_needed(&new, &new), Vec::<&str>::new());
     }
     assert_eq!(reload::restart_needed(&parse(""), &parse(A)), Vec::<&str>::new());
+}
+
+#[test]
+fn a_secret_that_changed_behind_its_reference_waits_for_a_restart() {
+    let first = load(A).unwrap();
+    assert_eq!(reload::waiting(&first, &first.clone()), Vec::<&str>::new());
+    let secret = |text: &str| Some(Secret::new(text));
+    let redis = |url: &str, password| Some(RedisSecrets { urls: vec![Secret::new(url)], password });
+    let mut before = first.clone();
+    before.redis = redis("redis://a", secret("a"));
+    let mut now = before.clone();
+    (now.database_url, now.listen_url, now.hash_key) = (secret("a"), secret("b"), secret("c"));
+    now.redis = redis("redis://b", secret("b"));
+    now.audit =
+        AuditSecrets { key: secret("a"), next_key: secret("b"), passphrase: secret("c"), witness_key: secret("d") };
+    let expected = [
+        "database.url",
+        "database.listen_url",
+        "keys.hash_key",
+        "redis.urls",
+        "redis.password",
+        "audit.key",
+        "audit.next_key",
+        "audit.passphrase",
+        "audit.witness_key",
+    ];
+    assert_eq!(reload::waiting(&before, &now), expected);
+    assert!(expected.iter().all(|path| KEYS.iter().any(|key| key.path == *path && key.restart)));
+    // One that was changed in the file as well is named once.
+    now.config.keys.hash_key = Some(SecretRef::Env("OTHER".to_owned()));
+    assert_eq!(reload::waiting(&before, &now), expected);
+}
+
+#[test]
+fn a_certificate_that_was_renewed_in_its_file_waits_for_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("chain.pem"), include_str!("../../../tests/tls/localhost.pem")).unwrap();
+    std::fs::write(at("key.pem"), include_str!("../../../tests/tls/localhost.key")).unwrap();
+    let tls = format!("{A}server: {{tls: {{certificate: {0}/chain.pem, key: {0}/key.pem}}}}", folder.path().display());
+    let first = load(&tls).unwrap();
+    assert_eq!(reload::waiting(&first, &load(&tls).unwrap()), Vec::<&str>::new());
+    std::fs::write(at("chain.pem"), include_str!("../../../tests/tls/localhost.pem").repeat(2)).unwrap();
+    assert_eq!(reload::waiting(&first, &load(&tls).unwrap()), ["server.tls.certificate"]);
+    std::fs::write(at("key.pem"), include_str!("../../../tests/tls/other.key")).unwrap();
+    let faults = load(&tls).unwrap_err();
+    assert_eq!((faults.len(), faults[0].path.as_str()), (1, "server.tls.key"), "{faults:?}");
+    assert!(faults[0].text.contains("not the private key"), "{faults:?}");
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
@@ -19,6 +20,8 @@ use crate::key::{Key, Suspension};
 #[derive(Default)]
 pub(super) struct Held {
     files: OnceLock<Rests>,
+    /// One of them could not be written to its file.
+    lacks_file: AtomicBool,
     due: Notify,
     turn: Mutex<()>,
 }
@@ -51,8 +54,34 @@ impl Ring {
             return Ok(());
         }
         let kept = self.held.files.get().map_or(Ok(()), |files| files.keep(id, &suspension));
+        if kept.is_err() {
+            self.held.lacks_file.store(true, Ordering::Release);
+        }
         self.held.due.notify_one();
         kept
+    }
+
+    /// Writes to the disk what could not be written when it was ordered: the disk may have room again before the store is back. Call
+    /// it in the turn of suspensions. Costs a load where nothing is lacking, else some milliseconds for each.
+    ///
+    /// # Errors
+    /// When the disk still does not take it; the next call tries again.
+    pub fn write_lacking_suspensions(&self) -> io::Result<()> {
+        let Some(files) = self.held.files.get().filter(|_| self.held.lacks_file.swap(false, Ordering::AcqRel)) else {
+            return Ok(());
+        };
+        let written = self.unstored().iter().try_for_each(|(key, rest)| {
+            files.keep(key, rest)?;
+            // Whoever ordered a longer one meanwhile may have written it before.
+            if self.writer().held.get(key).is_some_and(|present| present != rest) {
+                self.held.lacks_file.store(true, Ordering::Release);
+            }
+            Ok(())
+        });
+        if written.is_err() {
+            self.held.lacks_file.store(true, Ordering::Release);
+        }
+        written
     }
 
     /// What the store has to be told: keys' ids and their suspensions.

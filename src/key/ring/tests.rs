@@ -284,6 +284,26 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     assert_eq!(next.unstored(), []);
 }
 
+#[test]
+fn a_suspension_that_a_full_disk_did_not_take_is_written_once_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let rests = folder.path().join("rests");
+    let (ring, hash_key) = ring();
+    let (key, _) = make(&hash_key);
+    ring.put(key.clone());
+    ring.keep_suspensions_in(&rests).unwrap();
+    // A folder that is gone stands for a disk that takes nothing.
+    std::fs::remove_dir(&rests).unwrap();
+    ring.suspend(&key.id, Suspension { until: None, reason: "odd".into() }).unwrap_err();
+    ring.write_lacking_suspensions().unwrap_err();
+    std::fs::create_dir(&rests).unwrap();
+    ring.write_lacking_suspensions().unwrap();
+    let next = Ring::new(hash_key);
+    next.keep_suspensions_in(&rests).unwrap();
+    assert_eq!(next.unstored(), ring.unstored());
+    assert_eq!(next.unstored().len(), 1);
+}
+
 #[tokio::test]
 async fn all_keys_are_read_only_where_what_changed_cannot_be_told() {
     let (ring, hash_key) = ring();

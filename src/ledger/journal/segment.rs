@@ -8,8 +8,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::line::{self, Gap, Line, MAX_LINE_BYTES};
 use super::recent::Recent;
@@ -43,9 +43,17 @@ pub(in crate::ledger) struct Segment {
     pub(super) rotate_at: AtomicU64,
     /// Nobody writes to it any more.
     finished: AtomicBool,
+    /// What of lines this process could not write whole.
+    torn: Mutex<Vec<Torn>>,
     /// The records that this process wrote last.
     recent: Arc<Recent>,
 }
+
+/// The part of a line that the operating system took, as a reader finds it: how long it is, and its checksum.
+type Torn = (usize, u32);
+
+/// The most torn lines that are remembered. A full disk leaves one each time that it fills up.
+const TORN_LIMIT: usize = 1_024;
 
 /// What was read from a segment.
 #[derive(Debug, Default, PartialEq)]
@@ -56,10 +64,15 @@ pub(in crate::ledger) struct Piece {
     pub ends: Vec<u64>,
     /// The byte behind the last one, skipped lines included.
     pub end: u64,
-    /// How many lines were torn or damaged.
+    /// How many lines were damaged, or torn by a process that cannot be asked any more.
     pub skipped: u64,
     /// Nothing is behind it, for now.
     pub is_last: bool,
+}
+
+/// A failure with the file that it is about.
+fn named(path: &Path, cause: &io::Error) -> io::Error {
+    io::Error::new(cause.kind(), format!("{}: {cause}", path.display()))
 }
 
 impl Segment {
@@ -76,7 +89,7 @@ impl Segment {
         let path = folder.join(name);
         let file = match OpenOptions::new().read(true).append(true).open(&path) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
+            opened => opened.map_err(|cause| named(&path, &cause))?,
         };
         let segment = Self::over(file, path, name)?;
         if let Some(segment) = &segment {
@@ -107,23 +120,47 @@ impl Segment {
             passed: AtomicU64::new(0),
             rotate_at: AtomicU64::new(u64::MAX),
             finished: AtomicBool::new(false),
+            torn: Mutex::default(),
             recent: Arc::default(),
         }))
     }
 
-    /// Hands the frame to the operating system with one `write(2)`; returns how many bytes it took.
+    /// Hands the frame to the operating system with one `write(2)`; returns how many bytes it took. Of a part it remembers that its
+    /// writer knows: the line is written again, or whoever wanted it written is told.
     pub(super) fn write(&self, frame: &[u8]) -> io::Result<u64> {
         loop {
             match (&self.file).write(frame) {
                 Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
                 Err(cause) => return Err(cause),
                 Ok(taken) => {
+                    if taken < frame.len() {
+                        self.remember_torn(frame.get(..taken).unwrap_or_default());
+                    }
                     let taken = taken as u64;
                     self.written.fetch_add(taken, Ordering::SeqCst);
                     return Ok(taken);
                 }
             }
         }
+    }
+
+    fn remember_torn(&self, part: &[u8]) {
+        let text = part.strip_prefix(b"\n").unwrap_or(part);
+        let mut torn = self.torn();
+        if torn.len() < TORN_LIMIT {
+            torn.push((text.len(), crc32fast::hash(text)));
+        }
+    }
+
+    /// Whether a text is what is left of a line that this process could not write whole.
+    fn is_torn(&self, text: &[u8]) -> bool {
+        let torn = self.torn();
+        !torn.is_empty() && torn.contains(&(text.len(), crc32fast::hash(text)))
+    }
+
+    fn torn(&self) -> MutexGuard<'_, Vec<Torn>> {
+        // Single calls change it, none of which panics half-way.
+        self.torn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads whole lines from a byte on: at most `max_lines`, at most about [`MAX_LINE_BYTES`].
@@ -158,13 +195,13 @@ impl Segment {
         while piece.lines.len() < max_lines {
             let Some(stop) = memchr::memchr(b'\n', rest) else { break };
             let (text, behind) = rest.split_at(stop);
-            piece.take((&self.name, &self.recent), text, 1);
+            piece.take(self, text, 1);
             rest = behind.get(1..).unwrap_or_default();
         }
         let no_line_end = memchr::memchr(b'\n', rest).is_none();
         // The torn end of a finished segment, or a stretch without any line end that no line can be as long as.
         if no_line_end && !rest.is_empty() && (at_end && finished || rest.len() > MAX_LINE_BYTES) {
-            piece.take((&self.name, &self.recent), rest, 0);
+            piece.take(self, rest, 0);
         }
         piece.is_last = at_end && no_line_end;
         piece
@@ -268,21 +305,24 @@ impl Segment {
 }
 
 impl Piece {
-    /// Takes a text and its line end into the piece; what cannot be read becomes a gap.
-    fn take(&mut self, (segment, recent): (&str, &Recent), text: &[u8], line_end: u64) {
+    /// Takes a text and its line end into the piece; what cannot be read becomes a gap, unless its writer knows of it.
+    fn take(&mut self, segment: &Segment, text: &[u8], line_end: u64) {
         let from = self.end;
         self.end += text.len() as u64 + line_end;
         if text.is_empty() {
             return;
         }
-        let line = line::decode(text, recent).unwrap_or_else(|| {
-            self.skipped += 1;
-            let bytes = text.len();
-            // A line that was torn because the disk was full for a moment was written once more behind it.
-            let detail =
-                format!("{bytes} bytes of the journal segment {segment}, from byte {from} on, are no whole line");
-            Line::Gap(Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail })
-        });
+        let line = match line::decode(text, &segment.recent) {
+            Some(line) => line,
+            None if segment.is_torn(text) => return,
+            None => {
+                self.skipped += 1;
+                let (bytes, name) = (text.len(), &segment.name);
+                let detail =
+                    format!("{bytes} bytes of the journal segment {name}, from byte {from} on, are no whole line");
+                Line::Gap(Gap { at: Timestamp::now(), reason: "journal_damaged".to_owned(), detail })
+            }
+        };
         self.lines.push(line);
         self.ends.push(self.end);
     }

@@ -118,6 +118,8 @@ impl KeyStore for Store {
     }
 
     async fn generation(&self) -> Result<u64, StoreError> {
+        // A file that was taken away cannot tell what others change in the one that took its place.
+        self.file.check(&self.path)?;
         let value: i64 =
             sqlx::query_scalar("SELECT value FROM generation").fetch_one(&self.readers).await.map_err(failed)?;
         u64::try_from(value).map_err(|_| StoreError::Corrupt("the generation is negative".into()))

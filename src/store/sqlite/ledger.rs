@@ -47,6 +47,8 @@ impl LedgerStore for Store {
     }
 
     async fn sync(&self) -> Result<(), StoreError> {
+        // What is said to be on the disk is forgotten by the journal, so it must be the disk's file.
+        self.file.check(&self.path)?;
         // What is not in the write-ahead log any more was forced to the disk by SQLite itself when it was moved to the database.
         // No lock lives on the log, so opening it past SQLite is harmless.
         let mut log = self.path.clone().into_os_string();

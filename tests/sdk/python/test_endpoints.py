@@ -183,6 +183,16 @@ def test_files_are_uploaded_listed_read_and_deleted(client, upstream):
     ]
 
 
+def test_what_a_known_endpoint_keeps_is_listed_and_deleted(client, upstream):
+    upstream.says(
+        answer({"object": "list", "data": [], "has_more": False}),
+        answer({"id": "ft:m", "object": "model", "deleted": True}),
+    )
+    assert client.chat.completions.list().data == []
+    assert client.models.delete("ft:m").deleted
+    assert [asked.method for asked in upstream.asked] == ["GET", "DELETE"]
+
+
 def test_a_path_that_no_sdk_knows_passes_through(client, upstream):
     upstream.says(answer({"ok": True}, 201))
     raw = client.post("/their/own/thing?a=1&b=%20", body={"x": 1}, cast_to=object)

@@ -90,9 +90,9 @@ def test_a_path_that_does_not_exist_is_not_found(client):
 
 def test_a_method_that_a_path_does_not_take_is_named(client):
     with pytest.raises(openai.APIStatusError) as caught:
-        client.get("/chat/completions", cast_to=object)
+        client.put("/chat/completions", cast_to=object)
     assert caught.value.status_code == 405
-    assert caught.value.response.headers["allow"] == "POST"
+    assert caught.value.response.headers["allow"] == "POST, GET, HEAD, DELETE"
 
 
 @pytest.mark.parametrize(
