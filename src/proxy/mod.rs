@@ -93,6 +93,15 @@ impl Context {
         self.pieces.as_ref().is_some_and(|pieces| pieces.were_cut_short())
     }
 
+    /// Ends an answer that is not what its encoding says: it has broken off, or, where nothing has reached the caller, was none.
+    fn give_up_corrupt(&mut self, session: &Session) -> Box<PingoraError> {
+        if session.response_written().is_some_and(|response| !response.status.is_informational()) {
+            return PingoraError::new_up(ErrorType::InvalidHTTPHeader);
+        }
+        self.exchange.relaying = Relaying::Nothing;
+        self.refuse(&Error::new(Kind::UpstreamError, "The provider's answer is not encoded as it says."))
+    }
+
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
     fn refuse(&mut self, error: &Error) -> Box<PingoraError> {
         self.exchange.refuse(error);
@@ -345,7 +354,7 @@ impl ProxyHttp for Front {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         context: &mut Context,
@@ -358,7 +367,7 @@ impl ProxyHttp for Front {
         }
         *body = context.exchange.relay(body.take(), end);
         if context.exchange.corrupt {
-            return Err(PingoraError::new_up(ErrorType::InvalidHTTPHeader));
+            return Err(context.give_up_corrupt(session));
         }
         Ok(None)
     }
