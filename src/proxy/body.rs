@@ -14,6 +14,7 @@ use pingora_proxy::Session;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Held;
 use crate::pipeline::exchange::Exchange;
+use crate::proxy::replay::LARGEST_WHOLE;
 use crate::unit::clock::Tick;
 
 /// What Pingora keeps of a body (`v1/common.rs` and `v2/server.rs` of pingora-core 0.9).
@@ -29,7 +30,7 @@ pub struct Read {
     pub bytes: Bytes,
     /// The room that it takes.
     pub held: Held,
-    /// Whether Pingora has nothing that it could replay, so that `replay` must.
+    /// Whether Pingora has nothing that it could replay, or would hand too much over at once, so that `replay` must.
     pub needs_replay: bool,
 }
 
@@ -121,7 +122,9 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
     }
     let bytes = only.unwrap_or_else(|| body.freeze());
     let kept = session.get_retry_buffer().is_some() && !session.retry_buffer_truncated();
-    Ok(Read { needs_replay: !bytes.is_empty() && !kept, bytes, held })
+    // What is handed over in pieces is replayed there, too.
+    let needs_replay = !bytes.is_empty() && (!kept || bytes.len() > LARGEST_WHOLE);
+    Ok(Read { needs_replay, bytes, held })
 }
 
 /// Takes in and drops what a caller still sends behind an answer that did not wait for its body (RFC 9112 section 9.6): a

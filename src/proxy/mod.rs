@@ -37,7 +37,7 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, Pieces, Slot};
+use crate::proxy::replay::{Deadline, PIECE_PATIENCE, Pieces, Slot};
 use crate::unit::clock::Timestamp;
 
 /// The data plane of one gateway.
@@ -229,6 +229,10 @@ impl ProxyHttp for Front {
             match provider.endpoint.address().await {
                 Ok(address) => {
                     let mut peer = provider.transport.peer(address);
+                    if context.pieces.is_some() {
+                        let patience = peer.options.write_timeout.map_or(PIECE_PATIENCE, |it| it.min(PIECE_PATIENCE));
+                        peer.options.write_timeout = Some(patience);
+                    }
                     if current.renewed {
                         // Connections that died together lie in the pool together; under a key of its own this attempt
                         // meets none of them.

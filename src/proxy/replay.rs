@@ -107,9 +107,13 @@ impl Deadline {
 }
 
 /// Bodies up to this size are handed over at once: they fit into the buffers of a connection, and pieces cost time.
-const LARGEST_WHOLE: usize = 1024 * 1024;
+pub const LARGEST_WHOLE: usize = 1024 * 1024;
 /// The size of a piece of a larger one.
 const PIECE: usize = 64 * 1024;
+
+/// How long a provider may take to make room for a piece. Then Pingora gives the rest of the request up and reads what the provider
+/// has answered.
+pub const PIECE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a body is handed to one attempt after the other.
 #[derive(Debug, Default)]
@@ -215,6 +219,8 @@ impl CustomSession for StandIn {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         if let Some(pieces) = self.replays.as_ref().filter(|pieces| pieces.are_left()) {
+            // So that an answer which has arrived is noticed before the next piece is written.
+            tokio::task::yield_now().await;
             pieces.left.fetch_sub(1, Ordering::Relaxed);
             return Ok(Some(SENTINEL));
         }

@@ -165,7 +165,7 @@ async fn an_answer_is_seen_although_its_provider_reads_no_further() {
         let record = marg.record(&answer.id()).await;
         assert_eq!(
             (&record["outcome"], record["attempts"].as_array().unwrap().len()),
-            (&json!("answered"), 1),
+            (&json!("upstream_failed"), 1),
             "{record}"
         );
         let mut client = if http2 { marg.http2().await } else { marg.http1().await };
