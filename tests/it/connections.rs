@@ -150,6 +150,7 @@ async fn an_answer_is_seen_although_its_provider_reads_no_further() {
     let second = Upstream::http1().await;
     let setup = Setup::new()
         .provider("second", &second, json!({}))
+        .set("server", json!({"h2c": true}))
         .set("providers", json!({"full": holds(413, refusal.clone()).await, "away": holds(503, refusal).await}))
         .route(json!({"match": {"model": "full"}, "to": "full", "fallback": ["second"]}))
         .route(json!({"match": {"model": "away"}, "to": "away", "fallback": ["second"]}));
