@@ -117,7 +117,11 @@ impl Call {
 impl Client {
     /// An HTTP/1.1 connection.
     pub async fn http1(address: SocketAddr, key: &str) -> Self {
-        let stream = connect(address).await;
+        Self::on(connect(address).await, address, key).await
+    }
+
+    /// HTTP/1.1 on a connection that is there, or was a moment ago.
+    pub async fn on(stream: TcpStream, address: SocketAddr, key: &str) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { connection: Connection::Http1(sender), address, key: key.to_owned() }

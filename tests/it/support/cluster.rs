@@ -209,12 +209,12 @@ async fn call(
     (stop, hurry): (Arc<AtomicBool>, Arc<AtomicBool>),
 ) {
     while !stop.load(Ordering::SeqCst) {
-        if TcpStream::connect(address).await.is_err() {
+        let Ok(stream) = TcpStream::connect(address).await else {
             // It was killed; a caller that finds nobody comes again.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
-        }
-        let mut client = Client::http1(address, &key).await;
+        };
+        let mut client = Client::on(stream, address, &key).await;
         while !stop.load(Ordering::SeqCst) {
             let begun = Instant::now();
             let answer = client.try_send(Call::chat("load", &asking("fixed"))).await;
