@@ -223,23 +223,13 @@ fn title(page: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::clean::tests::Knows;
     use crate::error::Kind;
 
-    #[derive(Debug)]
-    struct Keeper;
-
-    impl Confidential for Keeper {
-        fn secrets(&self) -> Vec<&str> {
-            vec!["hunter2hunter2"]
-        }
-
-        fn hosts(&self) -> Vec<&str> {
-            vec!["api.upstream.example"]
-        }
-    }
+    const KEEPER: Knows<'_> = Knows(&["hunter2hunter2"], &["api.upstream.example"]);
 
     fn upstream(status: u16, body: &str) -> serde_json::Value {
-        let out = upstream_error_body(status, body.as_bytes(), &Keeper);
+        let out = upstream_error_body(status, body.as_bytes(), &KEEPER);
         let mut tree: serde_json::Value = serde_json::from_slice(&out).unwrap();
         tree["error"].take()
     }
@@ -271,7 +261,7 @@ mod tests {
     #[test]
     fn a_clean_body_of_openai_stays_as_it_is() {
         let body = "{ \"error\" : {\"message\":\"bad\\u0020thing\",\"type\":\"t\",\"param\":null,\"code\":null,\"more\":[1]} }\n";
-        assert_eq!(upstream_error_body(400, body.as_bytes(), &Keeper), body);
+        assert_eq!(upstream_error_body(400, body.as_bytes(), &KEEPER), body);
     }
 
     #[test]
@@ -364,7 +354,7 @@ mod tests {
         check(502, "<html>no title", "the provider answered with status 502", "server_error", None);
         check(503, "upstream connect error\u{7}", "upstream connect error", "service_unavailable_error", None);
         check(500, "{\"error\":{\"message\":\"cut o", "cut o", "server_error", None);
-        let out = upstream_error_body(500, b"\xff\xfe bytes", &Keeper);
+        let out = upstream_error_body(500, b"\xff\xfe bytes", &KEEPER);
         assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
         let huge = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "x".repeat(100_000));
         assert_eq!(upstream(500, &huge)["message"].as_str().map(str::len), Some(MESSAGE_LIMIT_BYTES));

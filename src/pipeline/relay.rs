@@ -28,7 +28,7 @@ pub struct AnswerHead<'a> {
 }
 
 /// How the answer's head must be changed before it goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Framing {
     /// The body's length may change, so the head may not announce one.
     pub length_changes: bool,
@@ -46,13 +46,7 @@ impl Exchange {
     /// Begins to relay an answer that is the caller's.
     pub fn begin_relay(&mut self, head: &AnswerHead<'_>) -> Framing {
         let coding = Coding::of(head.encoding);
-        let plain = Framing {
-            length_changes: false,
-            rewritten: false,
-            unpacked: false,
-            event_stream: false,
-            status: head.status,
-        };
+        let plain = Framing { status: head.status, ..Framing::default() };
         let Some(current) = &self.current else { return plain };
         self.record.provider = Some(current.step.provider.name.clone());
         self.record.model_served = (!current.step.model.is_empty()).then(|| current.step.model.clone());

@@ -112,15 +112,7 @@ impl Exchange {
             self.record.model_served = Some(crate::pipeline::exchange::clip(model));
         }
         if let Some(error) = reader.stream_error() {
-            // The provider ended its stream with an error of its own; the caller has seen it as it came.
-            self.record.reason = Some(Kind::UpstreamError.code().to_owned());
-            self.record.error = Some(format!(
-                "the provider sent an error in the stream: {}",
-                error.code.as_deref().unwrap_or("no code")
-            ));
-            if self.record.outcome == Outcome::Answered {
-                self.record.outcome = Outcome::UpstreamFailed;
-            }
+            note_stream_error(&mut self.record, error.code.as_deref());
         }
         self.record.service_tier = reader.service_tier();
         let operation = self.place.as_ref().map_or(Operation::Passthrough, |place| place.operation);
@@ -260,6 +252,15 @@ impl Exchange {
         let Record { id, started_at, status, outcome, .. } = self.record;
         let rest = Record { status, outcome, ..Record::blank(id, started_at) };
         self.gateway.journal.hand_over(written, std::mem::replace(&mut self.record, rest));
+    }
+}
+
+/// The provider ended its stream with an error of its own; the caller has seen it as it came.
+fn note_stream_error(record: &mut Record, code: Option<&str>) {
+    record.reason = Some(Kind::UpstreamError.code().to_owned());
+    record.error = Some(format!("the provider sent an error in the stream: {}", code.unwrap_or("no code")));
+    if record.outcome == Outcome::Answered {
+        record.outcome = Outcome::UpstreamFailed;
     }
 }
 

@@ -7,7 +7,7 @@ use pingora_proxy::Session;
 use crate::ledger::Outcome;
 use crate::pipeline::answer::Answer;
 use crate::pipeline::exchange::Exchange;
-use crate::proxy::body;
+use crate::proxy::{body, headers};
 
 /// Settles the exchange and sends the answer. A caller that is gone is not an error.
 pub async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) {
@@ -42,19 +42,9 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
     response.insert_header("content-type", answer.content_type)?;
     response.insert_header("content-length", answer.body.len())?;
     response.insert_header("cache-control", "no-store")?;
-    response.insert_header("x-request-id", exchange.request_id())?;
-    response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
-    if exchange.gateway.audit.is_kept() {
-        response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
-    }
+    headers::name_exchange(&mut response, exchange)?;
     if !exchange.record.attempts.is_empty() {
         response.insert_header("x-marg-attempts", exchange.attempts_made())?;
-    }
-    for (name, value) in exchange.limit_headers() {
-        response.insert_header(name, value)?;
-    }
-    for (name, value) in exchange.gate_headers() {
-        response.insert_header(name, value)?;
     }
     for (name, value) in &answer.headers {
         response.insert_header(*name, value.as_str())?;

@@ -91,11 +91,10 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
     }
     let mut held = exchange.gateway.hold();
     let started = Tick::now();
-    let mut body = BytesMut::new();
-    let mut only: Option<Bytes> = None;
+    let mut gathered = Gathered::default();
     let mut keeping = false;
     loop {
-        let read = body.len() + only.as_ref().map_or(0, Bytes::len);
+        let read = gathered.len();
         let left = announced.map(|length| length.saturating_sub(read as u64));
         if !keeping && left.is_none_or(|left| left <= KEPT_BY_PINGORA as u64) {
             session.enable_retry_buffering();
@@ -108,23 +107,44 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
         if !held.grow(chunk.len(), settings.max_buffered_bytes) {
             return Err(crowded(settings.max_buffered_bytes));
         }
-        // A body that comes in one piece – nearly every one – is not copied.
-        match only.take() {
-            None if body.is_empty() => only = Some(chunk),
-            first => {
-                if let Some(first) = first {
-                    body.reserve(announced.map_or(first.len() * 2, |length| usize::try_from(length).unwrap_or(limit)));
-                    body.extend_from_slice(&first);
-                }
-                body.extend_from_slice(&chunk);
-            }
-        }
+        gathered.push(chunk, announced.map(|length| usize::try_from(length).unwrap_or(limit)));
     }
-    let bytes = only.unwrap_or_else(|| body.freeze());
+    let bytes = gathered.whole();
     let kept = session.get_retry_buffer().is_some() && !session.retry_buffer_truncated();
     // What is handed over in pieces is replayed there, too.
     let needs_replay = !bytes.is_empty() && (!kept || bytes.len() > LARGEST_WHOLE);
     Ok(Read { needs_replay, bytes, held })
+}
+
+/// What has come of a body. One that comes in one piece – nearly every one – is not copied.
+#[derive(Default)]
+struct Gathered {
+    only: Option<Bytes>,
+    joined: BytesMut,
+}
+
+impl Gathered {
+    fn len(&self) -> usize {
+        self.joined.len() + self.only.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// `most` is how long the whole will be, if that is known.
+    fn push(&mut self, chunk: Bytes, most: Option<usize>) {
+        match self.only.take() {
+            None if self.joined.is_empty() => self.only = Some(chunk),
+            first => {
+                if let Some(first) = first {
+                    self.joined.reserve(most.unwrap_or(first.len() * 2));
+                    self.joined.extend_from_slice(&first);
+                }
+                self.joined.extend_from_slice(&chunk);
+            }
+        }
+    }
+
+    fn whole(self) -> Bytes {
+        self.only.unwrap_or_else(|| self.joined.freeze())
+    }
 }
 
 /// Takes in and drops what a caller still sends behind an answer that did not wait for its body (RFC 9112 section 9.6): a

@@ -213,14 +213,24 @@ fn listed(headers: &HeaderMap, fits: impl Fn(&HeaderName) -> bool) -> Vec<Header
     headers.keys().filter(|name| fits(name)).cloned().collect()
 }
 
-/// Turns a provider's head into one for the caller.
-pub fn sign(
-    response: &mut ResponseHeader,
-    exchange: &Exchange,
-    framing: Framing,
-    bodyless: bool,
-) -> pingora_error::Result<()> {
-    let theirs = response.headers.get("x-request-id").cloned();
+/// Says which exchange an answer belongs to, how its limits stand and what the gate said; the same on Marg's own answers.
+pub fn name_exchange(response: &mut ResponseHeader, exchange: &Exchange) -> pingora_error::Result<()> {
+    response.insert_header("x-request-id", exchange.request_id())?;
+    response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
+    if exchange.gateway.audit.is_kept() {
+        response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
+    }
+    for (name, value) in exchange.limit_headers() {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in exchange.gate_headers() {
+        response.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Takes out what a provider says that is not for the caller.
+fn keep_back(response: &mut ResponseHeader, exchange: &Exchange) {
     let limited = exchange.rates.is_some();
     let permits = exchange.live.permits.header();
     let connection = named_by_connection(&response.headers);
@@ -233,6 +243,17 @@ pub fn sign(
     for name in listed(&response.headers, kept) {
         response.remove_header(&name);
     }
+}
+
+/// Turns a provider's head into one for the caller.
+pub fn sign(
+    response: &mut ResponseHeader,
+    exchange: &Exchange,
+    framing: Framing,
+    bodyless: bool,
+) -> pingora_error::Result<()> {
+    let theirs = response.headers.get("x-request-id").cloned();
+    keep_back(response, exchange);
     response.set_status(framing.status)?;
     // The provider's words for its status need not fit the one that is sent on.
     response.set_reason_phrase(None)?;
@@ -255,11 +276,7 @@ pub fn sign(
     if let Some(id) = theirs {
         response.insert_header("x-marg-upstream-request-id", id)?;
     }
-    response.insert_header("x-request-id", exchange.request_id())?;
-    response.insert_header("x-marg-exchange", exchange.record.id.to_string())?;
-    if exchange.gateway.audit.is_kept() {
-        response.insert_header("x-marg-receipt", exchange.record.id.to_string())?;
-    }
+    name_exchange(response, exchange)?;
     if let Some(provider) = &exchange.record.provider {
         response.insert_header("x-marg-provider", &**provider)?;
     }
@@ -267,13 +284,7 @@ pub fn sign(
     if let Some(reason) = &exchange.record.reason {
         response.insert_header("x-marg-reason", reason.as_str())?;
     }
-    for (name, value) in exchange.limit_headers() {
-        response.insert_header(name, value)?;
-    }
-    for (name, value) in exchange.gate_headers() {
-        response.insert_header(name, value)?;
-    }
-    if let (Some(name), Some(papers)) = (permits, &exchange.papers)
+    if let (Some(name), Some(papers)) = (exchange.live.permits.header(), &exchange.papers)
         && let Some(permit) = &papers.caller
     {
         response.insert_header(name.clone(), permit.clone())?;

@@ -34,7 +34,7 @@ use crate::ledger::{AttemptEnd, Outcome};
 use crate::pipeline::Gateway;
 use crate::pipeline::answer::Answer;
 use crate::pipeline::arrive::Head;
-use crate::pipeline::attempt::{Weighing, retry_after};
+use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
 use crate::proxy::replay::{Deadline, PIECE_PATIENCE, Pieces, Slot};
@@ -88,6 +88,39 @@ impl Context {
 }
 
 impl Context {
+    /// Puts a stand-in in the session's place where something must be done that Pingora does not do.
+    fn stand_in_if_needed(&mut self, session: &mut Session, needs_replay: bool) {
+        let exchange = &self.exchange;
+        let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
+        // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
+        let old = session.req_header().version < http::Version::HTTP_11;
+        if needs_replay || watched || old || exchange.leave.is_some() {
+            let deadline = Arc::new(Deadline::new(exchange.started));
+            self.pieces = needs_replay.then(Arc::default);
+            let ends = (deadline.clone(), exchange.leave.clone());
+            self.stand_in = Some(replay::wrap(session, self.pieces.clone(), ends));
+            self.deadline = Some(deadline);
+        }
+    }
+
+    /// Whether a head is an interim answer that another follows. None is passed on (`body::tune`), nor do they buy a provider time.
+    fn is_interim(&self, status: u16) -> pingora_error::Result<bool> {
+        if status == 101 {
+            // Nobody asked for another protocol; what follows is no HTTP.
+            let error = PingoraError::explain(ErrorType::InvalidHTTPHeader, "the provider switched protocols");
+            return Err(error.into_up());
+        }
+        if !(100..200).contains(&status) {
+            return Ok(false);
+        }
+        let patience = |current: &Current| current.step.provider.settings.first_byte_timeout;
+        let current = self.exchange.current.as_ref();
+        if current.is_some_and(|current| current.started.elapsed() > patience(current)) {
+            return Err(PingoraError::explain(ErrorType::ReadTimedout, "only interim answers came").into_up());
+        }
+        Ok(true)
+    }
+
     /// Whether all that ended the exchange is that its answer came whole before its request was sent.
     fn was_answered_early(&self) -> bool {
         self.pieces.as_ref().is_some_and(|pieces| pieces.were_cut_short())
@@ -150,16 +183,7 @@ impl Front {
         exchange.bound().await?;
         exchange.judge(&request.headers).await?;
         exchange.reserve().await?;
-        let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
-        // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
-        let old = session.req_header().version < http::Version::HTTP_11;
-        if read.needs_replay || watched || old || exchange.leave.is_some() {
-            let deadline = Arc::new(Deadline::new(exchange.started));
-            let leave = exchange.leave.clone();
-            context.pieces = read.needs_replay.then(Arc::default);
-            context.stand_in = Some(replay::wrap(session, context.pieces.clone(), (deadline.clone(), leave)));
-            context.deadline = Some(deadline);
-        }
+        context.stand_in_if_needed(session, read.needs_replay);
         Ok(None)
     }
 }
@@ -311,19 +335,7 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let status = response.status.as_u16();
-        if status == 101 {
-            // Nobody asked for another protocol; what follows is no HTTP.
-            let error = PingoraError::explain(ErrorType::InvalidHTTPHeader, "the provider switched protocols");
-            return Err(error.into_up());
-        }
-        if (100..200).contains(&status) {
-            // Not passed on: the session ignores interim answers (`body::tune`). Nor do they buy a provider time.
-            let current = context.exchange.current.as_ref();
-            if current
-                .is_some_and(|current| current.started.elapsed() > current.step.provider.settings.first_byte_timeout)
-            {
-                return Err(PingoraError::explain(ErrorType::ReadTimedout, "only interim answers came").into_up());
-            }
+        if context.is_interim(status)? {
             return Ok(());
         }
         if let Some(deadline) = &context.deadline {
@@ -384,14 +396,10 @@ impl ProxyHttp for Front {
         context: &mut Context,
         reused: bool,
     ) -> Box<PingoraError> {
-        if context.next_target || context.own_words.is_some() {
+        let is_over = context.own_words.is_some() || context.exchange.is_withdrawn() || context.was_answered_early();
+        if context.next_target || is_over {
             error.as_up();
             error.set_retry(context.next_target);
-            return error;
-        }
-        if context.exchange.is_withdrawn() || context.was_answered_early() {
-            error.as_up();
-            error.set_retry(false);
             return error;
         }
         let late = context.deadline.as_ref().is_some_and(|deadline| deadline.has_passed());

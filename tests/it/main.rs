@@ -32,6 +32,7 @@ mod connections;
 mod crash;
 mod doors;
 mod edges;
+mod evasion;
 mod failover;
 mod kavach;
 mod layers;

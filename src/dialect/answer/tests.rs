@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dialect::clean::tests::Knows;
 use crate::dialect::operation::Operation;
 use crate::dialect::sse;
 use crate::error::Kind;
@@ -293,22 +294,11 @@ fn a_report_is_stale_once_more_was_written() {
     assert_eq!(missing(&[WORD, USAGE, STOP, DONE]), (false, false));
 }
 
-#[derive(Debug)]
-struct Keeper;
-
-impl Confidential for Keeper {
-    fn secrets(&self) -> Vec<&str> {
-        vec!["hunter2hunter2"]
-    }
-
-    fn hosts(&self) -> Vec<&str> {
-        vec!["10.0.0.7:8000"]
-    }
-}
+const KEEPER: Knows<'_> = Knows(&["hunter2hunter2"], &["10.0.0.7:8000"]);
 
 /// Pushes a text cut in two, and gives what came out.
 fn kept(reader: AnswerReader, (one, other): (&str, &str)) -> (String, AnswerReader) {
-    let mut reader = reader.keep_confidential(Arc::new(Keeper));
+    let mut reader = reader.keep_confidential(Arc::new(KEEPER));
     let mut out = reader.push(Bytes::copy_from_slice(one.as_bytes()), false).bytes.to_vec();
     out.extend_from_slice(&reader.push(Bytes::copy_from_slice(other.as_bytes()), true).bytes);
     (String::from_utf8(out).unwrap(), reader)
@@ -352,12 +342,12 @@ fn a_json_error_of_status_200_names_no_credential_and_keeps_its_length() {
 #[test]
 fn a_json_answer_passes_piece_by_piece_unless_it_speaks_of_an_error() {
     let answer = r#"{"id":"c","error":null,"choices":[{"message":{"content":"an \"error\" of hunter2hunter2"}}]}"#;
-    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(Keeper));
+    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(KEEPER));
     for piece in answer.as_bytes().chunks(30) {
         assert_eq!(reader.push(Bytes::copy_from_slice(piece), false).bytes, piece);
     }
     // One that is too large for an error is not held without end.
-    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(Keeper));
+    let mut reader = AnswerReader::new(Operation::Chat, false, false).keep_confidential(Arc::new(KEEPER));
     assert_eq!(reader.push(Bytes::from_static(b"{\"error\":\""), false).bytes, "");
     let rest = "x".repeat(DOCUMENT_LIMIT_BYTES);
     assert_eq!(reader.push(Bytes::from(rest), false).bytes.len(), DOCUMENT_LIMIT_BYTES + 10);

@@ -2,6 +2,8 @@ use std::future::Future as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 
+use sqlx::sqlite::LockedSqliteHandle;
+
 use super::*;
 use crate::key::store::KeyFilter;
 use crate::ledger::Line;
@@ -50,6 +52,12 @@ async fn keys_of(store: &Store, number: usize) -> u64 {
     store.keys().count(&filter).await.unwrap()
 }
 
+/// Does something to the writing connection's handle.
+async fn on_writer(store: &Store, act: impl FnOnce(&mut LockedSqliteHandle<'_>)) {
+    let mut writer = store.writer.acquire().await.unwrap();
+    act(&mut writer.lock_handle().await.unwrap());
+}
+
 /// Says something to the writing connection alone.
 async fn to_writer(store: &Store, statement: &'static str) {
     let _ = sqlx::raw_sql(statement).execute(&store.writer).await.unwrap();
@@ -85,17 +93,13 @@ async fn after_a_full_disk_the_writer_writes_again() {
 async fn after_an_interrupted_statement_the_writer_writes_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("marg.db")).await.unwrap();
-    let mut writer = store.writer.acquire().await.unwrap();
     // Lets the transaction begin, and then no statement come to its end.
     let steps = AtomicU32::new(0);
     let is_beginning = move || steps.fetch_add(1, Ordering::Relaxed) < 30;
-    writer.lock_handle().await.unwrap().set_progress_handler(1, is_beginning);
-    drop(writer);
+    on_writer(&store, |handle| handle.set_progress_handler(1, is_beginning)).await;
     let error = store_key(&store, 1).await.unwrap_err();
     assert!(matches!(error, StoreError::Away(_)) && error.to_string().contains("interrupted"), "{error}");
-    let mut writer = store.writer.acquire().await.unwrap();
-    writer.lock_handle().await.unwrap().remove_progress_handler();
-    drop(writer);
+    on_writer(&store, |handle| handle.remove_progress_handler()).await;
     store_key(&store, 2).await.unwrap();
     assert_eq!((keys_of(&store, 1).await, keys_of(&store, 2).await), (0, 1));
 }
@@ -104,13 +108,9 @@ async fn after_an_interrupted_statement_the_writer_writes_again() {
 async fn after_a_commit_that_was_undone_the_writer_writes_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("marg.db")).await.unwrap();
-    let mut writer = store.writer.acquire().await.unwrap();
-    writer.lock_handle().await.unwrap().set_commit_hook(|| false);
-    drop(writer);
+    on_writer(&store, |handle| handle.set_commit_hook(|| false)).await;
     store_key(&store, 1).await.unwrap_err();
-    let mut writer = store.writer.acquire().await.unwrap();
-    writer.lock_handle().await.unwrap().remove_commit_hook();
-    drop(writer);
+    on_writer(&store, |handle| handle.remove_commit_hook()).await;
     store_key(&store, 2).await.unwrap();
     assert_eq!((keys_of(&store, 1).await, keys_of(&store, 2).await), (0, 1));
 }
