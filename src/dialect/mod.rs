@@ -33,7 +33,7 @@ mod golden;
 pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
 pub use clean::Confidential;
 pub use error::{error_body, upstream_error_body};
-pub use naming::{Naming, naming};
+pub use naming::{Naming, Runs, naming, runs};
 pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};

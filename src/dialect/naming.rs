@@ -28,6 +28,18 @@ pub enum Naming {
     Elsewhere,
 }
 
+/// What a request runs, for whoever pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runs {
+    /// No model: it reads, stores, deletes, cancels, or only counts.
+    Nothing,
+    /// What it says.
+    #[default]
+    Model,
+    /// Models, and so many tokens of them, that it does not say: those of a file, of something stored, of a training.
+    Unseen,
+}
+
 /// First segments of paths below which no model is run that a caller could choose.
 const STORES: &[&str] = &["files", "uploads", "vector_stores", "containers"];
 /// Segments of paths whose models are named in a file, inside something that is stored, in a list, or in the path itself.
@@ -35,7 +47,7 @@ const ELSEWHERE: &[&str] = &["batches", "evals", "graders", "engines", "deployme
 
 /// Where a request to a place names its model.
 ///
-/// *Cost*: one walk over a short path; for keys with a list of models only.
+/// *Cost*: one walk over a short path, for what passes through.
 pub fn naming(method: &str, place: &Place) -> Naming {
     if matches!(method, "GET" | "HEAD" | "DELETE") {
         return Naming::Nothing;
@@ -47,6 +59,8 @@ pub fn naming(method: &str, place: &Place) -> Naming {
     let segments: Vec<&str> = path.split('/').collect();
     match segments.as_slice() {
         [.., "cancel"] => Naming::Nothing,
+        // The description of what is stored, which is answered whole, its usage with it.
+        ["chat", "completions", _] | ["threads", _, "runs", _] => Naming::NothingWith(&["metadata"]),
         // A segment that is written otherwise than it reads is none of those below.
         _ if segments.iter().any(|segment| ELSEWHERE.contains(segment)) || path.contains('%') => Naming::Elsewhere,
         // A film is made from another by the model of that one.
@@ -74,6 +88,23 @@ pub(super) fn leads_past(plain: &str) -> bool {
         before = segment;
         sessions || matches!(segment, "realtime" | "client_secrets" | "admin_api_keys" | "service_accounts")
     })
+}
+
+/// What a request to a place runs. `body` is the body that the facts were read from.
+///
+/// *Sources*, beside those of [`naming`]: <https://platform.openai.com/docs/api-reference/responses/input-tokens> and
+/// <https://docs.anthropic.com/en/api/messages-count-tokens>, which count and run nothing.
+pub fn runs(method: &str, place: &Place, facts: &Facts, body: &[u8]) -> Runs {
+    match naming(method, place) {
+        Naming::Nothing => Runs::Nothing,
+        Naming::NothingWith(names) if body.is_empty() || facts.holds_only(body, names) => Runs::Nothing,
+        Naming::Elsewhere => Runs::Unseen,
+        Naming::Field | Naming::NothingWith(_) if place.operation != Operation::Passthrough => Runs::Model,
+        Naming::Field | Naming::NothingWith(_) => {
+            let counts = ["responses/input_tokens", "messages/count_tokens"];
+            if counts.contains(&place.path.trim_matches('/')) { Runs::Nothing } else { Runs::Model }
+        }
+    }
 }
 
 impl Facts {
@@ -186,6 +217,40 @@ mod tests {
             assert_eq!(of(method, path), Naming::Nothing, "{method} {path}");
         }
         assert!(matches!(of("POST", "/v1/conversations"), Naming::NothingWith(_)));
+    }
+
+    #[test]
+    fn what_runs_no_model_is_known_by_its_path_and_where_it_matters_by_its_body() {
+        let runs = |method: &str, path: &str, body: &'static str| {
+            let (place, body) = (place(method, path).unwrap(), Bytes::from_static(body.as_bytes()));
+            runs(method, &place, &understand(place.operation, None, &body).unwrap(), &body)
+        };
+        for (path, body) in [
+            ("/v1/responses", r#"{"model":"m"}"#),
+            ("/v1/anything", "{}"),
+            ("/v1/conversations", r#"{"inputs":"x","agent_id":"a"}"#),
+            ("/v1/threads/t/runs", r#"{"assistant_id":"a"}"#),
+            ("/v1/threads/t/runs/r/submit_tool_outputs", r#"{"tool_outputs":[]}"#),
+            ("/v1/chat/completions/c", r#"{"model":"m","metadata":{}}"#),
+            ("/v1/responses/compact", r#"{"model":"m"}"#),
+        ] {
+            assert_eq!(runs("POST", path, body), Runs::Model, "{path} {body}");
+        }
+        assert_eq!(runs("POST", "/v1/batches", r#"{"model":"m"}"#), Runs::Unseen);
+        for (method, path, body) in [
+            ("GET", "/v1/responses/r", ""),
+            ("DELETE", "/v1/responses/r", ""),
+            ("POST", "/v1/responses/r/cancel", ""),
+            ("POST", "/v1/files", "x"),
+            ("POST", "/v1/conversations", "{}"),
+            ("POST", "/v1/conversations", r#"{"items":[],"metadata":{}}"#),
+            ("POST", "/v1/chat/completions/c", r#"{"metadata":{}}"#),
+            ("POST", "/v1/threads/t/runs/r", r#"{"metadata":{}}"#),
+            ("POST", "/v1/responses/input_tokens", r#"{"model":"m","input":"x"}"#),
+            ("POST", "/v1/messages/count_tokens", r#"{"model":"m","messages":[]}"#),
+        ] {
+            assert_eq!(runs(method, path, body), Runs::Nothing, "{method} {path} {body}");
+        }
     }
 
     #[test]

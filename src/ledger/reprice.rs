@@ -305,6 +305,10 @@ impl Tally {
         now: Timestamp,
     ) -> Option<Repriced> {
         self.report.records += 1;
+        if record.usage.is_none() && record.price.is_none() && record.cost == Some(NanoUsd::ZERO) {
+            // No model ran.
+            return None;
+        }
         // What was served without a count of tokens has a price by the request or by the image, or none.
         let counted = record.usage.is_some();
         let found = if counted || matches!(record.status, 200..=299) { price(record, pricing) } else { None };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::budget::{Amounts, Downgrade, Limited, Rates, Reservation};
 use crate::dialect::unpack::Coding;
-use crate::dialect::{AnswerReader, Facts, Operation, Place};
+use crate::dialect::{AnswerReader, Facts, Operation, Place, Runs};
 use crate::error::{Error, Kind};
 use crate::kavach::permits::Papers;
 use crate::key::Key;
@@ -40,6 +40,8 @@ pub struct Exchange {
     pub leave: Option<Leave>,
     /// What the body says, once understood.
     pub facts: Option<Facts>,
+    /// What it runs, once understood.
+    pub runs: Runs,
     /// The body, once read.
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
@@ -125,6 +127,7 @@ impl Exchange {
             key: None,
             leave: None,
             facts: None,
+            runs: Runs::default(),
             body: Bytes::new(),
             outgoing: Bytes::new(),
             habits: None,

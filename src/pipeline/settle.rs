@@ -11,7 +11,7 @@ use crate::budget::{Amounts, Reservation};
 use crate::catalog::prices::PriceQuery;
 use crate::dialect::unpack::Coding;
 use crate::dialect::usage::{Missing, Report};
-use crate::dialect::{self, AnswerReader, Operation};
+use crate::dialect::{self, AnswerReader, Operation, Runs};
 use crate::error::Kind;
 use crate::ledger::journal::{Line, Written};
 use crate::ledger::{AttemptEnd, Outcome, Record};
@@ -88,6 +88,9 @@ impl Exchange {
     /// What was used. `None` for an answer that was served without anybody counting it: it used what was reserved, as absent is
     /// not zero.
     fn used(&self) -> Option<Amounts> {
+        if self.runs == Runs::Nothing {
+            return Some(Amounts { usd: Some(0), ..Amounts::default() });
+        }
         let served = matches!(self.record.status, 200..=299);
         match &self.record.usage {
             Some(usage) => Some(Amounts {
@@ -100,10 +103,18 @@ impl Exchange {
         }
     }
 
-    /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count.
+    /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count. Where no model
+    /// ran, nothing of it counts: figures of something stored were paid for when it was made, or are a caller's own words.
     fn close_answer(&mut self) -> Option<Uncounted> {
         let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
         reader.finish();
+        if self.runs == Runs::Nothing {
+            if let Some(error) = reader.stream_error() {
+                note_stream_error(&mut self.record, error.code.as_deref());
+            }
+            self.record.cost = Some(NanoUsd::ZERO);
+            return None;
+        }
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
         let usage = reported.filter(|usage| self.believes(usage, delivered));
         self.record.images = self.drawn();
@@ -203,7 +214,7 @@ impl Exchange {
     }
 
     fn price(&mut self) {
-        let Some(current) = &self.current else { return };
+        let Some(current) = self.current.as_ref().filter(|_| self.runs != Runs::Nothing) else { return };
         let usage = self.record.usage.as_ref();
         if usage.is_none() && !matches!(self.record.status, 200..=299) {
             return;

@@ -52,6 +52,9 @@ impl Exchange {
             return Err(Error::new(Kind::InvalidRequest, text).param("models"));
         }
         self.check_models(&facts, &others)?;
+        if let Some(place) = &self.place {
+            self.runs = dialect::runs(&self.record.method, place, &facts, &self.body);
+        }
         self.facts = Some(facts);
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::support::answers;
 use crate::support::client::Call;
 use crate::support::marg::{Marg, Setup};
 use crate::support::money::{self, COST_NANO_USD, asking, fixed, priced, spent_is};
-use crate::support::reply::{Answer, Reply};
+use crate::support::reply::{Answer, Body, End, Reply};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
@@ -299,4 +299,58 @@ async fn a_call_that_goes_on_from_a_stored_answer_reserves_what_the_model_reads_
     body["tools"] = json!([{"type": "web_search"}]);
     let answer = small.http1().await.send(Call::post("/v1/responses", "small", body.to_string())).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// A stored response with usage: 1,000 tokens each way.
+fn stored(id: &str, status: &str) -> Value {
+    let usage = json!({"input_tokens": 1_000, "output_tokens": 1_000, "total_tokens": 2_000});
+    json!({"id": id, "object": "response", "status": status, "model": "reader", "output": [], "usage": usage})
+}
+
+const READER: &str = "  - {model: reader, usd_per_million_tokens: {input: 1, output: 1}}\n  \
+                      - {model: '*', per_request_usd: 0.01}\n";
+
+#[tokio::test]
+async fn what_is_stored_is_paid_for_when_it_is_made_and_not_when_it_is_read() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, READER, dollars("1")).await;
+    let completed = json!({"type": "response.completed", "response": stored("resp_1", "completed")});
+    let stream = Body::Pieces(vec![format!("event: response.completed\ndata: {completed}\n\n").into()], End::Clean);
+    let chat = answers::completion("reader", Some(answers::usage(1_000, 500)));
+    let list = json!({"object": "list", "data": [chat], "usage": answers::usage(5, 5), "model": "reader"});
+    // Whoever may upload a file can write any figures into it.
+    let forged = Answer::new(200, "application/octet-stream", Body::Whole(list.to_string().into()));
+    let json = |body: &Value| Answer::json(200, body);
+    for (number, (method, path, body, answer)) in [
+        ("GET", "/v1/responses/resp_1", "", json(&stored("resp_1", "completed"))),
+        ("GET", "/v1/responses/resp_1?stream=true", "", Answer::event_stream(stream)),
+        ("GET", "/v1/chat/completions/c", "", json(&chat)),
+        ("GET", "/v1/chat/completions", "", json(&list)),
+        ("GET", "/v1/threads/t/runs/r", "", json(&list)),
+        ("GET", "/v1/batches/b", "", json(&stored("batch_1", "completed"))),
+        ("GET", "/v1/files/f/content", "", forged),
+        ("DELETE", "/v1/responses/resp_1", "", json(&stored("resp_1", "completed"))),
+        ("POST", "/v1/responses/resp_1/cancel", "", json(&stored("resp_1", "cancelled"))),
+        ("POST", "/v1/chat/completions/c", r#"{"metadata":{"a":"b"}}"#, json(&chat)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let case = number.to_string();
+        upstream.answer(&case, answer.into());
+        let call = Call::new(method, path).header("x-case", &case).header("content-type", "application/json");
+        let answer = marg.send(call.body(body)).await;
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        let record = marg.record(&answer.id()).await;
+        assert!(record["usage"].is_null() && record["usage_source"].is_null(), "{record}");
+        assert_eq!(record["cost_nano_usd"], 0, "{record}");
+    }
+    let order = json!({"since": "2026-01-01T00:00:00Z"});
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await.json();
+    assert_eq!((&report["records"], &report["changed"]), (&json!(10), &json!(0)), "{report}");
+    // What makes the answer pays for it, once.
+    upstream.answer("made", json(&stored("resp_1", "completed")).into());
+    let made = marg.send(Call::post("/v1/responses", "made", json!({"model": "reader", "input": "x"}).to_string())).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    spent_is(&marg, "dollars", None, 2_000_000).await;
 }
