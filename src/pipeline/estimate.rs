@@ -10,7 +10,7 @@ use crate::budget::Amounts;
 use crate::catalog::prices::PriceQuery;
 use crate::catalog::tokens;
 use crate::catalog::{Drawn, Media};
-use crate::dialect::{self, Facts, Operation};
+use crate::dialect::{self, Facts, Operation, Runs};
 use crate::kavach::call::PriceClass;
 use crate::pipeline::attempt::Step;
 use crate::pipeline::exchange::Exchange;
@@ -45,6 +45,9 @@ const COUNT_INLINE_BYTES: usize = 16 * 1024;
 impl Exchange {
     /// The most that this exchange can consume when its output has that ceiling and its input at most so many tokens.
     pub(super) fn most(&self, input_tokens: u64, ceiling: Option<u64>) -> Amounts {
+        if self.runs == Runs::Nothing {
+            return Amounts { usd: Some(0), ..Amounts::default() };
+        }
         let Some(facts) = &self.facts else { return Amounts::default() };
         let output = self.most_output(facts, ceiling);
         let usd = self.most_usd(facts, input_tokens, output);
@@ -58,7 +61,8 @@ impl Exchange {
 
     /// Whether the model reads something that is not in the body.
     pub(super) fn refers(&self) -> bool {
-        self.facts.as_ref().is_some_and(|facts| facts.refers || facts.continues.is_some())
+        let refers = |facts: &Facts| facts.refers || facts.continues.is_some();
+        self.runs != Runs::Nothing && self.facts.as_ref().is_some_and(refers)
     }
 
     /// So many written tokens and what the request refers to: a stored answer that is known by its tokens, anything else by all
@@ -79,9 +83,9 @@ impl Exchange {
         self.plan.iter().map(window).max().unwrap_or(CONTEXT_TOKENS)
     }
 
-    /// The bound of what is written in the body.
+    /// The bound of what is written in the body for a model to read.
     pub(super) fn written_bound(&self) -> u64 {
-        let Some(facts) = &self.facts else { return 0 };
+        let Some(facts) = self.facts.as_ref().filter(|_| self.runs != Runs::Nothing) else { return 0 };
         if self.body.is_empty() {
             return 0;
         }
@@ -105,7 +109,7 @@ impl Exchange {
 
     /// The input's tokens, counted as the first target's model counts them. Costs about a millisecond for 20 KB.
     pub(super) async fn input_words(&self) -> u64 {
-        let Some(facts) = &self.facts else { return 0 };
+        let Some(facts) = self.facts.as_ref().filter(|_| self.runs != Runs::Nothing) else { return 0 };
         let modalities = facts.modalities;
         let is_media = modalities.audio_input || modalities.file_input || modalities.video_input;
         if is_media || self.body.len() > dialect::TEXT_LIMIT_BYTES {

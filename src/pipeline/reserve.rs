@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::budget::{Amounts, Limited, Payer, Refusal, Reservation};
-use crate::dialect::{Facts, Operation};
+use crate::dialect::{Facts, Operation, Runs};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
 
@@ -33,7 +33,8 @@ impl Exchange {
     /// Puts another model in the place of the one that was asked for, where a limit says so because little of it is left.
     pub fn give_way(&mut self) {
         let Some(key) = self.key.clone().filter(|_| self.gateway.budget.has_limits()) else { return };
-        let named = self.facts.as_ref().is_some_and(|facts| facts.model.is_some());
+        // What is stored or deleted of a model is that model's.
+        let named = self.runs != Runs::Nothing && self.facts.as_ref().is_some_and(|facts| facts.model.is_some());
         let downgrade = self.gateway.budget.downgrade(&self.payer(&key)).filter(|_| named);
         // A model that this key may not use is no way out.
         self.downgrade = downgrade.filter(|downgrade| self.gateway.ring.allows_model(&key, &downgrade.to));

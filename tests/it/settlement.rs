@@ -350,7 +350,43 @@ async fn what_is_stored_is_paid_for_when_it_is_made_and_not_when_it_is_read() {
     assert_eq!((&report["records"], &report["changed"]), (&json!(10), &json!(0)), "{report}");
     // What makes the answer pays for it, once.
     upstream.answer("made", json(&stored("resp_1", "completed")).into());
-    let made = marg.send(Call::post("/v1/responses", "made", json!({"model": "reader", "input": "x"}).to_string())).await;
+    let made =
+        marg.send(Call::post("/v1/responses", "made", json!({"model": "reader", "input": "x"}).to_string())).await;
     assert_eq!(made.status, 200, "{}", made.text());
     spent_is(&marg, "dollars", None, 2_000_000).await;
+}
+
+#[tokio::test]
+async fn what_runs_no_model_takes_nothing_of_a_limit_in_dollars_or_tokens() {
+    let upstream = Upstream::http1().await;
+    let tokens = json!({"name": "tokens", "scope": "key", "unit": "tokens", "window": "day", "amount": 10});
+    let requests = json!({"name": "requests", "scope": "key", "unit": "requests", "window": "total", "amount": 100});
+    let mut limits = dollars("0.000001");
+    limits.as_array_mut().unwrap().extend([tokens, requests]);
+    let marg = gateway(&upstream, READER, limits).await;
+    let long = "x".repeat(60_000);
+    let counted = json!({"model": "nobody-prices-it", "input": long}).to_string();
+    let calls = [
+        ("/v1/files", "text/plain", long.as_str()),
+        ("/v1/uploads", "application/json", r#"{"bytes":10,"filename":"a","purpose":"batch"}"#),
+        ("/v1/vector_stores", "application/json", r#"{"name":"a"}"#),
+        ("/v1/conversations", "application/json", "{}"),
+        ("/v1/conversations/c/items", "application/json", r#"{"items":[{"role":"user","content":"hi"}]}"#),
+        ("/v1/threads", "application/json", "{}"),
+        ("/v1/threads/t/messages", "application/json", r#"{"role":"user","content":"hi"}"#),
+        ("/v1/responses/input_tokens", "application/json", &counted),
+    ];
+    for (path, kind, body) in calls {
+        let call = Call::new("POST", path).header("x-case", path).header("content-type", kind).body(body.to_owned());
+        upstream.answer(path, Answer::json(200, &json!({"id": "x", "input_tokens": 15_000})).into());
+        let answer = marg.send(call).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert_eq!(marg.record(&answer.id()).await["cost_nano_usd"], 0, "{path}");
+    }
+    spent_is(&marg, "requests", None, i64::try_from(calls.len()).unwrap()).await;
+    assert_eq!(money::spent(&marg, "tokens", None).await, 0);
+    assert_eq!(money::spent(&marg, "dollars", None).await, 0);
+    // A conversation that is more than its items runs something.
+    let runs = Call::post("/v1/conversations", "runs", r#"{"inputs":"hi","agent_id":"a"}"#);
+    assert!(matches!(marg.send(runs).await.status, 403 | 429));
 }
