@@ -47,6 +47,13 @@ pub enum Unit {
     Concurrent,
 }
 
+impl Unit {
+    /// Whether it counts what models are paid by: dollars, or tokens of any kind.
+    pub fn is_metered(self) -> bool {
+        matches!(self, Self::Usd | Self::InputTokens | Self::OutputTokens | Self::Tokens)
+    }
+}
+
 /// The span of time that a limit counts in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -277,6 +277,38 @@ impl Budget {
         }
     }
 
+    /// Whether a call may pass of which nobody sees what it runs: not under a limit in dollars or tokens that refuses, be it for
+    /// other models than the one that the call names. Costs a lookup; not for every call.
+    ///
+    /// # Errors
+    /// [`Refusal::Unseen`] with the first such limit; [`Refusal::Crowded`].
+    pub fn admits_unseen(&self, payer: &Payer<'_>) -> Result<(), Refusal> {
+        let house = self.house.load();
+        let mut rows: Vec<(Arc<Line>, Arc<str>)> = Vec::new();
+        let mut add = |line: &Arc<Line>, subject: &str| {
+            if line.unit.is_metered() && line.refuses() {
+                rows.push((line.clone(), subject.into()));
+            }
+        };
+        house.table.of_key(payer.key, &mut |row, subject| add(&row.line, subject));
+        let session = payer.session.map(|session| format!("{}/{session}", payer.key.id));
+        let own = payer.tags.iter().map(|tag| (Scope::Tag, &**tag));
+        for (scope, subject) in own.chain(session.iter().map(|session| (Scope::Session, session.as_str()))) {
+            house.table.of(scope, subject, &mut |row, subject| add(&row.line, subject));
+        }
+        let of_models = house.table.lines().filter(|line| line.scope == Scope::Model);
+        of_models.for_each(|line| add(line, line.limit().subject.as_deref().unwrap_or_default()));
+        // Always the same one of several.
+        let Some((line, subject)) = rows.into_iter().min_by(|one, other| one.0.id.cmp(&other.0.id)) else {
+            return Ok(());
+        };
+        let micros = self.clock.micros();
+        let account = self.account(&line, &subject, self.clock.early(micros), micros);
+        let account = account.map_err(|Full| self.refuse(Refusal::Crowded))?;
+        let refused = self.refused(&account, &account.last_period(), 0);
+        Err(self.refuse(Refusal::Unseen(Box::new(refused))))
+    }
+
     /// Reserves on all rows that apply, or on none, from leases alone: no I/O, no lock held across rows.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub enum Refusal {
     NeverFits(Box<Refused>),
     /// A limit in dollars applies, and no price is known.
     Unpriced(Box<Refused>),
+    /// A limit in dollars or tokens applies, and what the call runs is not in it.
+    Unseen(Box<Refused>),
     /// The authority cannot be reached and the lease of this process is used up.
     Away(Box<Refused>),
     /// A newer version of the program leases from the same counters, and the lease of this process is used up.
@@ -66,6 +68,7 @@ impl Refusal {
             Self::Limit(refused)
             | Self::NeverFits(refused)
             | Self::Unpriced(refused)
+            | Self::Unseen(refused)
             | Self::Away(refused)
             | Self::Outdated(refused) => Some(refused),
             Self::Crowded => None,
@@ -87,13 +90,14 @@ impl Refusal {
             Self::Limit(_) => "limit",
             Self::NeverFits(_) => "never_fits",
             Self::Unpriced(_) => "unpriced",
+            Self::Unseen(_) => "unseen",
             Self::Away(_) => "away",
             Self::Outdated(_) => "outdated",
             Self::Crowded => "crowded",
         }
     }
 
-    /// The error that the caller reads: 429 `LimitExceeded`, 403 `PermissionDenied` without a price, 503 `Unavailable` or
+    /// The error that the caller reads: 429 `LimitExceeded`, 403 `PermissionDenied` without a price or a view of it, 503 `Unavailable` or
     /// `Overloaded`; never 401. `model` is named where its price is missing.
     pub fn to_error(&self, model: Option<&str>) -> Error {
         match self {
@@ -119,6 +123,16 @@ impl Refusal {
                      price (marg prices set, or the overlay of prices), or set a default price (prices.default)."
                 );
                 Error::new(Kind::PermissionDenied, text).param("model")
+            }
+            Self::Unseen(refused) => {
+                let counted = if refused.unit == Unit::Usd { "dollars" } else { "tokens" };
+                let text = format!(
+                    "What this call runs cannot be seen, so what it costs is not known, and the limit {:?}{} counts {counted}. Use a \
+                     key without limits in dollars or tokens.",
+                    refused.name,
+                    refused.whose()
+                );
+                Error::new(Kind::PermissionDenied, text)
             }
             Self::Away(refused) => {
                 let text = format!(
@@ -377,6 +391,9 @@ mod tests {
         let unpriced = Refusal::Unpriced(refused()).to_error(Some("my-model"));
         assert_eq!(unpriced.kind().status(), 403);
         assert!(unpriced.text().contains("\"my-model\"") && unpriced.text().contains("prices.default"));
+        let unseen = Refusal::Unseen(Box::new(Refused { unit: Unit::Tokens, ..*refused() })).to_error(Some("my-model"));
+        assert_eq!((unseen.kind().status(), unseen.field()), (403, None));
+        assert!(unseen.text().contains("the limit \"daily\" (team research) counts tokens"), "{}", unseen.text());
         let away = Refusal::Away(refused()).to_error(None);
         assert_eq!((away.kind().status(), away.retry_after_seconds()), (503, Some(1)));
         assert_eq!(Refusal::Crowded.to_error(None).kind().status(), 503);

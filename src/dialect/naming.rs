@@ -45,6 +45,12 @@ const STORES: &[&str] = &["files", "uploads", "vector_stores", "containers"];
 /// Segments of paths whose models are named in a file, inside something that is stored, in a list, or in the path itself.
 const ELSEWHERE: &[&str] = &["batches", "evals", "graders", "engines", "deployments"];
 
+/// First segments of paths below which models run, or are trained, on a file: by as many tokens as that has.
+///
+/// *Source*: <https://platform.openai.com/docs/api-reference/fine-tuning>; `batch/jobs` of <https://docs.mistral.ai/api/>; `fine-tunes`
+/// of <https://docs.together.ai/reference/post-fine-tunes>.
+const ON_FILES: &[&str] = &["fine_tuning", "fine_tunes", "fine-tunes", "batch", "evals"];
+
 /// Where a request to a place names its model.
 ///
 /// *Cost*: one walk over a short path, for what passes through.
@@ -59,6 +65,9 @@ pub fn naming(method: &str, place: &Place) -> Naming {
     let segments: Vec<&str> = path.split('/').collect();
     match segments.as_slice() {
         [.., "cancel"] => Naming::Nothing,
+        // Without a body it cancels.
+        ["evals", _, "runs", _] => Naming::NothingWith(&[]),
+        ["evals", _] => Naming::NothingWith(&["name", "metadata"]),
         // The description of what is stored, which is answered whole, its usage with it.
         ["chat", "completions", _] | ["threads", _, "runs", _] => Naming::NothingWith(&["metadata"]),
         // A segment that is written otherwise than it reads is none of those below.
@@ -101,8 +110,15 @@ pub fn runs(method: &str, place: &Place, facts: &Facts, body: &[u8]) -> Runs {
         Naming::Elsewhere => Runs::Unseen,
         Naming::Field | Naming::NothingWith(_) if place.operation != Operation::Passthrough => Runs::Model,
         Naming::Field | Naming::NothingWith(_) => {
-            let counts = ["responses/input_tokens", "messages/count_tokens"];
-            if counts.contains(&place.path.trim_matches('/')) { Runs::Nothing } else { Runs::Model }
+            let path = place.path.trim_matches('/').to_ascii_lowercase();
+            match path.split('/').collect::<Vec<_>>().as_slice() {
+                ["responses", "input_tokens"] | ["messages", "count_tokens"] => Runs::Nothing,
+                ["fine_tuning", "jobs", _, "pause"] => Runs::Nothing,
+                [first, ..] if ON_FILES.contains(first) => Runs::Unseen,
+                // What a run of a thread reads and writes is told to whoever has it streamed, and else only to who reads it later.
+                ["threads", "runs", ..] | ["threads", _, "runs", ..] if !facts.stream => Runs::Unseen,
+                _ => Runs::Model,
+            }
         }
     }
 }
@@ -229,19 +245,34 @@ mod tests {
             ("/v1/responses", r#"{"model":"m"}"#),
             ("/v1/anything", "{}"),
             ("/v1/conversations", r#"{"inputs":"x","agent_id":"a"}"#),
-            ("/v1/threads/t/runs", r#"{"assistant_id":"a"}"#),
-            ("/v1/threads/t/runs/r/submit_tool_outputs", r#"{"tool_outputs":[]}"#),
+            ("/v1/threads/t/runs", r#"{"assistant_id":"a","stream":true}"#),
+            ("/v1/threads/t/runs/r/submit_tool_outputs", r#"{"tool_outputs":[],"stream":true}"#),
             ("/v1/chat/completions/c", r#"{"model":"m","metadata":{}}"#),
             ("/v1/responses/compact", r#"{"model":"m"}"#),
         ] {
             assert_eq!(runs("POST", path, body), Runs::Model, "{path} {body}");
         }
-        assert_eq!(runs("POST", "/v1/batches", r#"{"model":"m"}"#), Runs::Unseen);
+        for path in [
+            "/v1/batches",
+            "/v1/fine_tuning/jobs",
+            "/v1/fine_tuning/jobs/j/resume",
+            "/v1/batch/jobs",
+            "/v1/evals",
+            "/v1/evals/e/runs",
+            "/v1/evals/e/runs/r",
+            "/v1/threads/runs",
+            "/v1/threads/t/runs",
+            "/v1/threads/t/runs/r/submit_tool_outputs",
+        ] {
+            assert_eq!(runs("POST", path, r#"{"model":"m"}"#), Runs::Unseen, "{path}");
+        }
         for (method, path, body) in [
             ("GET", "/v1/responses/r", ""),
             ("DELETE", "/v1/responses/r", ""),
             ("POST", "/v1/responses/r/cancel", ""),
             ("POST", "/v1/files", "x"),
+            ("POST", "/v1/evals/e/runs/r", ""),
+            ("POST", "/v1/fine_tuning/jobs/j/pause", ""),
             ("POST", "/v1/conversations", "{}"),
             ("POST", "/v1/conversations", r#"{"items":[],"metadata":{}}"#),
             ("POST", "/v1/chat/completions/c", r#"{"metadata":{}}"#),

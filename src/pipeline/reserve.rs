@@ -58,14 +58,18 @@ impl Exchange {
     ///
     /// # Errors
     /// `LimitExceeded` with the limit, what is left and when it resets;
-    /// `PermissionDenied` for a model without a price under a limit in dollars; `Unavailable` when the counters cannot be asked.
+    /// `PermissionDenied` for a model without a price under a limit in dollars, and for what nobody sees under any limit in dollars
+    /// or tokens; `Unavailable` when the counters cannot be asked.
     pub async fn reserve(&mut self) -> Result<()> {
         let budget = self.gateway.budget.clone();
         let Some(key) = self.key.clone() else { return Ok(()) };
+        let payer = self.payer(&key);
+        if self.runs == Runs::Unseen {
+            budget.admits_unseen(&payer).map_err(|refusal| self.refused(&refusal))?;
+        }
         if self.limited == Limited::No {
             return Ok(());
         }
-        let payer = self.payer(&key);
         let ceilings = self.ceilings();
         let bound = self.input_bound();
         let need = self.most(bound, ceilings.first().copied().flatten());

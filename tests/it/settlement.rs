@@ -390,3 +390,41 @@ async fn what_runs_no_model_takes_nothing_of_a_limit_in_dollars_or_tokens() {
     let runs = Call::post("/v1/conversations", "runs", r#"{"inputs":"hi","agent_id":"a"}"#);
     assert!(matches!(marg.send(runs).await.status, 403 | 429));
 }
+
+#[tokio::test]
+async fn what_runs_models_that_nobody_sees_passes_no_limit_in_dollars_or_tokens() {
+    let upstream = Upstream::http1().await;
+    let row = |name: &str, unit: &str, amount: &str| {
+        let amount_name = if unit == "usd" { "amount_usd" } else { "amount" };
+        let amount: Value = serde_json::from_str(amount).unwrap();
+        json!([{"name": name, "scope": "key", "unit": unit, "window": "day", amount_name: amount}])
+    };
+    let batch = r#"{"input_file_id":"f","endpoint":"/v1/chat/completions","completion_window":"24h"}"#;
+    let calls = [
+        ("/v1/batches?model=reader", batch),
+        ("/v1/batches", r#"{"input_file_id":"f","model":"reader"}"#),
+        ("/v1/fine_tuning/jobs", r#"{"training_file":"f","model":"reader"}"#),
+        ("/v1/evals/e/runs", r#"{"name":"x","model":"reader","data_source":{"type":"completions"}}"#),
+    ];
+    for (name, unit, counts) in [("dollars", "usd", "counts dollars"), ("tokens", "tokens", "counts tokens")] {
+        let marg = gateway(&upstream, READER, row(name, unit, "1000")).await;
+        for (path, body) in calls {
+            let answer = marg.send(Call::post(path, "unseen", body)).await;
+            assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "permission_denied", "{error}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(&format!("the limit \"{name}\"")) && message.contains(counts), "{message}");
+        }
+        // What goes on from there is no new run.
+        let cancel = Call::new("POST", "/v1/batches/b/cancel").header("x-case", "cancel");
+        upstream.answer("cancel", Answer::json(200, &json!({"id": "b"})).into());
+        assert_eq!(marg.send(cancel).await.status, 200);
+    }
+    let marg = gateway(&upstream, READER, row("requests", "requests", "100")).await;
+    for (path, body) in calls {
+        upstream.answer("counted", Answer::json(200, &json!({"id": "b", "status": "validating"})).into());
+        let answer = marg.send(Call::post(path, "counted", body)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+}
