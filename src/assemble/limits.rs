@@ -202,9 +202,34 @@ pub async fn hold(core: Arc<Core>, stopped: watch::Receiver<bool>) {
     let applied = tell_what_is_applied(core.clone(), stopped.clone());
     let tidied = tidy(core.clone(), stopped.clone());
     let released = release_dead(core.clone(), stopped.clone());
+    let corrected = correct(core.clone(), stopped.clone());
     let hook = move || core.loaded.load().webhook.clone();
     let posted = webhook::run(budget.events(), webhook::document, hook, stopped.clone());
-    tokio::join!(budget.clone().run(stopped), applied, tidied, released, posted);
+    tokio::join!(budget.clone().run(stopped), applied, tidied, released, corrected, posted);
+}
+
+/// Moves counters to what answers used that were charged in full before they were made. Each move is asked for once: one of which
+/// nobody knows whether it was made leaves that amount charged, or the part of it that is not in dispute.
+async fn correct(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    let Some(mut waiting) = core.gateway.unfinished.moves() else { return };
+    loop {
+        let next = async {
+            let moves = waiting.recv().await?;
+            // A counter that does not have a charge yet cannot give it back.
+            core.feeder.flush_everywhere().await.ok()?;
+            Some(moves)
+        };
+        let moves = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            moves = next => moves,
+        };
+        let Some(moves) = moves else { return };
+        for (counter, by) in moves {
+            if let Err(error) = core.authority.adjust(&counter, by).await {
+                tracing::warn!(%error, %counter, by, "a counter could not be moved to what an answer used in the end");
+            }
+        }
+    }
 }
 
 /// Tells the budget how far the journal has been applied, as long as it holds anything.

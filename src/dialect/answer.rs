@@ -196,6 +196,16 @@ impl AnswerReader {
         self.findings.finish_reason.as_deref()
     }
 
+    /// Whether a response said last that it is still being made (`queued`, `in_progress`).
+    pub fn is_running(&self) -> bool {
+        self.findings.running
+    }
+
+    /// Whether all that is said here was read off whole documents or events, rather than off the end of one that is too large.
+    pub fn is_read_whole(&self) -> bool {
+        !self.findings.cut
+    }
+
     /// The provider's id of the answer; at most 256 bytes.
     pub fn response_id(&self) -> Option<&str> {
         self.findings.id.as_deref()

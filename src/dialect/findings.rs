@@ -47,6 +47,10 @@ pub(super) struct Findings {
     pub(super) model: Option<String>,
     pub(super) id: Option<String>,
     pub(super) finish_reason: Option<String>,
+    /// The answer said last that it is still being made.
+    pub(super) running: bool,
+    /// Something was read off an end whose beginning is gone.
+    pub(super) cut: bool,
     pub(super) first_token: bool,
     pub(super) error: Option<StreamError>,
     pub(super) service_tier: Option<ServiceTier>,
@@ -83,6 +87,8 @@ impl Findings {
             model: None,
             id: None,
             finish_reason: None,
+            running: false,
+            cut: false,
             first_token: false,
             error: None,
             service_tier: None,
@@ -231,6 +237,9 @@ impl Findings {
         self.read_tier(response);
         self.read_images(response);
         let word = response.status.and_then(Value::string).unwrap_or_default();
+        if !word.is_empty() {
+            self.running = matches!(&*word, "in_progress" | "queued");
+        }
         if !matches!(&*word, "" | "in_progress" | "queued") {
             let reason = response.incomplete_details.and_then(|details| details.present("reason"));
             keep(&mut self.finish_reason, reason.or(response.status));
@@ -291,6 +300,7 @@ impl Findings {
     /// Reads the end of an answer, or of an event, whose beginning is gone: the last usage object in it, and the last
     /// model if none is known.
     pub(super) fn tail(&mut self, tail: &[u8]) {
+        self.cut = true;
         if let Some(value) = last_member(tail, b"\"usage\"") {
             self.report = usage::read(self.operation, value).map(|report| report.over(self.report)).or(self.report);
             self.stale = false;

@@ -77,6 +77,14 @@ pub struct Place {
     pub model_in_path: Option<String>,
 }
 
+impl Place {
+    /// The id of the stored response that is read, cancelled or deleted here; `None` at any other place.
+    pub fn stored_response(&self) -> Option<&str> {
+        let id = self.path.strip_prefix("/responses/")?;
+        (self.operation == Operation::Passthrough && !id.is_empty() && !id.contains('/')).then_some(id)
+    }
+}
+
 const PATH_LIMIT_BYTES: usize = 2048;
 const MODEL_LIMIT_BYTES: usize = 256;
 /// How often a path may be percent-encoded over itself; more is an attack, not a name.

@@ -15,4 +15,4 @@ pub use consumer::Consumer;
 pub use feeder::{ConsumerState, Feeder, FeederEnded, FeederHandle, FeederSettings, FeederState, OwnerEnd, Takers};
 pub use journal::{Gap, Journal, JournalError, JournalSettings, Line, owner_of};
 pub use query::LedgerStore;
-pub use record::{Amendment, Attempt, AttemptEnd, Outcome, Record};
+pub use record::{Amendment, Attempt, AttemptEnd, Correction, Outcome, Record};

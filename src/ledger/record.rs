@@ -316,7 +316,7 @@ impl Record {
 }
 
 /// What became known after the record was written: the tokens of an answer whose provider reported none, counted off the
-/// request path.
+/// request path, or of one that was made after it was given out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Amendment {
     /// The exchange.
@@ -330,6 +330,19 @@ pub struct Amendment {
     /// The price used.
     pub price: Option<PriceRef>,
     /// What it added to the counters of limits, now that it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<Charge>,
+    /// Where it corrects an amount that was charged before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
+}
+
+/// Another amount than the one that a record was charged with. The counters are moved apart from the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Correction {
+    /// When it became known.
+    pub at: Timestamp,
+    /// What the exchange has added to the counters of limits, all in all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charges: Vec<Charge>,
 }

@@ -59,8 +59,8 @@ pub fn entry(line: &Line) -> Option<Entry> {
     match line {
         Line::Record(record) => Some(Entry::Exchange(Box::new(exchange(record)))),
         Line::Amend(amendment) => Some(Entry::Amendment(Amendment {
-            // The journal does not say when; the amendment follows its exchange within moments.
-            at: amendment.id.time(),
+            // Any other than a correction follows its exchange within moments.
+            at: amendment.correction.as_ref().map_or_else(|| amendment.id.time(), |correction| correction.at),
             id: amendment.id,
             usage: Tokens::from(amendment.usage),
             usage_source: amendment.usage_source,

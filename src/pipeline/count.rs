@@ -142,7 +142,8 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
     if let Some(habits) = &job.habits {
         habits.settle(&usage, cost);
     }
-    let amendment = Amendment { id: job.id, usage, usage_source: UsageSource::Estimated, cost, price, charges };
+    let usage_source = UsageSource::Estimated;
+    let amendment = Amendment { id: job.id, usage, usage_source, cost, price, charges, correction: None };
     if let Err(error) = journal.append_or_keep(Line::Amend(amendment)) {
         tracing::error!(%error, id = %job.id, "counted tokens could not be recorded; it is tried again");
     }

@@ -18,6 +18,7 @@ use crate::pipeline::attempt::{Current, Step};
 use crate::pipeline::commit::Content;
 use crate::pipeline::judge::Habits;
 use crate::pipeline::leave::Leave;
+use crate::pipeline::unfinished::AtMost;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::id::ExchangeId;
@@ -58,6 +59,8 @@ pub struct Exchange {
     pub reservation: Option<Reservation>,
     /// How much that is.
     pub reserved: Amounts,
+    /// What it is charged if its answer is given out before it is made.
+    pub(super) at_most: Option<AtMost>,
     /// A reservation whose charges are known, until they are in the journal.
     pub(crate) ended: Option<Reservation>,
     /// What is left of limits on requests and tokens, for the answer's head.
@@ -136,6 +139,7 @@ impl Exchange {
             limited: Limited::No,
             reservation: None,
             reserved: Amounts::default(),
+            at_most: None,
             ended: None,
             rates: None,
             downgrade: None,

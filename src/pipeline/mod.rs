@@ -27,6 +27,7 @@ pub mod relay;
 mod reserve;
 pub mod settle;
 pub mod understand;
+pub mod unfinished;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -52,6 +53,7 @@ use crate::pipeline::attest::AuditGate;
 use crate::pipeline::commit::ContentPolicy;
 use crate::pipeline::context::Contexts;
 use crate::pipeline::count::Counter;
+use crate::pipeline::unfinished::Unfinished;
 use crate::provider::Provider;
 use crate::route::Table;
 use crate::telemetry::metrics::METRICS;
@@ -74,6 +76,8 @@ pub struct Gateway {
     pub counter: Counter,
     /// How many tokens stored answers have.
     pub contexts: Contexts,
+    /// What was charged for answers that are still being made.
+    pub unfinished: Unfinished,
     /// What exchanges must know of the audit log.
     pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
@@ -158,6 +162,7 @@ impl Gateway {
             journal,
             counter,
             contexts: Contexts::default(),
+            unfinished: Unfinished::default(),
             audit: AuditGate::default(),
             draining: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),

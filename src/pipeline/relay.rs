@@ -67,7 +67,10 @@ impl Exchange {
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
         let hide = !wants && matches!(operation, Operation::Chat | Operation::Completions);
         let unpacked = matches!(coding, Coding::Packed(_));
-        let mut reader = AnswerReader::new(operation, event_stream && readable, hide);
+        // A stored response reads like a new one.
+        let stored = self.place.as_ref().is_some_and(|place| place.stored_response().is_some());
+        let read_as = if stored { Operation::Responses } else { operation };
+        let mut reader = AnswerReader::new(read_as, event_stream && readable, hide);
         let guess = !event_stream && readable && self.wants_stream();
         if guess {
             reader = reader.guess_stream(hide);

@@ -18,6 +18,7 @@ use crate::ledger::{AttemptEnd, Outcome, Record};
 use crate::pipeline::attempt::micros;
 use crate::pipeline::count::Uncounted;
 use crate::pipeline::exchange::{Exchange, Relaying};
+use crate::pipeline::unfinished::AtMost;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Tick;
 use crate::unit::money::NanoUsd;
@@ -44,12 +45,14 @@ impl Exchange {
         self.close_attempt(outcome);
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
+        let rows = self.at_most.as_ref().zip(self.reservation.as_ref()).map(|(_, held)| held.rows());
         let reservation = self.charge(uncounted.is_some());
         if uncounted.is_none() {
             self.settle_habits();
         }
         self.commit();
         let written = self.journal();
+        self.remember_unfinished(rows.unwrap_or_default());
         count(&self.record);
         tell(&self.record);
         if let Some(mut uncounted) = uncounted {
@@ -76,7 +79,9 @@ impl Exchange {
         if !asked {
             return None;
         }
+        // An answer that is still being made uses what was reserved, as far as anybody can say.
         self.record.charges = match self.used() {
+            _ if self.at_most.is_some() => reservation.charges_unknown(None),
             Some(used) => reservation.charges(&used),
             None => reservation.charges_unknown(self.record.cost.map(NanoUsd::nanos)),
         };
@@ -109,10 +114,13 @@ impl Exchange {
         let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
         reader.finish();
         if self.runs == Runs::Nothing {
-            if let Some(error) = reader.stream_error() {
+            self.record.cost = Some(NanoUsd::ZERO);
+            self.correct();
+            if let Relaying::Passing { reader, .. } = &self.relaying
+                && let Some(error) = reader.stream_error()
+            {
                 note_stream_error(&mut self.record, error.code.as_deref());
             }
-            self.record.cost = Some(NanoUsd::ZERO);
             return None;
         }
         let (reported, delivered) = (reader.usage(), reader.delivered_bytes());
@@ -143,6 +151,16 @@ impl Exchange {
         }
         if self.record.usage.is_some() {
             self.record.usage_source = Some(UsageSource::Reported);
+            return None;
+        }
+        if partial.is_none() {
+            self.at_most = self.at_most();
+        }
+        if let Some(AtMost { amounts, .. }) = &self.at_most {
+            let count = |amount: i64| amount.max(0).unsigned_abs();
+            let (input, output) = (count(amounts.input_tokens), count(amounts.output_tokens));
+            self.record.usage = Some(Usage { input, output, ..Usage::default() });
+            self.record.usage_source = Some(UsageSource::Estimated);
             return None;
         }
         if counts { self.uncounted(operation, partial) } else { None }
@@ -239,6 +257,10 @@ impl Exchange {
             }
             None if usage.is_some() => METRICS.unpriced.with_label_values(&[&*current.step.provider.name]).inc(),
             None => {}
+        }
+        // The classes that are the dearest are not among the counted ones of an answer that is still being made.
+        if let Some(usd) = self.at_most.as_ref().and_then(|most| most.amounts.usd) {
+            self.record.cost = self.record.cost.map(|cost| cost.max(NanoUsd(usd)));
         }
     }
 

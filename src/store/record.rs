@@ -152,7 +152,8 @@ pub(super) fn values(record: &Record) -> Result<Vec<Value<'_>>, StoreError> {
 pub(super) fn measures(amendment: &Amendment) -> Result<Vec<Value<'_>>, StoreError> {
     let mut values = usage(Some(&amendment.usage), Some(amendment.usage_source));
     values.extend(cost(amendment.cost, amendment.price.as_ref()));
-    values.push(list(&amendment.charges)?);
+    let corrected = amendment.correction.as_ref().map(|correction| &correction.charges);
+    values.push(list(corrected.unwrap_or(&amendment.charges))?);
     values.push(id(&amendment.id));
     Ok(values)
 }

@@ -26,6 +26,7 @@ mod audit;
 mod audit_content;
 mod audit_folder;
 mod audit_upkeep;
+mod background;
 mod bad_input;
 mod cluster;
 mod connections;

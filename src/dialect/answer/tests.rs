@@ -484,3 +484,24 @@ fn images_are_counted_in_documents_and_streams_with_what_is_said_of_them() {
     let stream = [begun, many, drawn.clone(), drawn, last].concat();
     assert_eq!(read(Operation::Responses, true, &stream), (Some(2), None, Some("high".to_owned())));
 }
+
+#[test]
+fn an_answer_that_is_still_being_made_says_so_until_it_is_made() {
+    let event = |kind: &str, status: &str| {
+        let response = format!(r#"{{"id":"resp_1","status":"{status}","usage":null}}"#);
+        Bytes::from(format!("data: {{\"type\":\"{kind}\",\"response\":{response}}}\n\n"))
+    };
+    let mut reader = AnswerReader::new(Operation::Responses, true, false);
+    assert!(!reader.is_running());
+    reader.push(event("response.queued", "queued"), false);
+    assert_eq!((reader.is_running(), reader.response_id()), (true, Some("resp_1")));
+    reader.push(event("response.in_progress", "in_progress"), false);
+    assert!(reader.is_running());
+    reader.push(event("response.failed", "failed"), true);
+    assert_eq!((reader.is_running(), reader.finish_reason()), (false, Some("failed")));
+    assert!(reader.is_read_whole());
+
+    let mut large = AnswerReader::new(Operation::Responses, false, false);
+    large.push(Bytes::from(format!("{{\"output\":\"{}\",\"usage\":{{}}}}", "x".repeat(2 << 20))), true);
+    assert!(!large.is_read_whole());
+}

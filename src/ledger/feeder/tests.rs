@@ -360,8 +360,15 @@ async fn an_amendment_reaches_its_record_and_one_without_a_record_is_harmless() 
     let id = running.append("/000");
     let usage = Usage { output: 42, ..Usage::default() };
     for id in [ExchangeId::new(), id] {
-        let amendment =
-            Amendment { id, usage, usage_source: UsageSource::Estimated, cost: None, price: None, charges: Vec::new() };
+        let amendment = Amendment {
+            id,
+            usage,
+            usage_source: UsageSource::Estimated,
+            cost: None,
+            price: None,
+            charges: Vec::new(),
+            correction: None,
+        };
         running.journal.append(&Line::Amend(amendment)).unwrap();
     }
     running.handle.flush().await.unwrap();

@@ -114,7 +114,15 @@ fn what_was_appended_is_read_back_in_order_with_amendments() {
     lines.insert(50, line(&"long".repeat(200_000)));
     let usage = Usage { input: 3, ..Usage::default() };
     let (id, usage_source) = (ExchangeId::new(), UsageSource::Estimated);
-    lines.push(Line::Amend(Amendment { id, usage, usage_source, cost: None, price: None, charges: Vec::new() }));
+    lines.push(Line::Amend(Amendment {
+        id,
+        usage,
+        usage_source,
+        cost: None,
+        price: None,
+        charges: Vec::new(),
+        correction: None,
+    }));
     for line in &lines {
         journal.append(line).unwrap();
     }

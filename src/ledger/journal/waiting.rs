@@ -190,6 +190,7 @@ mod tests {
             cost: None,
             price: None,
             charges: Vec::new(),
+            correction: None,
         };
         journal.keep_for_later(Line::Record(record.clone()));
         journal.append_or_keep(Line::Amend(amendment.clone())).unwrap();

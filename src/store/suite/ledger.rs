@@ -249,7 +249,15 @@ pub async fn an_amendment_sets_usage_and_cost_and_nothing_else(place: &Place) {
     let price = PriceRef { source: "overlay".into(), name: "openai/gpt-4o".to_owned(), effective: None };
     let amend = |id| {
         let (usage_source, cost) = (UsageSource::Estimated, Some(NanoUsd(9)));
-        Line::Amend(Amendment { id, usage, usage_source, cost, price: Some(price.clone()), charges: Vec::new() })
+        Line::Amend(Amendment {
+            id,
+            usage,
+            usage_source,
+            cost,
+            price: Some(price.clone()),
+            charges: Vec::new(),
+            correction: None,
+        })
     };
     let lines = [Line::Record(first.clone()), amend(first.id), amend(ExchangeId::new())];
     let position = Position { segment: "s".into(), from: 0, to: 9 };
