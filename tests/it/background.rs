@@ -147,6 +147,7 @@ async fn what_nobody_remembers_stays_charged_in_full() {
     upstream.answer("order", json(&response("resp_1", "queued", None)));
     let answer = marg.send(order(json!({}))).await;
     let most = marg.record(&answer.id()).await["cost_nano_usd"].as_i64().unwrap();
+    marg.kill9();
     marg.restart().await;
     read(&marg, &upstream, "/v1/responses/resp_1", json(&response("resp_1", "completed", Some((10, 100))))).await;
     spent_is(&marg, "requests", None, 2).await;

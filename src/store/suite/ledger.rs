@@ -14,7 +14,8 @@ use crate::error::StoreError;
 use crate::ledger::query::{Filter, LedgerStore, Order, Position, StatusFilter, Summary};
 use crate::ledger::record::{Verdict, VerdictGround};
 use crate::ledger::{
-    Amendment, Attempt, AttemptEnd, Feeder, FeederSettings, Journal, JournalSettings, Line, Outcome, Record, Takers,
+    Amendment, Attempt, AttemptEnd, Correction, Feeder, FeederSettings, Journal, JournalSettings, Line, Outcome,
+    Record, Takers,
 };
 use crate::store::Backend;
 use crate::telemetry::task;
@@ -247,21 +248,24 @@ pub async fn an_amendment_sets_usage_and_cost_and_nothing_else(place: &Place) {
     let first = Record { bytes_out: 7, ..record(1) };
     let usage = Usage { input: 3, output: 4, ..Usage::default() };
     let price = PriceRef { source: "overlay".into(), name: "openai/gpt-4o".to_owned(), effective: None };
-    let amend = |id| {
-        let (usage_source, cost) = (UsageSource::Estimated, Some(NanoUsd(9)));
-        Line::Amend(Amendment {
-            id,
-            usage,
-            usage_source,
-            cost,
-            price: Some(price.clone()),
-            charges: Vec::new(),
-            correction: None,
-        })
+    let amend = |id, correction| {
+        let (usage_source, cost, price) = (UsageSource::Estimated, Some(NanoUsd(9)), Some(price.clone()));
+        Line::Amend(Amendment { id, usage, usage_source, cost, price, charges: Vec::new(), correction })
     };
-    let lines = [Line::Record(first.clone()), amend(first.id), amend(ExchangeId::new())];
+    let charges = vec![Charge { counter: "lim_1|t|team".parse().unwrap(), amount: 9, at: Timestamp(3) }];
+    let correction = Some(Correction { at: Timestamp(8), charges: charges.clone() });
+    let second = record(2);
+    let lines = [
+        Line::Record(first.clone()),
+        amend(first.id, None),
+        amend(ExchangeId::new(), None),
+        Line::Record(second.clone()),
+        amend(second.id, correction),
+    ];
+    assert!(lines.iter().all(|line| line.charges().is_empty()), "a correction moves counters apart from the journal");
     let position = Position { segment: "s".into(), from: 0, to: 9 };
-    assert_eq!(ledger(&store).write_batch(&lines, &position).await.unwrap(), 1);
+    assert_eq!(ledger(&store).write_batch(&lines, &position).await.unwrap(), 2);
+    assert_eq!(ledger(&store).get(second.id).await.unwrap().unwrap().charges, charges);
     let expected = Record {
         usage: Some(usage),
         usage_source: Some(UsageSource::Estimated),
