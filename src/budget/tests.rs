@@ -10,6 +10,7 @@ use super::time::Clock;
 use super::*;
 use crate::key::Key;
 use crate::unit::charge::CounterId;
+use crate::unit::glob::Glob;
 
 /// A limit for each subject of a scope: a day in UTC for what is spent, the present for what runs.
 pub(super) fn limit(id: &str, scope: Scope, unit: Unit, amount: i64) -> Limit {
