@@ -191,7 +191,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Audit(audit) => wait(audit::run(audit, &common)),
-        Command::Witness(run) => wait(witness::run(run)),
+        Command::Witness(run) => wait(until_interrupted(witness::run(run))),
         Command::Version(version) => version::run(version, common.output),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -201,6 +201,14 @@ fn run(line: Line) -> Result<ExitCode> {
 fn wait<F: Future<Output = Result>>(command: F) -> Result {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
+}
+
+/// Runs what goes on until somebody interrupts it: that is its proper end.
+async fn until_interrupted(work: impl Future<Output = Result>) -> Result {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
 }
 
 impl Common {

@@ -236,7 +236,7 @@ fn a_preset_fills_in_what_is_left_out_and_nothing_else() {
 providers:
   a: {preset: mistral, credentials: ['env:A_KEY', 'env:B_KEY'], http: 2, headers: {X-Org: red}, connect_timeout_ms: 1}
   b: {preset: mistral, base_url: 'HTTPS://B.example:443/v1/', auth: api-key, price_provider: openai, stream_usage: true}
-  c: {base_url: 'http://localhost:1'}
+  c: {base_url: 'http://localhost:1', region: eu-1}
 default_provider: a
 ";
     let loaded = load(yaml).unwrap();
@@ -251,6 +251,7 @@ default_provider: a
     assert_eq!(b.base_url.expose(), "https://b.example/v1");
     assert_eq!((b.auth, b.price_provider.as_deref(), b.stream_usage), (Auth::ApiKey, Some("openai"), true));
     assert_eq!((c.auth, c.price_provider.as_deref(), c.stream_usage), (Auth::Bearer, None, true));
+    assert_eq!((&*b.region, &*c.region), ("", "eu-1"));
 }
 
 #[test]
