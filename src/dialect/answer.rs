@@ -79,6 +79,12 @@ impl AnswerReader {
         self
     }
 
+    /// Tells the choices of a stream apart: for callers who asked for more than one.
+    pub fn expect_several(mut self) -> Self {
+        self.findings.endings.several = true;
+        self
+    }
+
     /// Takes what must not be seen out of errors.
     pub fn keep_confidential(mut self, keeper: Arc<dyn Confidential>) -> Self {
         self.keeper = Some(keeper);
@@ -184,6 +190,11 @@ impl AnswerReader {
     /// Of what the reports say nothing, if there is any: a side that none names, or what was written after the last one.
     pub fn missing(&self) -> Missing {
         self.findings.missing()
+    }
+
+    /// Whether a stream has said the end of every choice, but not yet what all of it used.
+    pub fn awaits_usage(&self) -> bool {
+        self.stream.is_some() && self.findings.awaits_usage()
     }
 
     /// The model that the provider said it used; at most 256 bytes.

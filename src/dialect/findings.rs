@@ -54,7 +54,34 @@ pub(super) struct Findings {
     pub(super) images: Option<u64>,
     pub(super) image_size: Option<String>,
     pub(super) image_quality: Option<String>,
+    pub(super) endings: Endings,
     parsed: u32,
+}
+
+/// Which choices of a stream have begun and ended, by the bits of their indexes; no more than 128 are ever asked for.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// More than one was asked for, so that each event says which it belongs to.
+    pub(super) several: bool,
+    begun: u128,
+    ended: u128,
+}
+
+impl Endings {
+    fn read(&mut self, choices: Value<'_>) {
+        for choice in choices.elements() {
+            let index = choice.get("index").and_then(Value::u64).unwrap_or(0);
+            let bit = u32::try_from(index).ok().and_then(|index| 1_u128.checked_shl(index)).unwrap_or(0);
+            self.begun |= bit;
+            if choice.get("finish_reason").is_some_and(|reason| reason.raw().len() > 2 && !reason.is_null()) {
+                self.ended |= bit;
+            }
+        }
+    }
+
+    fn are_all(&self) -> bool {
+        self.ended != 0 && self.begun == self.ended
+    }
 }
 
 /// The searches, made once.
@@ -89,6 +116,7 @@ impl Findings {
             images: None,
             image_size: None,
             image_quality: None,
+            endings: Endings::default(),
             parsed: 0,
         }
     }
@@ -111,6 +139,7 @@ impl Findings {
             || (self.report.is_some() && !self.stale)
             || has_value(&finders.usage, event)
             || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
+            || self.endings.several
             || mentions_error(event)
             // An event without an object is `[DONE]`, a comment, or not JSON.
             || memchr::memchr(b'{', event).is_none()
@@ -142,6 +171,7 @@ impl Findings {
         if parts.error.is_none() && kind == "error" {
             self.keep_error(Value::whole(&data));
         }
+        parts.choices.into_iter().for_each(|choices| self.endings.read(choices));
         let no_choice = parts.choices.is_none_or(|choices| choices.elements().next().is_none());
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
@@ -252,6 +282,11 @@ impl Findings {
     pub(super) fn missing(&self) -> Missing {
         let missing = self.report.unwrap_or_default().missing;
         Missing { output: missing.output || (self.stale && self.operation.writes()), ..missing }
+    }
+
+    /// Whether every choice has ended, and no report counts all that was written.
+    pub(super) fn awaits_usage(&self) -> bool {
+        self.endings.are_all() && (self.report.is_none() || self.stale)
     }
 
     fn keep_error(&mut self, error: Value<'_>) {

@@ -155,6 +155,39 @@ fn an_answer_is_complete_when_the_caller_thinks_so() {
 }
 
 #[test]
+fn usage_is_awaited_from_the_end_of_every_choice_until_it_is_told() {
+    let awaits = |several: bool, events: &[&str]| {
+        let mut reader = AnswerReader::new(Operation::Chat, true, true);
+        if several {
+            reader = reader.expect_several();
+        }
+        events.iter().for_each(|event| drop(reader.push(Bytes::copy_from_slice(event.as_bytes()), false)));
+        reader.awaits_usage()
+    };
+    let second = |event: &str| event.replace("\"index\":0", "\"index\":1");
+    let with = |event: &str, usage: &str| event.replace("\"usage\":null", &format!("\"usage\":{usage}"));
+    let (other_word, other_stop) = (second(WORD), second(STOP));
+    let told = with(STOP, "{\"prompt_tokens\":9,\"completion_tokens\":2}");
+    let early = with(ROLE, "{\"prompt_tokens\":9,\"completion_tokens\":0}");
+    let empty = WORD.replace("\"finish_reason\":null", "\"finish_reason\":\"\"");
+    assert!(!awaits(false, &[ROLE, WORD]));
+    assert!(!awaits(false, &[ROLE, &empty]));
+    assert!(!awaits(false, &[WORD, STOP, USAGE]));
+    assert!(!awaits(false, &[WORD, &told]));
+    assert!(awaits(false, &[ROLE, WORD, STOP]));
+    assert!(awaits(false, &[ROLE, &other_word, &other_stop]));
+    assert!(awaits(false, &[&early, WORD, STOP]), "what was told before the text is not the whole");
+    assert!(!awaits(true, &[WORD, &other_word, STOP]));
+    assert!(awaits(true, &[WORD, &other_word, STOP, &other_stop]));
+    // Answers may come one behind the other.
+    assert!(awaits(true, &[WORD, STOP]));
+    assert!(!awaits(true, &[WORD, STOP, &other_word]));
+    let mut plain = AnswerReader::new(Operation::Chat, false, true);
+    plain.push(Bytes::from_static(b"{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}"), true);
+    assert!(!plain.awaits_usage());
+}
+
+#[test]
 fn an_error_event_is_noticed() {
     let error = |operation, event: &str| relay(operation, true, &[event.as_bytes()]).1.stream_error().cloned();
     let expected = |message: &str, code: Option<&str>| {
