@@ -62,10 +62,10 @@ impl Exchange {
         let kind = head.content_type.unwrap_or_default();
         let readable = !matches!(coding, Coding::Opaque);
         let event_stream = is_kind(kind, "text/event-stream");
-        // A usage chunk that the caller did not ask for is not shown to it, whoever asked for it; some providers send one unasked.
+        // A usage chunk that only Marg asked for is not shown. What a provider sends unasked is its own way to speak.
         let operation = self.operation();
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
-        let hide = !wants && matches!(operation, Operation::Chat | Operation::Completions);
+        let hide = !wants && self.asks_for_usage() && matches!(operation, Operation::Chat | Operation::Completions);
         let unpacked = matches!(coding, Coding::Packed(_));
         let mut reader = AnswerReader::new(operation, event_stream && readable, hide);
         if self.facts.as_ref().is_some_and(|facts| facts.choices > 1) {

@@ -265,6 +265,36 @@ async fn a_usage_chunk_is_shown_only_to_those_who_ask() {
 }
 
 #[tokio::test]
+async fn usage_that_marg_did_not_ask_for_is_not_hidden() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::new()
+        .provider("unasked", &upstream, json!({"stream_usage": false}))
+        .provider("asked", &upstream, json!({}))
+        .route(json!({"match": {"model": "unasked"}, "to": "unasked"}))
+        .route(json!({"match": {"model": "asked"}, "to": "asked"}));
+    let marg = setup.start().await;
+    for (model, wish, shown) in [
+        ("asked", json!({}), false),
+        ("asked", json!({"usage": {"include": false}}), false),
+        // OpenRouter's way to ask.
+        ("asked", json!({"usage": {"include": true}}), true),
+        ("unasked", json!({"usage": {"include": true}}), true),
+        ("unasked", json!({}), true),
+    ] {
+        let case = format!("{model} {wish}");
+        upstream.answer(&case, answers::stream(model, Some(answers::usage(9, 3))).into());
+        let mut body = streamed();
+        body["model"] = json!(model);
+        body.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+        let answer = marg.chat(&case, &body).await;
+        assert_eq!(answer.text().contains("prompt_tokens"), shown, "{case}: {}", answer.text());
+        let sent = upstream.only(&case).await.json();
+        assert_eq!(sent["stream_options"]["include_usage"] == true, model == "asked", "{case}: {sent}");
+        assert_eq!(marg.record(&answer.id()).await["usage"]["output"], 3, "{case}");
+    }
+}
+
+#[tokio::test]
 async fn usage_is_hidden_however_the_stream_is_cut_into_pieces() {
     let (upstream, marg) = gateway().await;
     let whole = [
