@@ -32,7 +32,7 @@ pub struct StreamError {
 pub(super) struct Meaning {
     /// The caller regards the answer as finished.
     pub(super) last: bool,
-    /// It carries usage and no choice: sent only because usage was asked for.
+    /// It carries usage and no choice: sent because usage was asked for, though other things may stand in it.
     pub(super) only_usage: bool,
     /// It speaks of an error.
     pub(super) error: bool,

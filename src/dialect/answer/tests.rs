@@ -76,6 +76,37 @@ fn usage_beside_a_choice_or_an_error_is_not_hidden() {
 }
 
 #[test]
+fn what_stands_beside_the_usage_is_not_hidden_with_it() {
+    let shown = |event: &str| {
+        let stream = [WORD, event, DONE].concat();
+        let whole = relay(Operation::Chat, true, &[stream.as_bytes()]);
+        assert_eq!(whole.1.usage(), counted(), "{event}");
+        for cut in 0..stream.len() {
+            let (one, other) = stream.as_bytes().split_at(cut);
+            assert_eq!(relay(Operation::Chat, true, &[one, other]).0, whole.0, "cut at {cut}");
+        }
+        let out = String::from_utf8(whole.0).unwrap();
+        out.strip_prefix(WORD).unwrap().strip_suffix(DONE).unwrap().to_owned()
+    };
+    let usage = r#""usage": {"prompt_tokens":9,"completion_tokens":2}"#;
+    let nothing = r#""id":"a","object":"chat.completion.chunk","created":1,"model":"m","system_fingerprint":"f","service_tier":"default","provider":"p","obfuscation":"x","p":"ab","x_groq":{"id":"q"},"timings":null,"warnings":[],"more":{}"#;
+    assert_eq!(shown(&format!("data: {{\"choices\":[],{nothing},{usage}}}\n\n")), "");
+    // An answer without words stands where callers look for one, as they do who did not ask for usage.
+    let choice = r#""choices":[{"index":0,"delta":{},"finish_reason":null}]"#;
+    let timings = r#""timings": {"prompt_n": 6}"#;
+    for (event, expected) in [
+        (format!("{{\"choices\":[],{usage},{timings}}}"), format!("{{{choice},{timings}}}")),
+        (format!("{{\"choices\":[], {timings} , {usage} }}"), format!("{{{choice}, {timings} }}")),
+        (format!("{{ {usage} ,{timings},\"choices\":[ ]}}"), format!("{{ {timings},{choice}}}")),
+        (format!("{{{usage},{timings}}}"), format!("{{{timings}}}")),
+        (format!("{{\"choices\":null,{usage},{timings}}}"), format!("{{\"choices\":null,{timings}}}")),
+    ] {
+        assert_eq!(shown(&format!("data: {event}\n\n")), format!("data: {expected}\n\n"));
+        assert_eq!(shown(&format!("event: e\r\ndata:{event}\r\n\r\n")), format!("event: e\r\ndata:{expected}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn whole_events_are_not_copied() {
     let mut reader = AnswerReader::new(Operation::Chat, true, true);
     for (chunk, range) in [
