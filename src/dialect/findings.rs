@@ -42,6 +42,8 @@ pub(super) struct Meaning {
 pub(super) struct Findings {
     pub(super) operation: Operation,
     pub(super) report: Option<Report>,
+    /// What the first event of a stream of messages says; nothing by itself, as the output is still to come.
+    opening: Option<Report>,
     /// More was written after the last report.
     stale: bool,
     pub(super) model: Option<String>,
@@ -106,6 +108,7 @@ impl Findings {
         Self {
             operation,
             report: None,
+            opening: None,
             stale: false,
             model: None,
             id: None,
@@ -232,10 +235,13 @@ impl Findings {
     fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
         let report = parts.usage(self.operation);
         if let Some(report) = report {
-            self.report = Some(report.over(self.report));
+            self.report = Some(report.over(self.report.or(self.opening)));
             self.stale = false;
         }
+        let opening = parts.opening().and_then(|usage| usage::read(self.operation, usage));
+        self.opening = opening.or(self.opening);
         keep(&mut self.model, parts.model);
+        keep(&mut self.model, parts.message.and_then(|message| message.present("model")));
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
         self.read_tier(parts);
@@ -273,7 +279,7 @@ impl Findings {
     /// The last word counts: a stream of OpenAI begins with the tier that was asked for (`auto`) and ends with the one that
     /// served. Anthropic names it inside `usage`.
     fn read_tier(&mut self, parts: &Parts<'_>) {
-        let inside = || parts.usage.and_then(|usage| usage.present("service_tier"));
+        let inside = || parts.usage.or(parts.opening()).and_then(|usage| usage.present("service_tier"));
         let word = parts.service_tier.or_else(inside).and_then(Value::string);
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
     }
@@ -386,6 +392,7 @@ struct Parts<'a> {
     incomplete_details: Option<Value<'a>>,
     choices: Option<Value<'a>>,
     response: Option<Value<'a>>,
+    message: Option<Value<'a>>,
     error: Option<Value<'a>>,
     usage: Option<Value<'a>>,
     groq: Option<Value<'a>>,
@@ -408,6 +415,7 @@ impl<'a> Parts<'a> {
                 b"incomplete_details" => &mut parts.incomplete_details,
                 b"choices" => &mut parts.choices,
                 b"response" => &mut parts.response,
+                b"message" => &mut parts.message,
                 b"error" => &mut parts.error,
                 b"usage" => &mut parts.usage,
                 b"x_groq" => &mut parts.groq,
@@ -421,6 +429,13 @@ impl<'a> Parts<'a> {
             *slot = Some(value).filter(|value| !value.is_null());
         }
         parts
+    }
+
+    /// The usage object of an event that opens a stream of messages; it holds the input, and of the output next to nothing.
+    ///
+    /// *Source*: `message_start` in <https://docs.claude.com/en/docs/build-with-claude/streaming>.
+    fn opening(&self) -> Option<Value<'a>> {
+        self.message.and_then(|message| message.present("usage"))
     }
 
     /// The usage object, read.
