@@ -446,7 +446,8 @@ impl<'a> Parts<'a> {
     /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
     /// <https://platform.moonshot.ai/docs/api/chat>).
     fn usage(&self, operation: Operation) -> Option<Report> {
-        let read = |usage| usage::read(operation, usage);
+        let spoken = self.kind.and_then(Value::string).is_some_and(|kind| kind == "speech.audio.done");
+        let read = |usage| usage::read(operation, usage).map(|report| if spoken { report.spoken() } else { report });
         let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
         self.usage
             .and_then(read)

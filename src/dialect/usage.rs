@@ -68,6 +68,14 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The report of an answer that was spoken: its output is sound.
+    pub fn spoken(mut self) -> Self {
+        self.usage.output_audio = self.usage.output_audio.saturating_add(std::mem::take(&mut self.usage.output));
+        self
+    }
+}
+
 /// The counts as a vendor wrote them; `None` where it wrote none.
 #[derive(Default)]
 struct Counts {

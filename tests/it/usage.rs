@@ -220,3 +220,22 @@ async fn an_estimate_costs_what_the_model_costs_that_was_served_and_is_in_the_fi
     assert_eq!(figure("marg_cost_nano_usd_total"), cost as f64, "{figures}");
     assert_eq!(figure("marg_unpriced_total"), 1.0, "{figures}");
 }
+
+#[tokio::test]
+async fn speech_is_sound_however_it_comes() {
+    let (upstream, marg) = gateway().await;
+    let events = [
+        json!({"type": "speech.audio.delta", "audio": "AAAA"}),
+        json!({"type": "speech.audio.done", "usage": {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}}),
+    ];
+    let events = events.iter().map(|event| format!("data: {event}\n\n").into()).collect();
+    upstream.answer("events", Answer::event_stream(Body::Pieces(events, End::Clean)).into());
+    upstream.answer("sound", Answer::new(200, "audio/mpeg", Body::Whole("sound".into())).into());
+    for (case, format) in [("events", "sse"), ("sound", "audio")] {
+        let ask = json!({"model": "priced", "voice": "alloy", "input": "Fifteen letters", "stream_format": format});
+        let answer = marg.send(Call::post("/v1/audio/speech", case, ask.to_string())).await;
+        let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+        assert_eq!(record["usage"]["output"].as_u64().unwrap_or(0), 0, "{record}");
+        assert!(record["usage"]["output_audio"].as_u64().unwrap() > 0, "{record}");
+    }
+}
