@@ -126,7 +126,7 @@ impl Counts {
                 b"total_tokens" => counts.total = value.u64(),
                 b"prompt_cache_hit_tokens" => counts.cache_hit = value.u64(),
                 b"prompt_cache_miss_tokens" => counts.cache_miss = value.u64(),
-                b"cached_tokens" => counts.cached = value.u64(),
+                b"cached_tokens" | b"num_cached_tokens" => counts.cached = value.u64().or(counts.cached),
                 b"citation_tokens" => counts.citations = value.u64(),
                 b"reasoning_tokens" => counts.reasoning = value.u64(),
                 b"prompt_audio_seconds" => counts.heard = value.f64().is_some_and(|seconds| seconds > 0.0),
@@ -135,7 +135,10 @@ impl Counts {
                 b"cache_creation" => {
                     counts.beside_write_1h = value.get("ephemeral_1h_input_tokens").and_then(Value::u64);
                 }
-                b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
+                b"prompt_tokens_details"
+                | b"prompt_token_details"
+                | b"input_tokens_details"
+                | b"input_token_details" => {
                     counts.input_details.collect(value);
                 }
                 b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => {
