@@ -444,7 +444,8 @@ impl<'a> Parts<'a> {
     /// `response.usage` (the terminal events of the Responses API,
     /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
     /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
-    /// <https://platform.moonshot.ai/docs/api/chat>).
+    /// <https://platform.moonshot.ai/docs/api/chat>). What `speech.audio.done` counts is sound
+    /// (<https://platform.openai.com/docs/api-reference/audio/speech-audio-done-event>).
     fn usage(&self, operation: Operation) -> Option<Report> {
         let spoken = self.kind.and_then(Value::string).is_some_and(|kind| kind == "speech.audio.done");
         let read = |usage| usage::read(operation, usage).map(|report| if spoken { report.spoken() } else { report });
