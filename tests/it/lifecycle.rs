@@ -112,6 +112,11 @@ async fn a_broken_configuration_changes_nothing_when_reloaded() {
         unknown_key.to_string(),
         no_provider.to_string(),
         no_secret.to_string(),
+        // What is left of a file while it is being rewritten.
+        String::new(),
+        "# The gateway of the third floor\n".to_owned(),
+        "---\n# nothing\n...\n".to_owned(),
+        "null\n".to_owned(),
     ];
     for text in &texts {
         let refusals = || marg.logged().matches("was not reloaded").count();
