@@ -192,6 +192,8 @@ impl Control for Core {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
         let records = journal.is_ok();
+        // The feeder notices only when it has something to store; the watch asks all the time.
+        let away_since = feeder.away_since.into_iter().chain(self.absence.since()).min();
         let mut parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
@@ -200,8 +202,8 @@ impl Control for Core {
             },
             PartStatus {
                 name: "database".to_owned(),
-                ok: feeder.away_since.is_none(),
-                detail: feeder.away_since.map_or_else(
+                ok: away_since.is_none(),
+                detail: away_since.map_or_else(
                     || "records are stored".to_owned(),
                     |since| format!("away since {}; records wait in the journal", since.rfc3339()),
                 ),

@@ -16,6 +16,7 @@ use crate::assemble::house::{self, House, Opened};
 use crate::assemble::peers::Peers;
 use crate::assemble::signals::Hangup;
 use crate::assemble::standby::{self, Standby, Tokens};
+use crate::assemble::watch::Absence;
 use crate::assemble::{Source, banner, discovery, events, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
@@ -99,6 +100,8 @@ pub struct Core {
     /// Who may administer.
     pub(super) tokens: Arc<Tokens>,
     pub(super) ring: Arc<Ring>,
+    /// Since when the store is away, as the watch over it sees it.
+    pub(super) absence: Absence,
     pub(super) feeder: FeederHandle,
     pub(super) started_at: Timestamp,
     /// Held by whoever replaces what is live, so that two replacements cannot cross.
@@ -181,6 +184,7 @@ impl Core {
             standby,
             tokens,
             ring,
+            absence: Absence::default(),
             feeder: handle,
             started_at: Timestamp::now(),
             replacing: tokio::sync::Mutex::new(()),
