@@ -196,11 +196,13 @@ pub struct ReloadReport {
     pub changed: Vec<String>,
     /// Which of those take effect only after a restart.
     pub needs_restart: Vec<String>,
+    /// What is allowed but probably not meant, as `marg check` says it.
+    pub warnings: Vec<ReloadProblem>,
     /// Why nothing was applied; empty if it was.
     pub errors: Vec<ReloadProblem>,
 }
 
-/// One error in the configuration file.
+/// One error or warning about the configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ReloadProblem {
     /// The line, from 1; 0 if the error has no place.

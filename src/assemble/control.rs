@@ -302,6 +302,7 @@ impl Core {
             applied: true,
             changed: changes(&before, &loaded),
             needs_restart: waiting(&self.first, &loaded).into_iter().map(str::to_owned).collect(),
+            warnings: loaded.warnings.iter().cloned().map(tell).collect(),
             errors: Vec::new(),
         };
         log::set_level(loaded.config.log.level.into());
