@@ -32,7 +32,7 @@ pub struct Target {
 pub struct Plan {
     /// The name of the route that gave it; `default` for the default provider.
     pub route: Arc<str>,
-    /// The targets, without repetitions, at most [`MAX_TARGETS`].
+    /// The targets, without repetitions, at most [`MAX_TARGETS`]; of a split of which no side can be asked also all its sides.
     pub targets: Vec<Target>,
 }
 
@@ -61,8 +61,8 @@ struct Route {
     name: Arc<str>,
     model: Option<Glob>,
     team: Option<Glob>,
+    /// At least one weight is above 0.
     first: Vec<(Target, u32)>,
-    weights: u64,
     rest: Vec<Target>,
 }
 
@@ -102,10 +102,17 @@ impl Table {
     }
 
     /// The plan for a call, or `None` if no route leads anywhere for it. `draw` is a uniformly random number; it decides
-    /// splits. A call without a model matches only routes that do not ask for one.
-    pub fn plan(&self, model: Option<&str>, team: Option<&str>, draw: u64) -> Option<Plan> {
+    /// splits, among those sides of which `serves` says that they can be asked. A call without a model matches only routes
+    /// that do not ask for one.
+    pub fn plan(
+        &self,
+        model: Option<&str>,
+        team: Option<&str>,
+        draw: u64,
+        serves: impl Fn(&Target) -> bool,
+    ) -> Option<Plan> {
         match self.routes.iter().find(|route| route.takes(model, team)) {
-            Some(route) => Some(route.plan(draw)),
+            Some(route) => Some(route.plan(draw, serves)),
             None => self.fallback.clone(),
         }
     }
@@ -163,8 +170,7 @@ impl Route {
                 sides.iter().map(|side| Ok((target(&side.to)?, side.weight))).collect::<Result<_, String>>()?
             }
         };
-        let weights = first.iter().map(|(_, weight)| u64::from(*weight)).sum();
-        if weights == 0 {
+        if first.iter().all(|(_, weight)| *weight == 0) {
             return Err(format!("{name}: at least one side of a split needs a weight above 0"));
         }
         let rest = config.fallback.iter().map(target).collect::<Result<Vec<_>, String>>()?;
@@ -177,7 +183,6 @@ impl Route {
             model: matches.model.clone(),
             team: matches.team.clone(),
             first,
-            weights,
             rest,
         })
     }
@@ -199,22 +204,38 @@ impl Route {
         }
     }
 
-    fn plan(&self, draw: u64) -> Plan {
-        let mut ticket = draw % self.weights;
-        let drawn = self.first.iter().find(|(_, weight)| match ticket.checked_sub(u64::from(*weight)) {
+    fn plan(&self, draw: u64, serves: impl Fn(&Target) -> bool) -> Plan {
+        let sides = || self.first.iter().filter(|(_, weight)| *weight > 0).map(|(target, _)| target);
+        // Where no side can be asked all are tried: whoever asks them learns why.
+        let (drawn, all) = match self.first.as_slice() {
+            [(only, _)] => (Some(only), None),
+            _ => match self.draw(draw, serves) {
+                Some(drawn) => (Some(drawn), None),
+                None => (None, Some(sides())),
+            },
+        };
+        let mut targets: Vec<Target> = Vec::with_capacity(1 + self.rest.len());
+        for target in drawn.into_iter().chain(all.into_iter().flatten()).chain(&self.rest) {
+            if !targets.contains(target) {
+                targets.push(target.clone());
+            }
+        }
+        Plan { route: self.name.clone(), targets }
+    }
+
+    /// A side of the split by its weight among those that can be asked; `None` if none can.
+    fn draw(&self, draw: u64, serves: impl Fn(&Target) -> bool) -> Option<&Target> {
+        let sides = || self.first.iter().filter(|(target, weight)| *weight > 0 && serves(target));
+        let weights: u64 = sides().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut ticket = draw.checked_rem(weights)?;
+        let drawn = sides().find(|(_, weight)| match ticket.checked_sub(u64::from(*weight)) {
             Some(left) => {
                 ticket = left;
                 false
             }
             None => true,
         });
-        let mut targets: Vec<Target> = Vec::with_capacity(1 + self.rest.len());
-        for target in drawn.map(|(target, _)| target).into_iter().chain(&self.rest) {
-            if !targets.contains(target) {
-                targets.push(target.clone());
-            }
-        }
-        Plan { route: self.name.clone(), targets }
+        drawn.map(|(target, _)| target)
     }
 }
 
@@ -229,6 +250,10 @@ mod tests {
     fn table(yaml: &str, default: Option<&str>) -> Result<Table, Vec<String>> {
         let routes: Vec<RouteConfig> = serde_saphyr::from_str(yaml).unwrap();
         Table::build(&routes, default, &providers())
+    }
+
+    fn any(_: &Target) -> bool {
+        true
     }
 
     fn names(plan: Option<Plan>) -> Vec<String> {
@@ -260,16 +285,37 @@ mod tests {
             Some("a"),
         );
         let table = table.unwrap();
-        assert_eq!(names(table.plan(Some("gpt-4"), Some("red"), 0)), ["b"]);
-        assert_eq!(names(table.plan(Some("gpt-4"), None, 0)), ["a:x", "b"]);
-        assert_eq!(names(table.plan(Some("other"), None, 0)), ["a"]);
-        assert_eq!(names(table.plan(None, None, 0)), ["a"]);
+        assert_eq!(names(table.plan(Some("gpt-4"), Some("red"), 0, any)), ["b"]);
+        assert_eq!(names(table.plan(Some("gpt-4"), None, 0, any)), ["a:x", "b"]);
+        assert_eq!(names(table.plan(Some("other"), None, 0, any)), ["a"]);
+        assert_eq!(names(table.plan(None, None, 0, any)), ["a"]);
     }
 
     #[test]
     fn a_split_follows_its_weights_and_a_drained_side_gets_nothing() {
         let table = table("[{split: [{to: a, weight: 3}, {to: b, weight: 1}, {to: 'b:z', weight: 0}]}]", None).unwrap();
-        let count = |name: &str| (0..400).filter(|draw| names(table.plan(Some("m"), None, *draw)) == [name]).count();
+        let count =
+            |name: &str| (0..400).filter(|draw| names(table.plan(Some("m"), None, *draw, any)) == [name]).count();
         assert_eq!((count("a"), count("b"), count("b:z")), (300, 100, 0));
+    }
+
+    #[test]
+    fn a_side_that_cannot_be_asked_is_not_drawn() {
+        let split = "[{split: [{to: a, weight: 3}, {to: b, weight: 1}, {to: 'b:z', weight: 1}], fallback: ['a:f']}]";
+        let table = table(split, None).unwrap();
+        let drawn = |serves: fn(&Target) -> bool| {
+            let all = (0..400).map(|draw| names(table.plan(Some("m"), None, draw, serves)));
+            let mut counts = std::collections::BTreeMap::<String, usize>::new();
+            all.for_each(|names| *counts.entry(names.join(" ")).or_default() += 1);
+            counts.into_iter().collect::<Vec<_>>()
+        };
+        let counted = |name: &str, count| (name.to_owned(), count);
+        assert_eq!(drawn(|target| &*target.provider != "a"), [counted("b a:f", 200), counted("b:z a:f", 200)]);
+        assert_eq!(drawn(|target| target.model.is_some()), [counted("b:z a:f", 400)]);
+        assert_eq!(
+            drawn(|_| false),
+            [counted("a b b:z a:f", 400)],
+            "all are tried, so that it shows why none is asked"
+        );
     }
 }
