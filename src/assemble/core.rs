@@ -287,10 +287,10 @@ impl Core {
         synced.is_ok()
     }
 
-    /// Reads the stored routes again and puts them in force.
+    /// Reads the stored routes again and puts those in force that can be served.
     ///
     /// # Errors
-    /// When they cannot be read, or cannot be served; those in force stay.
+    /// When they cannot be read; those in force stay.
     pub(super) async fn take_routes(&self) -> crate::error::Result<()> {
         let _alone = self.replacing.lock().await;
         let stored = RouteStore::list(&*self.house.store).await?;
