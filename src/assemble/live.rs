@@ -24,8 +24,8 @@ use crate::route::{LeftOut, Table, name_of};
 use crate::telemetry::log;
 use crate::unit::clock::Timestamp;
 
-/// Builds everything anew, with what lies in that data folder. Providers whose settings are as before are carried over, with
-/// their health and their rests.
+/// Builds everything anew, with what lies in that data folder. Providers whose settings and authorities are as before are
+/// carried over, with their health and their rests.
 ///
 /// # Errors
 /// Every fault, as a sentence.
@@ -42,7 +42,7 @@ pub fn build(
     for settings in &loaded.providers {
         let same = before
             .and_then(|live| live.providers.get(settings.name.as_str()))
-            .filter(|provider| provider.settings == *settings);
+            .filter(|provider| provider.is_like(settings));
         match same.cloned().map_or_else(|| Provider::new(settings.clone()).map(Arc::new), Ok) {
             Ok(provider) => {
                 providers.insert(provider.name.clone(), provider);

@@ -1,5 +1,6 @@
 //! **Understand** and **plan**: what is asked for, whether this key may ask for it, and who will be asked.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -60,15 +61,17 @@ impl Exchange {
     fn check_models(&self, facts: &Facts, others: &[String]) -> Result<()> {
         let (Some(key), Some(place)) = (&self.key, &self.place) else { return Ok(()) };
         let ring = &self.gateway.ring;
-        let all = facts.model.iter().map(|model| ("model", model));
-        for (param, model) in all.chain(others.iter().map(|model| ("models", model))) {
-            if !ring.allows_model(key, model) {
+        if !ring.restricts_models(key) {
+            return Ok(());
+        }
+        let asked = facts.model.as_deref().map(|model| ("model", Cow::Borrowed(model)));
+        let others = others.iter().map(|model| ("models", Cow::Borrowed(&**model)));
+        let in_tools = facts.tool_models(&self.body).map(|model| ("tools", model));
+        for (param, model) in asked.into_iter().chain(others).chain(in_tools) {
+            if !ring.allows_model(key, &model) {
                 let text = format!("This API key may not use the model `{model}`.");
                 return Err(Error::new(Kind::PermissionDenied, text).param(param));
             }
-        }
-        if !ring.restricts_models(key) {
-            return Ok(());
         }
         let naming = dialect::naming(&self.record.method, place);
         let is_seen = match naming {

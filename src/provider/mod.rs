@@ -60,6 +60,14 @@ impl Provider {
         })
     }
 
+    /// Whether one of these settings would be the same: equal settings, and the same authorities in their file as when this one
+    /// was built.
+    ///
+    /// *Cost*: reads that file, if there is one.
+    pub fn is_like(&self, settings: &ProviderSettings) -> bool {
+        self.settings == *settings && self.transport.trusts_as(settings)
+    }
+
     /// Whether it may be asked for that model at all.
     pub fn serves(&self, model: Option<&str>) -> bool {
         self.settings.enabled && self.offers(model)

@@ -90,6 +90,33 @@ async fn applications_are_served_under_tls() {
 }
 
 #[tokio::test]
+async fn a_reload_believes_the_authorities_that_the_file_holds_by_then() {
+    let upstream = Upstream::http1().await;
+    let mut provider = Setup::with_default(&upstream).start().await;
+    relaunch_with(&mut provider, tls("localhost.pem", "localhost.key")).await;
+    ready(&provider, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("authorities.pem");
+    std::fs::write(&authorities, include_bytes!("../tls/stranger.pem")).unwrap();
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let asked = json!({
+        "base_url": format!("https://localhost:{}/v1", provider.address.port()),
+        "credentials": [format!("plain:{}", provider.key)],
+        "ca_file": authorities,
+    });
+    relaunch_with(&mut marg, json!({"providers": {"main": asked}})).await;
+    ready(&marg, 1).await;
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    assert_eq!(marg.chat("a stranger", &body).await.status, 502);
+    std::fs::write(&authorities, include_bytes!("../tls/localhost.pem")).unwrap();
+    assert_eq!(marg.ask_admin("POST", "/admin/reload", None).await.status, 200);
+    assert_eq!(marg.chat("believed", &body).await.status, 200);
+    std::fs::write(&authorities, include_bytes!("../tls/stranger.pem")).unwrap();
+    assert_eq!(marg.ask_admin("POST", "/admin/reload", None).await.status, 200);
+    assert_eq!(marg.chat("a stranger again", &body).await.status, 502);
+}
+
+#[tokio::test]
 async fn ports_that_the_system_chooses_are_told_and_kept_apart() {
     let upstream = Upstream::http1().await;
     let mut marg = Setup::with_default(&upstream).start().await;
