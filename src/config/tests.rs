@@ -255,8 +255,14 @@ default_provider: a
 }
 
 #[test]
-fn an_empty_file_is_the_defaults() {
-    for yaml in ["", "\u{feff}", "# nothing\n", "---\n", "server:\nadmin: {}\nroutes:\nproviders: ~\n"] {
+fn a_text_without_content_is_refused_and_empty_braces_are_the_defaults() {
+    for yaml in
+        ["", " \n", "\u{feff}", "# nothing\n", "---\n", "---\n# nothing\n...\n", "~", "null\n", "--- null", "&a ~"]
+    {
+        let faults = load::parse(yaml, "x").unwrap_err();
+        assert!(faults.len() == 1 && faults[0].text.starts_with("the file is empty"), "{yaml:?}: {faults:?}");
+    }
+    for yaml in ["{}", "# nothing\n---\n{}\n", "server:\nadmin: {}\nroutes:\nproviders: ~\n"] {
         assert_eq!(load::parse(yaml, "x"), Ok(Config::default()), "{yaml:?}");
     }
 }
