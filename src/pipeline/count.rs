@@ -150,19 +150,17 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
     drop(reservation);
 }
 
-/// The cost, by the price of the model that was served; if that has none, of the one that was asked for.
+/// The cost of what was counted.
 fn bill(job: &Uncounted, usage: &Usage) -> Option<Cost> {
-    let cost = |model: &str| {
-        let query = PriceQuery {
-            provider_name: &job.provider.name,
-            price_provider: job.provider.settings.price_provider.as_deref(),
-            model,
-            at: job.at,
-            tier: job.tier,
-        };
-        job.catalog.bill(&query, Some(usage), job.images.as_ref())
+    let query = PriceQuery {
+        provider_name: &job.provider.name,
+        price_provider: job.provider.settings.price_provider.as_deref(),
+        model: &job.model,
+        served: job.served.as_deref(),
+        at: job.at,
+        tier: job.tier,
     };
-    job.served.as_deref().and_then(cost).or_else(|| cost(&job.model))
+    job.catalog.bill(&query, Some(usage), job.images.as_ref())
 }
 
 /// Counts what a count costs beyond what is in the figures already.

@@ -188,6 +188,7 @@ impl Exchange {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
             model: self.priced_as(step),
+            served: None,
             at: self.record.started_at,
             tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
         };
@@ -246,6 +247,7 @@ impl Exchange {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
             model: &step.model,
+            served: None,
             at: self.record.started_at,
             tier: ServiceTier::Standard,
         }

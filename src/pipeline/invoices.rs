@@ -28,6 +28,7 @@ fn cost(catalog: &Catalog, provider: &str, model: &str, time: &str, answer: &str
         provider_name: provider,
         price_provider: Some(provider),
         model,
+        served: None,
         at: Timestamp::parse(time).unwrap(),
         tier: reader.service_tier().unwrap_or_default(),
     };
@@ -252,6 +253,7 @@ fn drawn(model: &str, size: Option<&str>, quality: Option<&str>, answer: &str) -
         provider_name: "openai",
         price_provider: Some("openai"),
         model,
+        served: None,
         at: Timestamp::parse(DAY).unwrap(),
         tier: reader.service_tier().unwrap_or_default(),
     };
