@@ -206,6 +206,12 @@ fn check_against_list(catalog: &Catalog, provider: &str, model: &str, time: Time
         at: time,
         tier: ServiceTier::Standard,
     };
+    // The list takes the audio of these for text.
+    let knows_no_audio = model.contains("audio-preview") || (provider, model) == ("openrouter", "openai/gpt-audio");
+    let usage = &match knows_no_audio {
+        true => Usage { input_audio: 0, output_audio: 0, ..*usage },
+        false => *usage,
+    };
     let expected = list_says(provider, model, time, usage) * 1e9;
     let Some(cost) = catalog.cost(&query, usage) else {
         assert_eq!(expected, 0.0, "{provider} {model} has a price in the list and none here");
