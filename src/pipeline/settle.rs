@@ -152,6 +152,8 @@ impl Exchange {
             event_stream: reader.is_event_stream(),
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
+            image_tokens: self.facts.as_ref().map_or(0, |facts| self.image_tokens(facts)),
+            most_input: self.written_bound(),
             delivered,
             delivered_bytes,
             reported,

@@ -65,6 +65,17 @@ async fn tokens_that_no_provider_counted_are_counted_from_the_text_and_marked() 
 }
 
 #[tokio::test]
+async fn an_image_that_no_provider_counted_counts_what_was_reserved_for_it() {
+    let (upstream, marg) = gateway().await;
+    upstream.answer("uncounted", Reply::json(200, &answers::completion("priced", None)));
+    let image = json!({"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}});
+    let content = json!([{"type": "text", "text": "What is it?"}, image]);
+    let asked = json!({"model": "priced", "messages": [{"role": "user", "content": content}]});
+    let record = record(&marg, "uncounted", &asked).await;
+    assert_eq!((&record["usage_source"], &record["usage"]["input"]), (&json!("estimated"), &json!(5_004)), "{record}");
+}
+
+#[tokio::test]
 async fn an_error_of_the_provider_consumes_nothing() {
     let (upstream, marg) = gateway().await;
     upstream.answer("wrong", Reply::error(400));
@@ -151,6 +162,8 @@ async fn an_operators_price_holds_whatever_date_the_provider_puts_behind_the_nam
     served("counted here", "gpt-4o-2024-08-06", None);
     let counted = record(&marg, "counted here", &body("gpt-4o", false)).await;
     assert_eq!((&counted["usage_source"], &counted["price"]["name"]), (&json!("estimated"), &json!("main/gpt-4o")));
+    // Three words, three for the message, one for its role and three for the beginning of the answer.
+    assert_eq!(counted["usage"]["input"], 10, "{counted}");
 
     // A stored price comes before the file; until it is there, pricing again changes nothing.
     let order = json!({"since": "2020-01-01T00:00:00Z"});
