@@ -19,7 +19,7 @@ use crate::unit::usage::ServiceTier;
 pub(super) const SOURCE: &str = "genai-prices 0.2.1";
 
 /// What prices from it are called whose audio is from [`AUDIO`].
-const SOURCE_WITH_AUDIO: &str = "genai-prices 0.2.1, audio by the vendor's page";
+pub(super) const SOURCE_WITH_AUDIO: &str = "genai-prices 0.2.1, audio by the vendor's page";
 
 /// Where audio is billed apart and the list takes it for text: its name of the model, and dollars a million tokens of audio heard and
 /// spoken.

@@ -65,14 +65,17 @@ pub fn naming(method: &str, place: &Place) -> Naming {
 /// the provider, and answers that are credentials of the provider.
 ///
 /// *Source*: `client_secret` in <https://platform.openai.com/docs/api-reference/realtime-sessions> and in
-/// <https://platform.openai.com/docs/api-reference/chatkit/sessions>; `value` in
+/// <https://platform.openai.com/docs/api-reference/chatkit/sessions>; `transport.sdp` in
+/// <https://developers.openai.com/api/reference/python/resources/live/methods/create>; `value` in
 /// <https://platform.openai.com/docs/api-reference/admin-api-keys> and of service accounts.
 pub(super) fn leads_past(plain: &str) -> bool {
     let mut before = "";
     plain.split('/').map(str::trim).any(|segment| {
         let sessions = before == "chatkit" && segment == "sessions";
+        // Deeper it could be a name that somebody gave.
+        let live = segment == "live" && matches!(before, "" | "v1");
         before = segment;
-        sessions || matches!(segment, "realtime" | "client_secrets" | "admin_api_keys" | "service_accounts")
+        sessions || live || matches!(segment, "realtime" | "client_secrets" | "admin_api_keys" | "service_accounts")
     })
 }
 

@@ -71,6 +71,18 @@ impl Facts {
         others.take(MAX_OTHER_MODELS + 1).map(Cow::into_owned).collect()
     }
 
+    /// The models that tools and plugins of a request run by themselves: `model` of each. `body` is the body that these facts were
+    /// read from.
+    ///
+    /// *Source*: `tools.model` of `image_generation` in <https://platform.openai.com/docs/api-reference/responses/create>.
+    ///
+    /// *Cost*: one walk over the body; for keys with a list of models only.
+    pub fn tool_models<'a>(&self, body: &'a [u8]) -> impl Iterator<Item = Cow<'a, str>> {
+        let body = self.is_object().then(|| Value::whole(body));
+        let lists = body.into_iter().flat_map(|body| ["tools", "plugins"].map(|list| body.present(list)));
+        lists.flatten().flat_map(Value::elements).filter_map(|tool| tool.present("model")?.string())
+    }
+
     /// The session that a request names in its `metadata`: `session_id`, or `user_id` as Anthropic's requests have it. `body`
     /// is the body that these facts were read from.
     ///
@@ -109,6 +121,8 @@ fn allowed(of: Value<'_>) -> Vec<Arc<str>> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use bytes::Bytes;
 
     use crate::dialect::{Operation, understand};
@@ -170,6 +184,21 @@ mod tests {
             ["evil", "worse", "worst"]
         );
         assert_eq!(others(&format!(r#","models":{:?}"#, vec!["a"; 99])).len(), 17);
+    }
+
+    #[test]
+    fn models_that_tools_run_are_found() {
+        let run = |operation: Operation, more: &str| {
+            let body = Bytes::from(format!(r#"{{"model":"m","input":"x"{more}}}"#));
+            let facts = understand(operation, None, &body).unwrap();
+            facts.tool_models(&body).map(Cow::into_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(run(Operation::Responses, ""), Vec::<String>::new());
+        assert_eq!(run(Operation::Responses, r#","tools":[{"type":"function","name":"model"}]"#), Vec::<String>::new());
+        let more =
+            r#","tools":[{"type":"image_generation","mod\u0065l":"image"}],"plugins":[{"id":"p","model":"other"}]"#;
+        assert_eq!(run(Operation::Responses, more), ["image", "other"]);
+        assert_eq!(run(Operation::Passthrough, more), ["image", "other"]);
     }
 
     #[test]

@@ -60,15 +60,27 @@ impl Provider {
         })
     }
 
+    /// Whether one of these settings would be the same: equal settings, and the same authorities in their file as when this one
+    /// was built.
+    ///
+    /// *Cost*: reads that file, if there is one.
+    pub fn is_like(&self, settings: &ProviderSettings) -> bool {
+        self.settings == *settings && self.transport.trusts_as(settings)
+    }
+
     /// Whether it may be asked for that model at all.
     pub fn serves(&self, model: Option<&str>) -> bool {
-        self.settings.enabled
-            && match model {
-                Some(model) if !self.settings.models.is_empty() => {
-                    self.settings.models.iter().any(|glob| glob.matches(model))
-                }
-                _ => true,
+        self.settings.enabled && self.offers(model)
+    }
+
+    /// Whether it would serve that model, were it enabled.
+    pub fn offers(&self, model: Option<&str>) -> bool {
+        match model {
+            Some(model) if !self.settings.models.is_empty() => {
+                self.settings.models.iter().any(|glob| glob.matches(model))
             }
+            _ => true,
+        }
     }
 }
 

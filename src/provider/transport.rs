@@ -51,7 +51,7 @@ impl Transport {
             (HttpVersion::Http2, true) => ALPN::H2H1,
             (HttpVersion::Http2, false) => ALPN::H2,
         };
-        let authorities = settings.ca_file.as_deref().map(authorities).transpose()?;
+        let authorities = trusted(settings)?;
         let group_key = group_key(settings.http, authorities.as_deref().unwrap_or_default());
         options.ca = authorities.map(|all| all.into_iter().map(|der| WrappedX509::new(der, parse_x509)).collect());
         Ok(Self {
@@ -70,6 +70,13 @@ impl Transport {
         peer.options = self.options.clone();
         peer.group_key = self.group_key;
         peer
+    }
+
+    /// Whether connections under these settings would trust the same authorities and offer the same versions of HTTP. A file that
+    /// cannot be read is not the same.
+    pub fn trusts_as(&self, settings: &ProviderSettings) -> bool {
+        trusted(settings)
+            .is_ok_and(|now| group_key(settings.http, now.as_deref().unwrap_or_default()) == self.group_key)
     }
 
     /// The time to the first byte and the time between chunks, in milliseconds, if they differ and so must be watched apart.
@@ -92,6 +99,11 @@ fn group_key(http: HttpVersion, authorities: &[Vec<u8>]) -> u64 {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The authorities to believe instead of the system's, if there is a file of them.
+fn trusted(settings: &ProviderSettings) -> Result<Option<Vec<Vec<u8>>>, String> {
+    settings.ca_file.as_deref().map(authorities).transpose()
 }
 
 /// The certificates in a file, in DER.

@@ -55,6 +55,20 @@ async fn a_model_that_is_not_seen_is_refused_to_a_key_with_a_list() {
 }
 
 #[tokio::test]
+async fn a_model_that_a_tool_runs_is_held_to_the_list_too() {
+    let (upstream, marg, token) = gateway().await;
+    let body = |model: &str| {
+        json!({"model": "ok-1", "input": "x", "tools": [{"type": "image_generation", "model": model}]}).to_string()
+    };
+    let answer = send(&marg, &token, ("POST", "/v1/responses", JSON, &body("evil"))).await;
+    answer.assert_error(403, "permission_denied");
+    assert_eq!(answer.json()["error"]["param"], "tools");
+    assert_eq!(upstream.asked(), 0, "something reached the provider");
+    assert_eq!(send(&marg, &token, ("POST", "/v1/responses", JSON, &body("ok-image"))).await.status, 200);
+    assert_eq!(send(&marg, &marg.key, ("POST", "/v1/responses", JSON, &body("evil"))).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_to_everybody() {
     let (_upstream, marg, token) = gateway().await;
     for request in [

@@ -186,6 +186,7 @@ fn the_source_names_the_version_that_is_built_in() {
     let lock = include_str!("../../../Cargo.lock").replace("\r\n", "\n");
     let version = list::SOURCE.strip_prefix("genai-prices ").unwrap();
     assert!(lock.contains(&format!("name = \"genai-prices\"\nversion = \"{version}\"\n")));
+    assert!(list::SOURCE_WITH_AUDIO.starts_with(&format!("{},", list::SOURCE)));
 }
 
 /// What the list itself says, in dollars; zero if it does not find the model, as happens for some of its own ids.

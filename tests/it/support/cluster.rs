@@ -160,11 +160,16 @@ impl Load {
         self.hurry.store(yes, Ordering::SeqCst);
     }
 
-    /// Waits until so many more have been told that.
+    /// Waits until so many more have been told that, for as long as anything is told: how long a cap lasts is the machine's affair.
     pub async fn more(&self, status: u16, count: usize) {
         let count_now = || self.told.lock().unwrap().statuses.get(&status).copied().unwrap_or(0);
+        let all_now = || self.told.lock().unwrap().statuses.values().sum::<usize>();
         let goal = count_now() + count;
-        until(&format!("{count} callers are told {status}"), || async { (count_now() >= goal).then_some(()) }).await;
+        while count_now() < goal {
+            let before = all_now();
+            let progress = || async { (all_now() > before || count_now() >= goal).then_some(()) };
+            until(&format!("{count} callers are told {status}"), progress).await;
+        }
     }
 
     /// Ends the callers when each has its answer.
