@@ -18,6 +18,20 @@ use crate::unit::usage::ServiceTier;
 /// The name and version of the list, as prices name their source.
 pub(super) const SOURCE: &str = "genai-prices 0.2.1";
 
+/// What prices from it are called whose audio is from [`AUDIO`].
+pub(super) const SOURCE_WITH_AUDIO: &str = "genai-prices 0.2.1, audio by the vendor's page";
+
+/// Where audio is billed apart and the list takes it for text: its name of the model, and dollars a million tokens of audio heard and
+/// spoken.
+///
+/// *Sources*: <https://platform.openai.com/docs/models/gpt-4o-audio-preview>,
+/// <https://platform.openai.com/docs/models/gpt-4o-mini-audio-preview>, <https://openrouter.ai/openai/gpt-audio>.
+const AUDIO: [(&str, [u64; 2]); 3] = [
+    ("openai/gpt-4o-audio-preview", [40, 80]),
+    ("openai/gpt-4o-mini-audio-preview", [10, 20]),
+    ("openrouter/openai/gpt-audio", [32, 64]),
+];
+
 /// Prices in the list change at midnight UTC or at a full or half hour of the day.
 const SLOT: Duration = Duration::from_secs(30 * 60);
 const SLOTS_A_DAY: i64 = 48;
@@ -79,7 +93,20 @@ pub(super) fn resolve(price_provider: &str, query: &PriceQuery<'_>) -> (Option<C
     let Some(name) = probe.name() else { return (None, day) };
     let span = probe.span(day);
     let card = probe.card(name.clone()).filter(|card| !card.is_free() || is_known_free(&name));
-    (card, span)
+    (card.map(with_audio), span)
+}
+
+/// A card with the rates of audio that the list leaves out. A list that has learned them is left alone.
+fn with_audio(card: Card) -> Card {
+    let Some((_, usd)) = AUDIO.iter().find(|(name, _)| *name == card.price.name) else { return card };
+    let [input, read, write_5m, write_1h, in_audio, in_image, output, reasoning, out_audio, out_image] = card.base;
+    if in_audio != input || out_audio != output {
+        return card;
+    }
+    let [heard, spoken] = usd.map(|usd| usd * 1_000_000_000);
+    let base = [input, read, write_5m, write_1h, heard, in_image, output, reasoning, spoken, out_image];
+    let price = PriceRef { source: SOURCE_WITH_AUDIO.into(), ..card.price };
+    Card { base, price, ..card }
 }
 
 /// Whether a model that the list has without any price is free of charge; of the others with an empty price nothing is known

@@ -6,6 +6,7 @@
 
 mod card;
 mod list;
+mod names;
 mod overlay;
 pub mod prices;
 mod simulated;

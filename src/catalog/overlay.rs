@@ -9,6 +9,7 @@ mod reader;
 use std::path::Path;
 
 use crate::catalog::card::Card;
+use crate::catalog::names;
 use crate::catalog::prices::PriceQuery;
 use crate::catalog::stored::StoredPrice;
 use crate::unit::clock::Timestamp;
@@ -43,6 +44,29 @@ struct Dated {
     standard: Card,
     /// Tiers of service with prices of their own.
     tiers: Vec<(ServiceTier, Card)>,
+}
+
+/// The price that was found for a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Hit<'a> {
+    pub(super) card: &'a Card,
+    /// Whether the row names the model, rather than by a pattern.
+    pub(super) named: bool,
+}
+
+impl Group {
+    /// The price in effect at the time, for the tier.
+    fn card(&self, query: &PriceQuery<'_>) -> Option<&Card> {
+        let holds = |row: &&Dated| row.from <= query.at && row.until.is_none_or(|until| query.at < until);
+        let row = self.rows.iter().rev().find(holds)?;
+        let own = row.tiers.iter().find(|(tier, _)| *tier == query.tier);
+        Some(own.map_or(&row.standard, |(_, card)| card))
+    }
+
+    /// How many letters of a name it says.
+    fn says(&self) -> usize {
+        self.model.as_str().chars().filter(|symbol| !matches!(symbol, '*' | '?')).count()
+    }
 }
 
 /// One provider and model of a file, for a comparison with what is in force.
@@ -87,17 +111,29 @@ impl Overlay {
     }
 
     /// The price of a model at a time: the first provider and model of the file that match and have a row in effect; among
-    /// their rows the one with the latest date that is not in the future and whose end has not come.
-    pub(super) fn find(&self, query: &PriceQuery<'_>) -> Option<&Card> {
-        let matches = |group: &&Group| {
+    /// their rows the one with the latest date that is not in the future and whose end has not come. A row that names a model
+    /// matches the same name with a date or version behind it, too, unless another row names that one itself, or by a pattern
+    /// that says more.
+    pub(super) fn find(&self, query: &PriceQuery<'_>) -> Option<Hit<'_>> {
+        let is_of = |group: &&Group| {
             let own = group.provider.as_deref();
-            (own.is_none() || own == Some(query.provider_name) || own == query.price_provider)
-                && group.model.matches(query.model)
+            own.is_none() || own == Some(query.provider_name) || own == query.price_provider
         };
-        let holds = |row: &&Dated| row.from <= query.at && row.until.is_none_or(|until| query.at < until);
-        let row = self.groups.iter().filter(matches).find_map(|group| group.rows.iter().rev().find(holds))?;
-        let own = row.tiers.iter().find(|(tier, _)| *tier == query.tier);
-        Some(own.map_or(&row.standard, |(_, card)| card))
+        let undated = names::undated(query.model);
+        let mut by_plain_name: Option<(&Group, Hit<'_>)> = None;
+        for group in self.groups.iter().filter(is_of) {
+            let Some(card) = group.card(query) else { continue };
+            let named = group.model.is_literal();
+            if group.model.matches(query.model) {
+                let beaten = by_plain_name.as_ref().is_some_and(|(plain, _)| group.says() <= plain.says());
+                if named || !beaten {
+                    return Some(Hit { card, named });
+                }
+            } else if named && undated == Some(group.model.as_str()) && by_plain_name.is_none() {
+                by_plain_name = Some((group, Hit { card, named }));
+            }
+        }
+        by_plain_name.map(|(_, hit)| hit)
     }
 
     /// Every provider and model that it names, with a moment (`now`, or later if all rows lie ahead) at which it has a price.

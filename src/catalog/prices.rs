@@ -1,8 +1,9 @@
 //! What an exchange cost.
 //!
 //! Sources, in this order: prices stored by operators, the overlay file, the small prices of the simulated provider, the list
-//! built into the `genai-prices` crate, and a default price if the operator set one. A model that none of them has costs
-//! `None`, never zero. Nothing is guessed: a provider
+//! built into the `genai-prices` crate, and a default price if the operator set one. Admission, settlement and pricing again all
+//! go through `Catalog::find`, which says whether the name that was asked for or the one that was served decides. A model that none
+//! of them has costs `None`, never zero. Nothing is guessed: a provider
 //! without an id in the list gets prices from the overlay only, whatever its models are called. A price once found is kept
 //! (at most 4,096 of them), so that `cost` takes about 100 ns.
 
@@ -16,6 +17,7 @@ use genai_prices::Calculator;
 
 use crate::catalog::card::{CLASSES, Card, Media, nanos};
 use crate::catalog::list::{self, Span};
+use crate::catalog::names;
 use crate::catalog::overlay::{Overlay, RATE_LIMIT_USD};
 use crate::catalog::simulated;
 use crate::catalog::stored::StoredPrice;
@@ -50,9 +52,10 @@ pub struct PriceQuery<'a> {
     pub provider_name: &'a str,
     /// Its id in the price list, if it has one: of the list (`openai`, `openrouter`, …) or `simulated`.
     pub price_provider: Option<&'a str>,
-    /// The model, as the provider reported it or as it was asked of it; dated and prefixed names are understood as the list
-    /// does.
+    /// The model that was asked of the provider; dated and prefixed names are understood as the list does.
     pub model: &'a str,
+    /// The model that the provider says it served, once it has answered.
+    pub served: Option<&'a str>,
     /// When the exchange began.
     pub at: Timestamp,
     /// In which tier it was served, or asked to be.
@@ -86,7 +89,31 @@ struct Known {
     model: Box<str>,
     tier: ServiceTier,
     /// The latest find first.
-    spans: Vec<(Span, Option<Arc<Card>>)>,
+    spans: Vec<(Span, Option<Arc<Found>>)>,
+}
+
+/// A price, and where it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    place: Place,
+    pub(super) card: Card,
+}
+
+/// Where a price was found; what comes first holds first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// In the store, by the model's name.
+    Stored,
+    /// In the store, by a pattern.
+    StoredPattern,
+    /// In the overlay file, by the model's name.
+    File,
+    /// In the overlay file, by a pattern.
+    FilePattern,
+    /// In the list, or among the prices of the simulated provider.
+    List,
+    /// It is the price of models without one.
+    Default,
 }
 
 impl Known {
@@ -163,13 +190,13 @@ impl Catalog {
     /// Cost: 100 ns (210 ns while two threads ask for the same model), measured; about a millisecond for the first exchange of
     /// a model on a day (UTC).
     pub fn cost(&self, query: &PriceQuery<'_>, usage: &Usage) -> Option<Cost> {
-        self.card(query)?.cost(usage)
+        self.find(query)?.card.cost(usage)
     }
 
     /// The same with the images that it drew. Without `usage`, tokens that nobody knows: `None` unless they cost nothing, because
     /// the model is billed by the request or by the image, or is free. Cost: as [`Catalog::cost`].
     pub fn bill(&self, query: &PriceQuery<'_>, usage: Option<&Usage>, images: Option<&Images>) -> Option<Cost> {
-        self.card(query)?.bill(usage, images)
+        self.find(query)?.card.bill(usage, images)
     }
 
     /// The most that an exchange can cost, if it consumes at most so many tokens: what admission reserves. `None` if its model
@@ -187,19 +214,19 @@ impl Catalog {
         output_tokens: u64,
         media: Media<'_>,
     ) -> Option<NanoUsd> {
-        let asked = self.card(query)?.most(input_tokens, output_tokens, media);
+        let asked = self.find(query)?.card.most(input_tokens, output_tokens, media);
         if query.tier == ServiceTier::Standard {
             return Some(asked);
         }
         let standard = PriceQuery { tier: ServiceTier::Standard, ..*query };
-        Some(asked.max(self.card(&standard)?.most(input_tokens, output_tokens, media)))
+        Some(asked.max(self.find(&standard)?.card.most(input_tokens, output_tokens, media)))
     }
 
     /// The most tokens that a model reads and writes together; `None` if the list does not know the model or does not say. Cost:
     /// a walk of the provider's models.
     pub fn context_window(&self, query: &PriceQuery<'_>) -> Option<u64> {
-        let card = self.card(query)?;
-        let (provider, id) = card.price.name.split_once('/')?;
+        let found = self.find(query)?;
+        let (provider, id) = found.card.price.name.split_once('/')?;
         list::context_window(provider, id)
     }
 
@@ -208,7 +235,26 @@ impl Catalog {
         if price_provider == simulated::PROVIDER { simulated::models() } else { list::models(price_provider) }
     }
 
-    pub(super) fn card(&self, query: &PriceQuery<'_>) -> Option<Arc<Card>> {
+    /// The price in force. Everything that prices asks here.
+    ///
+    /// The provider bills what it served, so that name is looked up first, in every source. The name that was asked for is looked up,
+    /// too, where both mean the same model: then the source decides, and so does, within one, a name before a pattern. If another
+    /// model was served, what was asked for counts only where the served one has no price but the default.
+    pub(super) fn find(&self, query: &PriceQuery<'_>) -> Option<Arc<Found>> {
+        let Some(name) = query.served.filter(|served| *served != query.model) else { return self.find_named(query) };
+        let served = self.find_named(&PriceQuery { model: name, ..*query });
+        let is_priced = served.as_ref().is_some_and(|served| served.place < Place::Default);
+        if is_priced && !names::same(name, query.model) {
+            return served;
+        }
+        match (served, self.find_named(query)) {
+            (Some(served), Some(asked)) => Some(if asked.place < served.place { asked } else { served }),
+            (served, asked) => served.or(asked),
+        }
+    }
+
+    /// The price of the model that a query asks about, whatever was served.
+    fn find_named(&self, query: &PriceQuery<'_>) -> Option<Arc<Found>> {
         if query.model.len() > MODEL_LIMIT_BYTES {
             return None;
         }
@@ -217,14 +263,14 @@ impl Catalog {
         {
             let known = shard.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(entry) = known.get(&hash).filter(|entry| entry.is_about(query))
-                && let Some((_, card)) = entry.spans.iter().find(|(span, _)| span.holds(query.at))
+                && let Some((_, found)) = entry.spans.iter().find(|(span, _)| span.holds(query.at))
             {
-                return card.clone();
+                return found.clone();
             }
         }
         // Found without the lock: two callers may do it twice, none waits for the other.
-        let (card, span) = self.resolve(query);
-        let card = card.map(Arc::new);
+        let (found, span) = self.resolve(query);
+        let found = found.map(Arc::new);
         let mut known = shard.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= SHARD_LIMIT && !known.contains_key(&hash) {
             known.clear();
@@ -234,18 +280,24 @@ impl Catalog {
             *entry = Known::new(query);
         }
         entry.spans.truncate(SPANS_LIMIT - 1);
-        entry.spans.insert(0, (span, card.clone()));
-        card
+        entry.spans.insert(0, (span, found.clone()));
+        found
     }
 
     /// Asks the sources in turn. Rows of the overlay begin at midnight UTC, so no answer holds beyond its day.
-    fn resolve(&self, query: &PriceQuery<'_>) -> (Option<Card>, Span) {
+    fn resolve(&self, query: &PriceQuery<'_>) -> (Option<Found>, Span) {
         let day = Span::day(query.at);
-        if let Some(card) = self.stored.find(query).or_else(|| self.overlay.find(query)) {
-            return (Some(card.clone()), day);
+        let own =
+            [(&self.stored, [Place::StoredPattern, Place::Stored]), (&self.overlay, [Place::FilePattern, Place::File])];
+        for (rows, [by_pattern, by_name]) in own {
+            if let Some(hit) = rows.find(query) {
+                let place = if hit.named { by_name } else { by_pattern };
+                return (Some(Found { place, card: hit.card.clone() }), day);
+            }
         }
-        let (found, span) = Self::listed(query, day);
-        (found.or_else(|| self.default.clone()), span)
+        let (card, span) = Self::listed(query, day);
+        let listed = card.map(|card| Found { place: Place::List, card });
+        (listed.or_else(|| self.default.clone().map(|card| Found { place: Place::Default, card })), span)
     }
 
     fn listed(query: &PriceQuery<'_>, day: Span) -> (Option<Card>, Span) {

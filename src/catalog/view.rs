@@ -28,7 +28,7 @@ impl Pricing {
     /// A question about a model of a provider. One that is not configured (any more) has no id in the price list.
     pub fn query<'a>(&'a self, provider: &'a str, model: &'a str, at: Timestamp, tier: ServiceTier) -> PriceQuery<'a> {
         let price_provider = self.providers.get(provider).and_then(Option::as_deref);
-        PriceQuery { provider_name: provider, price_provider, model, at, tier }
+        PriceQuery { provider_name: provider, price_provider, model, served: None, at, tier }
     }
 
     /// The same for people, who may also name a provider by its id in the price list.
@@ -98,7 +98,7 @@ pub struct PriceChange {
 impl Catalog {
     /// The rates of a model; `None` if it has no price. Cost: as [`Catalog::cost`], and some allocations.
     pub fn rates(&self, query: &PriceQuery<'_>) -> Option<PriceView> {
-        self.card(query).map(|card| view(&card, query.tier))
+        self.find(query).map(|found| view(&found.card, query.tier))
     }
 }
 
@@ -122,7 +122,7 @@ impl Pricing {
                 for model in self.models(provider, &named.model, &mut left) {
                     let query = self.lookup(provider, &model, named.at, ServiceTier::Standard);
                     let before = self.catalog.rates(&query);
-                    let after = file.find(&query).map(|card| view(card, query.tier));
+                    let after = file.find(&query).map(|hit| view(hit.card, query.tier));
                     let same = match (&before, &after) {
                         (Some(before), Some(after)) => before.costs_as(after),
                         (before, after) => before.is_none() && after.is_none(),

@@ -39,4 +39,4 @@ pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};
 pub use splice::{CeilingField, Changes};
-pub use text::{TEXT_LIMIT_BYTES, delivered_text, request_text, tokens_given};
+pub use text::{TEXT_LIMIT_BYTES, delivered_text, frame_tokens, request_text, tokens_given};

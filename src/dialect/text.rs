@@ -47,6 +47,17 @@ pub fn tokens_given(body: &[u8]) -> u64 {
     lists.map(|(_, value)| numbers_in(value)).sum()
 }
 
+/// The tokens that OpenAI's models read of a chat beside its words: three for each message and one for its role, one for a name, and
+/// three that begin the answer. None of what is no chat.
+///
+/// *Source*: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>, section 6.
+pub fn frame_tokens(operation: Operation, body: &[u8]) -> u64 {
+    let request = Value::first(body).filter(|value| operation == Operation::Chat && value.kind() == Type::Object);
+    let Some(messages) = request.and_then(|request| request.get("messages")) else { return 0 };
+    let frame = |message: Value<'_>| if message.get("name").is_some() { 5 } else { 4 };
+    messages.elements().map(frame).sum::<u64>() + 3
+}
+
 fn numbers_in(list: Value<'_>) -> u64 {
     let count = |element: Value<'_>| match element.kind() {
         Type::Number => 1,
@@ -284,6 +295,17 @@ mod tests {
         let body = format!(r#"{{"input":"{}"}}"#, "é".repeat(TEXT_LIMIT_BYTES));
         let text = request_text(Operation::Embeddings, body.as_bytes());
         assert!((TEXT_LIMIT_BYTES - 4..TEXT_LIMIT_BYTES).contains(&text.len()), "{}", text.len());
+    }
+
+    #[test]
+    fn a_chat_has_a_frame_around_each_message() {
+        let frame = |operation, body: &str| frame_tokens(operation, body.as_bytes());
+        assert_eq!(frame(Operation::Responses, r#"{"input":"x"}"#), 0);
+        assert_eq!(frame(Operation::Chat, "nothing"), 0);
+        assert_eq!(frame(Operation::Chat, r#"{"messages":[]}"#), 3);
+        assert_eq!(frame(Operation::Chat, r#"{"messages":[{"role":"user","content":"x"}]}"#), 7);
+        assert_eq!(frame(Operation::Chat, r#"{"messages":[{"role":"system","name":"n"},{"role":"user"}]}"#), 12);
+        assert_eq!(frame(Operation::Chat, CHAT), 19);
     }
 
     #[test]

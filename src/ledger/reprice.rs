@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::query::{Filter, LedgerStore, MAX_LIMIT, Order};
 use super::record::{AttemptEnd, Record};
-use crate::catalog::{Cost, Pricing};
+use crate::catalog::{Cost, PriceQuery, Pricing};
 use crate::error::StoreError;
 use crate::unit::charge::{Charge, CounterId, WindowId};
 use crate::unit::clock::Timestamp;
@@ -263,16 +263,13 @@ pub async fn deliver(store: &dyn RepriceStore, adjust: &dyn Adjust) -> Result<Ve
 fn price(record: &Record, pricing: &Pricing) -> Option<Cost> {
     let provider = record.provider.as_deref()?;
     let tier = record.service_tier.unwrap_or_default();
-    let cost = |model: &str| {
-        let query = pricing.query(provider, model, record.started_at, tier);
-        pricing.catalog.bill(&query, record.usage.as_ref(), record.images.as_ref())
-    };
-    // The same order as when it was priced first: the model that the provider named, then the one that was asked of it.
     let asked = record.attempts.iter().rev().find(|attempt| {
         *attempt.provider == *provider && !matches!(attempt.end, AttemptEnd::NoCredential | AttemptEnd::ConnectFailed)
     });
     let served = record.model_served.as_deref();
-    served.and_then(cost).or_else(|| cost(asked.map(|attempt| attempt.model.as_str())?))
+    let model = asked.map(|attempt| attempt.model.as_str()).or(served)?;
+    let query = PriceQuery { served, ..pricing.query(provider, model, record.started_at, tier) };
+    pricing.catalog.bill(&query, record.usage.as_ref(), record.images.as_ref())
 }
 
 /// Whether a charge still counts in its window.

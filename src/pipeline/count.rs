@@ -43,6 +43,10 @@ pub struct Uncounted {
     pub request: Bytes,
     /// The length of the request's body.
     pub request_bytes: u64,
+    /// What its images take at most.
+    pub image_tokens: u64,
+    /// The most that all of it can have; 0 if nobody knows.
+    pub most_input: u64,
     /// The beginning of the answer's body; empty if it cannot be read.
     pub delivered: Bytes,
     /// The length of the whole answer's body.
@@ -103,7 +107,8 @@ impl Counter {
         };
         drop(queue);
         // Too many wait: four bytes a token is an estimate, too, and costs nothing.
-        let usage = Usage { input: refused.request_bytes / 4, output: refused.delivered_bytes / 4, ..Usage::default() };
+        let input = by_size(refused.request_bytes, refused.image_tokens, refused.most_input);
+        let usage = Usage { input, output: refused.delivered_bytes / 4, ..Usage::default() };
         finish(*refused, usage, &self.journal);
     }
 
@@ -151,19 +156,17 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
     drop(reservation);
 }
 
-/// The cost, by the price of the model that was served; if that has none, of the one that was asked for.
+/// The cost of what was counted.
 fn bill(job: &Uncounted, usage: &Usage) -> Option<Cost> {
-    let cost = |model: &str| {
-        let query = PriceQuery {
-            provider_name: &job.provider.name,
-            price_provider: job.provider.settings.price_provider.as_deref(),
-            model,
-            at: job.at,
-            tier: job.tier,
-        };
-        job.catalog.bill(&query, Some(usage), job.images.as_ref())
+    let query = PriceQuery {
+        provider_name: &job.provider.name,
+        price_provider: job.provider.settings.price_provider.as_deref(),
+        model: &job.model,
+        served: job.served.as_deref(),
+        at: job.at,
+        tier: job.tier,
     };
-    job.served.as_deref().and_then(cost).or_else(|| cost(&job.model))
+    job.catalog.bill(&query, Some(usage), job.images.as_ref())
 }
 
 /// Counts what a count costs beyond what is in the figures already.
@@ -188,7 +191,11 @@ fn beside(reported: Option<Report>, counted: Usage) -> Usage {
 
 fn usage(job: &Uncounted) -> Usage {
     let model = job.served.as_deref().unwrap_or(&job.model);
-    let input = if job.request.is_empty() { job.request_bytes / 4 } else { words(model, job.operation, &job.request) };
+    let input = if job.request.is_empty() {
+        by_size(job.request_bytes, job.image_tokens, job.most_input)
+    } else {
+        words(model, job.operation, &job.request).saturating_add(job.image_tokens)
+    };
     if job.operation == Operation::Audio {
         return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };
     }
@@ -201,6 +208,12 @@ fn usage(job: &Uncounted) -> Usage {
         scale(kept, job.delivered.len() as u64, job.delivered_bytes)
     };
     Usage { input, output, ..Usage::default() }
+}
+
+/// The tokens of a request that is not read: four bytes each and those of its images, but no more than it can have.
+fn by_size(bytes: u64, image_tokens: u64, most: u64) -> u64 {
+    let tokens = (bytes / 4).saturating_add(image_tokens);
+    if most == 0 { tokens } else { tokens.min(most) }
 }
 
 /// The tokens of the speech that a text becomes: 20 a second, and people read some 15 characters a second.
@@ -230,6 +243,21 @@ mod tests {
     fn speech_is_as_long_as_its_text() {
         assert_eq!(spoken(br#"{"model":"tts","voice":"x","input":"Fifteen letters"}"#, 50), 20);
         assert_eq!(spoken(b"", 150), 200);
+    }
+
+    #[test]
+    fn a_message_to_a_model_of_openai_has_its_frame() {
+        let body = br#"{"messages":[{"role":"user","content":"x"}]}"#;
+        assert_eq!(words("gpt-4o", Operation::Chat, body), 8);
+        assert_eq!(words("some-llama", Operation::Chat, body), 1, "how others frame it is not known");
+        assert_eq!(words("gpt-4o", Operation::Responses, br#"{"input":"x"}"#), 1);
+    }
+
+    #[test]
+    fn an_image_in_a_long_request_is_not_taken_for_text() {
+        assert_eq!(by_size(4_000, 0, 0), 1_000);
+        assert_eq!(by_size(4_000, 500, 0), 1_500);
+        assert_eq!(by_size(4_000_000, 5_000, 21_000), 21_000);
     }
 
     #[test]

@@ -192,6 +192,7 @@ impl Exchange {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
             model: self.priced_as(step),
+            served: None,
             at: self.record.started_at,
             tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
         };
@@ -250,14 +251,17 @@ impl Exchange {
             provider_name: &step.provider.name,
             price_provider: step.provider.settings.price_provider.as_deref(),
             model: &step.model,
+            served: None,
             at: self.record.started_at,
             tier: ServiceTier::Standard,
         }
     }
 }
 
-/// The words of a request, as a model counts them, and the tokens that it gives as such. Costs about a millisecond for 20 KB.
+/// The words of a request, as a model counts them, with the frames of messages where it is known how they count, and the tokens that
+/// the request gives as such. Costs about a millisecond for 20 KB.
 pub(super) fn words(model: &str, operation: Operation, body: &[u8]) -> u64 {
     let words = tokens::count(model, &dialect::request_text(operation, body));
-    words.saturating_add(dialect::tokens_given(body))
+    let frames = if tokens::is_known(model) { dialect::frame_tokens(operation, body) } else { 0 };
+    words.saturating_add(frames).saturating_add(dialect::tokens_given(body))
 }

@@ -28,6 +28,7 @@ fn cost(catalog: &Catalog, provider: &str, model: &str, time: &str, answer: &str
         provider_name: provider,
         price_provider: Some(provider),
         model,
+        served: None,
         at: Timestamp::parse(time).unwrap(),
         tier: reader.service_tier().unwrap_or_default(),
     };
@@ -87,6 +88,22 @@ fn openai_gpt_5_mini_in_a_stream() {
                   data: {\"service_tier\":\"default\",\"choices\":[],\"usage\":{\"prompt_tokens\":500,\"completion_tokens\":50,\
                   \"total_tokens\":550,\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\ndata: [DONE]\n\n";
     check("openai", "gpt-5-mini-2025-08-07", answer, 225_000);
+}
+
+#[test]
+fn openai_gpt_4o_audio_preview_hears_and_speaks_at_prices_that_the_list_does_not_have() {
+    // https://platform.openai.com/docs/models/gpt-4o-audio-preview: text 2.50 and 10, audio 40 and 80.
+    // 17 × 2,500 + 100 × 40,000 + 20 × 10,000 + 40 × 80,000 = 42,500 + 4,000,000 + 200,000 + 3,200,000.
+    let answer = r#"{"usage":{"prompt_tokens":117,"completion_tokens":60,"total_tokens":177,
+        "prompt_tokens_details":{"cached_tokens":0,"audio_tokens":100},
+        "completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":40}}}"#;
+    check("openai", "gpt-4o-audio-preview-2025-06-03", answer, 7_442_500);
+    // https://platform.openai.com/docs/models/gpt-4o-mini-audio-preview: text 0.15 and 0.60, audio 10 and 20.
+    // 17 × 150 + 100 × 10,000 + 20 × 600 + 40 × 20,000 = 2,550 + 1,000,000 + 12,000 + 800,000.
+    check("openai", "gpt-4o-mini-audio-preview", answer, 1_814_550);
+    // https://openrouter.ai/openai/gpt-audio: text 2.50 and 10, audio 32 and 64.
+    // 42,500 + 100 × 32,000 + 200,000 + 40 × 64,000 = 42,500 + 3,200,000 + 200,000 + 2,560,000.
+    check("openrouter", "openai/gpt-audio", answer, 6_002_500);
 }
 
 #[test]
@@ -252,6 +269,7 @@ fn drawn(model: &str, size: Option<&str>, quality: Option<&str>, answer: &str) -
         provider_name: "openai",
         price_provider: Some("openai"),
         model,
+        served: None,
         at: Timestamp::parse(DAY).unwrap(),
         tier: reader.service_tier().unwrap_or_default(),
     };

@@ -181,6 +181,8 @@ impl Exchange {
             event_stream: reader.is_event_stream(),
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
+            image_tokens: self.facts.as_ref().map_or(0, |facts| self.image_tokens(facts)),
+            most_input: self.written_bound(),
             delivered,
             delivered_bytes,
             reported,
@@ -238,19 +240,15 @@ impl Exchange {
             return;
         }
         let settings = &current.step.provider.settings;
-        let cost = |model: &str| {
-            let query = PriceQuery {
-                provider_name: &current.step.provider.name,
-                price_provider: settings.price_provider.as_deref(),
-                model,
-                at: self.record.started_at,
-                tier: self.record.service_tier.unwrap_or_default(),
-            };
-            self.live.catalog.bill(&query, usage, self.record.images.as_ref())
+        let query = PriceQuery {
+            provider_name: &current.step.provider.name,
+            price_provider: settings.price_provider.as_deref(),
+            model: self.priced_as(&current.step),
+            served: self.record.model_served.as_deref(),
+            at: self.record.started_at,
+            tier: self.record.service_tier.unwrap_or_default(),
         };
-        // The model that the provider names is what it bills; if that has no price, the one that was asked for may.
-        let served = self.record.model_served.as_deref();
-        match served.and_then(cost).or_else(|| cost(self.priced_as(&current.step))) {
+        match self.live.catalog.bill(&query, usage, self.record.images.as_ref()) {
             Some(cost) => {
                 self.record.cost = Some(cost.amount);
                 self.record.price = Some(cost.price);

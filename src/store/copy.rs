@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::value::{Type, Value};
 use crate::error::StoreError;
+use crate::unit::id::ExchangeId;
 
 /// How many rows are copied in one transaction.
 pub(super) const BATCH: usize = 500;
@@ -272,6 +273,10 @@ pub trait Rows: Send + Sync {
     /// Adds those rows that are not there, in one transaction; how many those are.
     async fn add(&self, table: &Table, rows: &[Vec<Value<'static>>]) -> Result<u64, StoreError>;
 
+    /// Takes a lock that there is once in the whole database, until what is returned is dropped. `None` if it is taken. A backend
+    /// whose databases are told apart by other means has as many as are wanted.
+    async fn lock(&self, number: i64) -> Result<Option<Box<dyn Send>>, StoreError>;
+
     /// How many rows there are, and the sum of the table's column, as text.
     async fn sums(&self, table: &Table) -> Result<(u64, String), StoreError>;
 }
@@ -279,8 +284,12 @@ pub trait Rows: Send + Sync {
 /// Copies everything from one to the other, and compares.
 ///
 /// # Errors
-/// Those of the stores; [`StoreError::Conflict`] when the target holds more than the source, or differs at the end.
+/// Those of the stores; [`StoreError::Conflict`] when both are the same database, when the target holds more than the source, or when
+/// it differs at the end.
 pub async fn copy(from: &dyn Rows, to: &dyn Rows) -> Result<Vec<Copied>, StoreError> {
+    if are_one(from, to).await? {
+        return Err(StoreError::Conflict("the database to move to is the one to move from, by another name".into()));
+    }
     for table in TABLES {
         let ((here, _), (there, _)) = (from.sums(table).await?, to.sums(table).await?);
         if there > here {
@@ -309,6 +318,14 @@ pub async fn copy(from: &dyn Rows, to: &dyn Rows) -> Result<Vec<Copied>, StoreEr
         all.push(Copied { table: table.name, rows: here.0, new });
     }
     Ok(all)
+}
+
+/// Whether both lead to the same database, whatever words and ways lead there: then a lock of one is taken in the other.
+async fn are_one(one: &dyn Rows, other: &dyn Rows) -> Result<bool, StoreError> {
+    // Nobody else takes a lock of that number.
+    let number = ExchangeId::new().0.as_u64_pair().1.cast_signed();
+    let held = one.lock(number).await?;
+    Ok(held.is_some() && other.lock(number).await?.is_none())
 }
 
 impl Table {
@@ -386,6 +403,24 @@ mod tests {
         let page = LedgerStore::find(&*source, &all).await.unwrap();
         assert_eq!(page.records, LedgerStore::find(&*target, &all).await.unwrap().records);
         assert_eq!(target.segments().await.unwrap(), source.segments().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_database_is_not_moved_to_itself_however_it_is_spelled() {
+        use crate::unit::secret::Secret;
+        let place = Place::postgres();
+        let source = place.open().await;
+        fill(&*source).await;
+        let mut again = place.address.clone();
+        let separator = if again.url.expose().contains('?') { '&' } else { '?' };
+        again.url = Secret::new(format!("{}{separator}application_name=other", again.url.expose()));
+        let refused = copy_all(&place.address, &again).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Conflict(text)) if text.contains("the one to move from")),
+            "{refused:?}"
+        );
+        let other = Place::postgres();
+        assert_eq!(copy_all(&place.address, &other.address).await.unwrap().len(), super::TABLES.len());
     }
 
     #[tokio::test]

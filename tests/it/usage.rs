@@ -65,6 +65,17 @@ async fn tokens_that_no_provider_counted_are_counted_from_the_text_and_marked() 
 }
 
 #[tokio::test]
+async fn an_image_that_no_provider_counted_counts_what_was_reserved_for_it() {
+    let (upstream, marg) = gateway().await;
+    upstream.answer("uncounted", Reply::json(200, &answers::completion("priced", None)));
+    let image = json!({"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}});
+    let content = json!([{"type": "text", "text": "What is it?"}, image]);
+    let asked = json!({"model": "priced", "messages": [{"role": "user", "content": content}]});
+    let record = record(&marg, "uncounted", &asked).await;
+    assert_eq!((&record["usage_source"], &record["usage"]["input"]), (&json!("estimated"), &json!(5_004)), "{record}");
+}
+
+#[tokio::test]
 async fn an_error_of_the_provider_consumes_nothing() {
     let (upstream, marg) = gateway().await;
     upstream.answer("wrong", Reply::error(400));
@@ -109,6 +120,62 @@ async fn the_model_that_the_provider_names_is_what_was_served() {
     assert_eq!(record["model_served"], "priced-2024-08-06", "{record}");
     // That name has no price of its own; the one that was asked for has.
     assert_eq!(record["cost_nano_usd"], 9 * 2_000 + 3 * 10_000, "{record}");
+}
+
+/// A provider with the list of OpenAI's prices, rows of the operator's own before it, and a default price behind it.
+async fn contract(upstream: &Upstream) -> Marg {
+    let setup = Setup::new().provider("main", upstream, json!({"price_provider": "openai"}));
+    let overlay = "prices:\n  - {provider: main, model: gpt-4o, usd_per_million_tokens: {input: 100, output: 1000}}\n  \
+                   - {provider: main, model: house, usd_per_million_tokens: {input: 7, output: 7}}\n";
+    let path = setup.path("prices.yaml");
+    std::fs::write(&path, overlay).unwrap();
+    let prices = json!({"overlay": path, "default": {"input": 50, "output": 60}});
+    setup.set("prices", prices).set("default_provider", json!("main")).start().await
+}
+
+#[tokio::test]
+async fn an_operators_price_holds_whatever_date_the_provider_puts_behind_the_name() {
+    let upstream = Upstream::http1().await;
+    let marg = contract(&upstream).await;
+    let served = |case: &str, model: &str, usage: Option<Value>| {
+        upstream.answer(case, Reply::json(200, &answers::completion(model, usage)));
+    };
+    // Another model than was asked for has the list's price, not that of the operator for what was asked.
+    served("other", "gpt-4o-mini-2024-07-18", Some(answers::usage(1_000, 100)));
+    let other = record(&marg, "other", &body("gpt-4o", false)).await;
+    assert_eq!(other["cost_nano_usd"], 1_000 * 150 + 100 * 600, "{other}");
+    // A name that nobody prices, under which the provider runs what was asked for.
+    served("path", "/models/weights-7", Some(answers::usage(10, 5)));
+    let path = record(&marg, "path", &body("house", false)).await;
+    assert_eq!(path["cost_nano_usd"], 15 * 7_000, "{path}");
+    served("unknown", "something", Some(answers::usage(10, 5)));
+    let unknown = record(&marg, "unknown", &body("something-else", false)).await;
+    assert_eq!(unknown["price"]["source"], "prices.default", "{unknown}");
+
+    served("dated", "gpt-4o-2024-08-06", Some(answers::usage(10, 5)));
+    let dated = record(&marg, "dated", &body("gpt-4o", false)).await;
+    assert_eq!(
+        (&dated["price"]["name"], &dated["cost_nano_usd"]),
+        (&json!("main/gpt-4o"), &json!(6_000_000)),
+        "{dated}"
+    );
+    served("counted here", "gpt-4o-2024-08-06", None);
+    let counted = record(&marg, "counted here", &body("gpt-4o", false)).await;
+    assert_eq!((&counted["usage_source"], &counted["price"]["name"]), (&json!("estimated"), &json!("main/gpt-4o")));
+    // Three words, three for the message, one for its role and three for the beginning of the answer.
+    assert_eq!(counted["usage"]["input"], 10, "{counted}");
+
+    // A stored price comes before the file; until it is there, pricing again changes nothing.
+    let order = json!({"since": "2020-01-01T00:00:00Z"});
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await.json();
+    assert_eq!((&report["records"], &report["changed"]), (&json!(5), &json!(0)), "{report}");
+    let stored = json!({"prices": [{"model": "gpt-4o", "provider": "main",
+        "usd_per_million_tokens": {"input": 50, "output": 500}}]});
+    assert_eq!(marg.ask_admin("PUT", "/admin/prices", Some(&stored)).await.status, 200);
+    let report = marg.ask_admin("POST", "/admin/prices/reprice", Some(&order)).await.json();
+    assert_eq!(report["changed"], 2, "{report}");
+    let again = record(&marg, "dated", &body("gpt-4o", false)).await;
+    assert_eq!(again["cost_nano_usd"], 3_000_000, "{again}");
 }
 
 #[tokio::test]

@@ -76,9 +76,15 @@ fn two_rows_for_the_same_thing_are_refused() {
 fn find(text: &str, provider: &str, model: &str, day: &str) -> Option<String> {
     let overlay = Overlay::parse("p.yaml", text).unwrap();
     let at = Timestamp::parse(&format!("{day}T00:00:00Z")).unwrap();
-    let query =
-        PriceQuery { provider_name: provider, price_provider: Some("listed"), model, at, tier: ServiceTier::Standard };
-    overlay.find(&query).map(|card| format!("{} {}", card.price.name, card.per_request_nanos / 1_000_000_000))
+    let query = PriceQuery {
+        provider_name: provider,
+        price_provider: Some("listed"),
+        model,
+        served: None,
+        at,
+        tier: ServiceTier::Standard,
+    };
+    overlay.find(&query).map(|hit| format!("{} {}", hit.card.price.name, hit.card.per_request_nanos / 1_000_000_000))
 }
 
 #[test]
@@ -97,6 +103,26 @@ prices:
     assert_eq!(found("mine", "gpt-4", "2026-03-01").as_deref(), Some("mine/gpt-* 3"));
     assert_eq!(found("mine", "gpt-5", "2025-12-31").as_deref(), Some("listed/gpt-* 5"));
     assert_eq!(found("other", "gpt-5", "2026-05-01").as_deref(), Some("listed/gpt-* 5"));
+}
+
+#[test]
+fn a_row_for_a_name_holds_with_a_date_behind_it_unless_another_row_says_more() {
+    let text = "
+prices:
+  - {model: gpt-4o, provider: mine, effective: 2026-02-01, per_request_usd: 1}
+  - {model: gpt-*, per_request_usd: 2}
+  - {model: gpt-4o-2024-05-*, per_request_usd: 3}
+  - {model: gpt-4o-2024-11-20, per_request_usd: 4}
+  - {model: gpt-4, per_request_usd: 5}
+";
+    let found = |provider, model| find(text, provider, model, "2026-03-01");
+    assert_eq!(found("mine", "gpt-4o-mini").as_deref(), Some("*/gpt-* 2"), "another model");
+    assert_eq!(found("mine", "gpt-4o-2024-08-06").as_deref(), Some("mine/gpt-4o 1"));
+    assert_eq!(found("mine", "gpt-4o-2024-05-13").as_deref(), Some("*/gpt-4o-2024-05-* 3"));
+    assert_eq!(found("mine", "gpt-4o-2024-11-20").as_deref(), Some("*/gpt-4o-2024-11-20 4"));
+    assert_eq!(found("other", "gpt-4o-2024-08-06").as_deref(), Some("*/gpt-* 2"));
+    assert_eq!(found("mine", "gpt-4-0613").as_deref(), Some("*/gpt-* 2"), "the pattern stands above it");
+    assert_eq!(find(text, "mine", "gpt-4o-2024-08-06", "2026-01-01").as_deref(), Some("*/gpt-* 2"), "not yet");
 }
 
 #[test]
@@ -119,10 +145,11 @@ fn a_class_that_is_left_out_costs_what_its_kind_costs() {
             provider_name: "p",
             price_provider: None,
             model: "m",
+            served: None,
             at: Timestamp(0),
             tier: ServiceTier::Standard,
         };
-        overlay.find(&query).unwrap().cost(&all).unwrap().amount
+        overlay.find(&query).unwrap().card.cost(&all).unwrap().amount
     };
     assert_eq!(usd("input: 1, output: 10"), NanoUsd(46_000_000_000));
     assert_eq!(usd("input: 1, output: 10, cache_write_5m: 2, cache_read: 0"), NanoUsd(47_000_000_000));
@@ -165,9 +192,10 @@ fn larger_inputs_and_tiers_of_service_have_their_own_rates() {
                 service_tiers: {batch: 0.5, priority: {usd_per_million_tokens: {input: 3, output: 30}}}\n";
     let overlay = Overlay::parse("p.yaml", text).unwrap();
     let nanos = |tier, input| {
-        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at: Timestamp(0), tier };
+        let query =
+            PriceQuery { provider_name: "p", price_provider: None, model: "m", served: None, at: Timestamp(0), tier };
         let usage = Usage { input, output: 10, ..Usage::default() };
-        overlay.find(&query).unwrap().cost(&usage).unwrap().amount.nanos()
+        overlay.find(&query).unwrap().card.cost(&usage).unwrap().amount.nanos()
     };
     let fee = 1_000_000_000;
     assert_eq!(nanos(ServiceTier::Standard, 100), fee + 100 * 2_000 + 10 * 10_000);
@@ -184,8 +212,8 @@ fn a_price_with_an_end_gives_way_to_the_one_before() {
     let overlay = Overlay::parse("p.yaml", text).unwrap();
     let nanos = |time: &str| {
         let (at, tier) = (Timestamp::parse(time).unwrap(), ServiceTier::Standard);
-        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at, tier };
-        overlay.find(&query).unwrap().cost(&Usage::default()).unwrap().amount.nanos()
+        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", served: None, at, tier };
+        overlay.find(&query).unwrap().card.cost(&Usage::default()).unwrap().amount.nanos()
     };
     assert_eq!(nanos("2026-05-31T23:59:59Z"), 2_000_000_000);
     assert_eq!(nanos("2026-06-01T00:00:00Z"), 1_000_000_000);
@@ -209,8 +237,8 @@ fn stored_prices_go_from_the_particular_to_the_general() {
     let overlay = Overlay::stored(&stored).unwrap();
     let found = |provider_name, model| {
         let (at, tier) = (Timestamp(0), ServiceTier::Standard);
-        let query = PriceQuery { provider_name, price_provider: None, model, at, tier };
-        let cost = overlay.find(&query).unwrap().cost(&Usage::default()).unwrap();
+        let query = PriceQuery { provider_name, price_provider: None, model, served: None, at, tier };
+        let cost = overlay.find(&query).unwrap().card.cost(&Usage::default()).unwrap();
         (cost.amount.nanos() / 1_000_000_000, cost.price.source)
     };
     assert_eq!(found("p", "claude"), (1, stored[0].id.clone()));
@@ -251,8 +279,9 @@ fn an_image_costs_what_the_first_kind_that_fits_says_and_is_bounded_by_the_deare
                 [{size: 2x2, quality: hd, per_image_usd: 4}, {quality: hd, per_image_usd: 3}, {size: 2x2, per_image_usd: 2}]\n";
     let overlay = Overlay::parse("p.yaml", text).unwrap();
     let card = |tier| {
-        let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at: Timestamp(0), tier };
-        overlay.find(&query).unwrap().clone()
+        let query =
+            PriceQuery { provider_name: "p", price_provider: None, model: "m", served: None, at: Timestamp(0), tier };
+        overlay.find(&query).unwrap().card.clone()
     };
     let standard = card(ServiceTier::Standard);
     let cases = [
@@ -288,8 +317,8 @@ fn images_are_priced_beside_their_tokens_and_not_at_all_while_those_are_unknown(
     use crate::unit::usage::Images;
     let overlay = Overlay::parse("p.yaml", &row("per_image_usd: 0.5")).unwrap();
     let (at, tier) = (Timestamp(0), ServiceTier::Standard);
-    let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", at, tier };
-    let card = overlay.find(&query).unwrap();
+    let query = PriceQuery { provider_name: "p", price_provider: None, model: "m", served: None, at, tier };
+    let card = overlay.find(&query).unwrap().card;
     let images = Images { count: 2, ..Images::default() };
     let usage = Usage { input: 1_000_000, ..Usage::default() };
     assert_eq!(card.bill(Some(&usage), Some(&images)).unwrap().amount, NanoUsd(2_000_000_000));

@@ -24,6 +24,7 @@ fn query<'a>(provider: &'a str, model: &'a str, time: &str) -> PriceQuery<'a> {
         provider_name: "mine",
         price_provider: Some(provider),
         model,
+        served: None,
         at: at(time),
         tier: ServiceTier::Standard,
     }
@@ -57,6 +58,7 @@ fn a_provider_outside_the_list_has_no_price_whatever_its_models_are_called() {
         provider_name: "my-vllm",
         price_provider: None,
         model: "gpt-4o",
+        served: None,
         at: at(DAY),
         tier: ServiceTier::Standard,
     };
@@ -170,6 +172,7 @@ fn the_simulated_provider_has_prices_by_name_and_by_price_provider() {
         provider_name: "simulated",
         price_provider: None,
         model: "sim-small",
+        served: None,
         at: at(DAY),
         tier: ServiceTier::Standard,
     };
@@ -183,6 +186,7 @@ fn the_source_names_the_version_that_is_built_in() {
     let lock = include_str!("../../../Cargo.lock").replace("\r\n", "\n");
     let version = list::SOURCE.strip_prefix("genai-prices ").unwrap();
     assert!(lock.contains(&format!("name = \"genai-prices\"\nversion = \"{version}\"\n")));
+    assert!(list::SOURCE_WITH_AUDIO.starts_with(&format!("{},", list::SOURCE)));
 }
 
 /// What the list itself says, in dollars; zero if it does not find the model, as happens for some of its own ids.
@@ -199,8 +203,15 @@ fn check_against_list(catalog: &Catalog, provider: &str, model: &str, time: Time
         provider_name: "mine",
         price_provider: Some(provider),
         model,
+        served: None,
         at: time,
         tier: ServiceTier::Standard,
+    };
+    // The list takes the audio of these for text.
+    let knows_no_audio = model.contains("audio-preview") || (provider, model) == ("openrouter", "openai/gpt-audio");
+    let usage = &match knows_no_audio {
+        true => Usage { input_audio: 0, output_audio: 0, ..*usage },
+        false => *usage,
     };
     let expected = list_says(provider, model, time, usage) * 1e9;
     let Some(cost) = catalog.cost(&query, usage) else {
@@ -261,7 +272,14 @@ fn no_usage_within_the_bounds_costs_more_than_the_most() {
             let tier = ServiceTier::ALL[random(4) as usize];
             let at = at("2026-10-10T00:00:00Z").plus(Duration::from_secs(random(100 * 86_400)));
             let provider = Some(provider.id());
-            let query = PriceQuery { provider_name: "mine", price_provider: provider, model: model.id(), at, tier };
+            let query = PriceQuery {
+                provider_name: "mine",
+                price_provider: provider,
+                model: model.id(),
+                served: None,
+                at,
+                tier,
+            };
             for _ in 0..16 {
                 let (input, output) = (random(600_000), random(100_000));
                 let may = |may: bool, count: u64| if may { count } else { 0 };
@@ -394,7 +412,9 @@ fn the_overlay_wins_and_names_its_file_and_date() {
     let before = catalog.cost(&query("openai", "gpt-4o", "2026-05-31T23:59:59Z"), &usage).unwrap();
     assert_eq!(&*before.price.source, list::SOURCE);
     let dated = catalog.cost(&query("openai", "gpt-4o-2024-08-06", DAY), &usage).unwrap();
-    assert_eq!(&*dated.price.source, list::SOURCE, "a name without wildcard means that name only");
+    assert_eq!(dated.price.name, "openai/gpt-4o", "with a date behind it, too");
+    let another = catalog.cost(&query("openai", "gpt-4o-mini", DAY), &usage).unwrap();
+    assert_eq!(&*another.price.source, list::SOURCE);
 }
 
 #[test]
@@ -402,4 +422,37 @@ fn a_missing_overlay_file_is_a_fault() {
     let faults = Catalog::load(Some(Path::new("/nowhere/prices.yaml"))).err().unwrap();
     assert_eq!(faults.len(), 1);
     assert!(faults[0].starts_with("/nowhere/prices.yaml: "), "{faults:?}");
+}
+
+#[test]
+fn the_source_decides_between_the_name_that_was_asked_and_the_one_that_was_served() {
+    use crate::catalog::stored::{PriceRow, StoredPrice};
+    let row = |model: &str| PriceRow { model: model.to_owned(), per_request_usd: Some(1.0), ..PriceRow::default() };
+    let stored: Vec<StoredPrice> = ["gpt-4o", "claude-3-5-haiku-latest", "house", "claude-3*"]
+        .map(|model| StoredPrice::new(row(model), "test", Timestamp(0)))
+        .to_vec();
+    let overlay = "prices:\n  - {model: gpt-4o-2024-08-06, per_request_usd: 2}\n  - {model: openrouter/auto, per_request_usd: 3}\n";
+    let catalog = catalog(overlay).with_stored(&stored).unwrap().with_default(1.0, 1.0);
+    let named = |provider, asked, served| {
+        let query = PriceQuery { served, ..query(provider, asked, DAY) };
+        catalog.cost(&query, &Usage { input: 1, ..Usage::default() }).unwrap().price.name
+    };
+    for (provider, asked, served, price) in [
+        ("openai", "gpt-4o", None, "*/gpt-4o"),
+        ("openai", "gpt-4o", Some("gpt-4o"), "*/gpt-4o"),
+        // The same model: a stored price, before a row of the file that names it more exactly.
+        ("openai", "gpt-4o", Some("gpt-4o-2024-08-06"), "*/gpt-4o"),
+        ("openai", "gpt-4o-2024-08-06", Some("gpt-4o-2024-08-06"), "*/gpt-4o"),
+        ("openrouter", "openai/gpt-4o", Some("gpt-4o-2024-11-20"), "*/gpt-4o"),
+        ("anthropic", "claude-3-5-haiku-latest", Some("claude-3-5-haiku-20241022"), "*/claude-3-5-haiku-latest"),
+        // Another model: what the list says of it, before what an operator says of the one that was asked for.
+        ("openai", "gpt-4o", Some("gpt-4o-mini-2024-07-18"), "openai/gpt-4o-mini"),
+        ("openrouter", "openrouter/auto", Some("openai/gpt-4o-mini"), "openrouter/openai/gpt-4o-mini"),
+        ("openrouter", "openrouter/auto", None, "*/openrouter/auto"),
+        // A name that nobody knows, before the price of last resort.
+        ("openai", "house", Some("weights-7"), "*/house"),
+        ("openai", "nothing", Some("weights-7"), "*/*"),
+    ] {
+        assert_eq!(named(provider, asked, served), price, "{asked} {served:?}");
+    }
 }

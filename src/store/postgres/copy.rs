@@ -12,6 +12,9 @@ use crate::error::StoreError;
 const NUMBERS: &str = "SELECT setval(pg_get_serial_sequence('price_adjustment', 'number'), \
                        (SELECT greatest(max(number), 1) FROM price_adjustment))";
 
+/// Ends with its transaction.
+const LOCK: &str = "SELECT pg_try_advisory_xact_lock($1) AS mine";
+
 #[async_trait]
 impl Rows for Store {
     async fn read(
@@ -56,6 +59,16 @@ impl Rows for Store {
         }
         work.commit().await?;
         Ok(new)
+    }
+
+    async fn lock(&self, number: i64) -> Result<Option<Box<dyn Send>>, StoreError> {
+        self.bounded(async {
+            let mut work = self.begin().await?;
+            let row = work.one(work.filled(LOCK, [Value::Integer(Some(number))])).await?;
+            let mine = row.flag("mine")?;
+            Ok(mine.then(|| Box::new(work) as Box<dyn Send>))
+        })
+        .await
     }
 
     async fn sums(&self, table: &Table) -> Result<(u64, String), StoreError> {

@@ -36,6 +36,11 @@ impl Rows for Store {
         Ok(new)
     }
 
+    async fn lock(&self, _: i64) -> Result<Option<Box<dyn Send>>, StoreError> {
+        // The command compares files.
+        Ok(Some(Box::new(())))
+    }
+
     async fn sums(&self, table: &Table) -> Result<(u64, String), StoreError> {
         let statement = sqlx::query(AssertSqlSafe(table.sums())).persistent(false);
         let row = statement.fetch_one(&self.readers).await.map_err(failed)?;
