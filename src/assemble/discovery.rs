@@ -61,7 +61,7 @@ fn is_unknown(provider: &Provider) -> bool {
 }
 
 async fn ask(provider: &Provider) -> Option<Vec<String>> {
-    let peer = provider.transport.peer(provider.endpoint.address().await.ok()?);
+    let peer = provider.transport.peer(&provider.endpoint.addresses().await.ok()?);
     let (mut session, _) = connector().get_http_session(&peer).await.ok()?;
     session.set_read_timeout(Some(PATIENCE));
     let path = format!("{}/models", provider.endpoint.prefix);

@@ -2,19 +2,25 @@
 //!
 //! Built once for each provider; a request copies it and fills the address in.
 
-use std::net::SocketAddr;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::ALPN;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_error::{Error, ErrorType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::provider::config::{HttpVersion, ProviderSettings};
-use crate::provider::endpoint::Endpoint;
+use crate::provider::endpoint::{Addresses, Endpoint};
 
 /// How long an unused connection stays in the pool. Below the 60 s after which many servers close theirs, so that few
 /// requests meet a connection that was just closed.
@@ -64,11 +70,12 @@ impl Transport {
         })
     }
 
-    /// The peer at an address.
-    pub fn peer(&self, address: SocketAddr) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, self.tls, self.host.clone());
+    /// The peer behind these addresses.
+    pub fn peer(&self, addresses: &Addresses) -> HttpPeer {
+        let mut peer = HttpPeer::new(addresses.first(), self.tls, self.host.clone());
         peer.options = self.options.clone();
         peer.group_key = self.group_key;
+        try_all(&mut peer, addresses);
         peer
     }
 
@@ -82,6 +89,44 @@ impl Transport {
     /// The time to the first byte and the time between chunks, in milliseconds, if they differ and so must be watched apart.
     pub fn watched(&self) -> Option<(u64, u64)> {
         (self.first_byte_ms != self.idle_ms).then_some((self.first_byte_ms, self.idle_ms))
+    }
+}
+
+/// The peer behind an endpoint that is no provider's, with what Pingora takes for granted.
+///
+/// # Errors
+/// As [`Endpoint::addresses`].
+pub async fn plain_peer(endpoint: &Endpoint) -> Result<HttpPeer, &'static str> {
+    let addresses = endpoint.addresses().await?;
+    let mut peer = HttpPeer::new(addresses.first(), endpoint.tls, endpoint.host.clone());
+    try_all(&mut peer, &addresses);
+    Ok(peer)
+}
+
+/// Lets a new connection go to any of several addresses. Pingora files it under the first, and checks the address before it uses one
+/// again, so one that went to another address serves its exchange only and is closed when its time in the pool is over; the next
+/// peer names the address that answered.
+fn try_all(peer: &mut HttpPeer, addresses: &Addresses) {
+    if addresses.are_several() {
+        peer.options.custom_l4 = Some(Arc::new(Reach(addresses.clone())));
+    }
+}
+
+#[derive(Debug)]
+struct Reach(Addresses);
+
+#[async_trait]
+impl Connect for Reach {
+    async fn connect(&self, _first: &SocketAddr) -> pingora_error::Result<Stream> {
+        let refused = |error: io::Error| {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, "no address takes a connection", error)
+        };
+        self.0.connect().await.map(Stream::from).map_err(refused)
     }
 }
 

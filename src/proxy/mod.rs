@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error as PingoraError, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -133,6 +133,16 @@ impl Context {
         }
         self.exchange.relaying = Relaying::Nothing;
         self.refuse(&Error::new(Kind::UpstreamError, "The provider's answer is not encoded as it says."))
+    }
+
+    /// Whether a connection that could not be made is made anew for the same attempt, since nothing was sent: to another address of
+    /// the provider, where one took the connection but did not speak with Marg. One that takes none was passed over before.
+    fn connects_elsewhere(&mut self, peer: &HttpPeer, reason: &ErrorType) -> bool {
+        let Some(current) = &self.exchange.current else { return false };
+        let provider = &current.step.provider;
+        let others = peer.address().as_inet().is_some_and(|address| provider.endpoint.pass_over(*address));
+        let in_time = current.started.elapsed() < provider.settings.connect_timeout;
+        others && in_time && is_handshake(reason) && self.exchange.renew()
     }
 
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
@@ -250,9 +260,9 @@ impl ProxyHttp for Front {
                 return Err(PingoraError::explain(ErrorType::ConnectError, "no target is left"));
             };
             let provider = current.step.provider.clone();
-            match provider.endpoint.address().await {
-                Ok(address) => {
-                    let mut peer = provider.transport.peer(address);
+            match provider.endpoint.addresses().await {
+                Ok(addresses) => {
+                    let mut peer = provider.transport.peer(&addresses);
                     if context.pieces.is_some() {
                         let patience = peer.options.write_timeout.map_or(PIECE_PATIENCE, |it| it.min(PIECE_PATIENCE));
                         peer.options.write_timeout = Some(patience);
@@ -261,6 +271,8 @@ impl ProxyHttp for Front {
                         // Connections that died together lie in the pool together; under a key of its own this attempt
                         // meets none of them.
                         (_, peer.group_key) = context.exchange.record.id.0.as_u64_pair();
+                        let left = provider.settings.connect_timeout.saturating_sub(current.started.elapsed());
+                        peer.options.total_connection_timeout = Some(left.max(Duration::from_millis(1)));
                     }
                     return Ok(Box::new(peer));
                 }
@@ -274,12 +286,13 @@ impl ProxyHttp for Front {
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         context: &mut Context,
         mut error: Box<PingoraError>,
     ) -> Box<PingoraError> {
-        if let Some(current) = &context.exchange.current {
-            current.step.provider.endpoint.address_failed();
+        if context.connects_elsewhere(peer, error.etype()) {
+            error.set_retry(true);
+            return error;
         }
         let text = format!("could not connect: {}", error.etype().as_str());
         error.set_retry(context.exchange.fail(AttemptEnd::ConnectFailed, &text));
@@ -502,5 +515,15 @@ fn is_timeout(kind: &ErrorType) -> bool {
             | ErrorType::WriteTimedout
             | ErrorType::ConnectTimedout
             | ErrorType::TLSHandshakeTimedout
+    )
+}
+
+fn is_handshake(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError
     )
 }
