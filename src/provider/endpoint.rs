@@ -210,7 +210,9 @@ impl Addresses {
         let mut refusal = io::ErrorKind::AddrNotAvailable.into();
         loop {
             match untried.next() {
-                Some((place, address)) => open.push(Box::pin(async move { (place, TcpStream::connect(address).await) })),
+                Some((place, address)) => {
+                    open.push(Box::pin(async move { (place, TcpStream::connect(address).await) }))
+                }
                 None if open.is_empty() => return Err(refusal),
                 None => {}
             }

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,12 +27,18 @@ use crate::provider::endpoint::{Addresses, Endpoint};
 /// requests meet a connection that was just closed.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 
+/// How often a provider is asked over HTTP/2 whether it is still there (PING, RFC 9113 section 6.7). One that has not answered after
+/// 5 s more, which is Pingora's constant, loses the connection with all its streams.
+const PING_EVERY: Duration = Duration::from_secs(15);
+
 /// A provider's connections.
 #[derive(Debug)]
 pub struct Transport {
     options: PeerOptions,
     /// Only peers with the same key share connections.
     group_key: u64,
+    /// How often the connections over HTTP/2 were given up; it is part of the key.
+    generation: AtomicU64,
     tls: bool,
     host: String,
     first_byte_ms: u64,
@@ -52,6 +59,7 @@ impl Transport {
         options.write_timeout = Some(settings.idle_timeout);
         options.idle_timeout = Some(POOL_IDLE);
         options.max_h2_streams = 100;
+        options.h2_ping_interval = Some(PING_EVERY);
         options.alpn = match (settings.http, endpoint.tls) {
             (HttpVersion::Http1, _) => ALPN::H1,
             (HttpVersion::Http2, true) => ALPN::H2H1,
@@ -63,6 +71,7 @@ impl Transport {
         Ok(Self {
             options,
             group_key,
+            generation: AtomicU64::new(0),
             tls: endpoint.tls,
             host: endpoint.host.clone(),
             first_byte_ms: millis(settings.first_byte_timeout),
@@ -74,7 +83,7 @@ impl Transport {
     pub fn peer(&self, addresses: &Addresses) -> HttpPeer {
         let mut peer = HttpPeer::new(addresses.first(), self.tls, self.host.clone());
         peer.options = self.options.clone();
-        peer.group_key = self.group_key;
+        peer.group_key = self.key(self.generation.load(Ordering::Relaxed));
         try_all(&mut peer, addresses);
         peer
     }
@@ -84,6 +93,24 @@ impl Transport {
     pub fn trusts_as(&self, settings: &ProviderSettings) -> bool {
         trusted(settings)
             .is_ok_and(|now| group_key(settings.http, now.as_deref().unwrap_or_default()) == self.group_key)
+    }
+
+    /// Lets no further call use the connections over HTTP/2 that such a peer shares, because one of them may be dead: Pingora marks
+    /// a connection only when its own wait for the answer ends (`proxy_h2.rs` of pingora-proxy 0.9.1), neither when Marg's does nor
+    /// when a body finds no room. What runs on them goes on, and they close when they have been idle for [`POOL_IDLE`]. Calls that
+    /// fail together give them up once, so a provider that is only slow costs one connection for each time-out.
+    pub fn give_up(&self, peer: &HttpPeer) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        if peer.group_key == self.key(generation) {
+            // If it is refused, somebody else has done it.
+            let next = generation.wrapping_add(1);
+            let _done = self.generation.compare_exchange(generation, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    fn key(&self, generation: u64) -> u64 {
+        // The keys are hashes, so no small step leads from one to another.
+        self.group_key.wrapping_add(generation)
     }
 
     /// The time to the first byte and the time between chunks, in milliseconds, if they differ and so must be watched apart.

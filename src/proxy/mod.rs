@@ -64,6 +64,8 @@ pub struct Context {
     deadline: Option<Arc<Deadline>>,
     /// There where the stand-in replays the body.
     pieces: Option<Arc<Pieces>>,
+    /// Whether the provider is being asked over HTTP/2.
+    over_http2: bool,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
     /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
@@ -208,6 +210,7 @@ impl ProxyHttp for Front {
             stand_in: None,
             deadline: None,
             pieces: None,
+            over_http2: false,
             next_target: false,
             own_words: None,
         }
@@ -324,6 +327,7 @@ impl ProxyHttp for Front {
         let body = context.exchange.encode();
         context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
+        context.over_http2 = request.version == http::Version::HTTP_2;
         context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
         context.exchange.outgoing = body;
         Ok(())
@@ -403,7 +407,7 @@ impl ProxyHttp for Front {
 
     fn error_while_proxy(
         &self,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<PingoraError>,
         context: &mut Context,
@@ -418,6 +422,10 @@ impl ProxyHttp for Front {
         let late = context.deadline.as_ref().is_some_and(|deadline| deadline.has_passed());
         if late {
             error.as_up();
+        }
+        let timed_out = *error.esource() == ErrorSource::Upstream && (late || is_timeout(error.etype()));
+        if let (true, true, Some(current)) = (timed_out, context.over_http2, &context.exchange.current) {
+            current.step.provider.transport.give_up(peer);
         }
         let started = session.response_written().is_some_and(|response| !response.status.is_informational());
         if *error.esource() == ErrorSource::Downstream || started {

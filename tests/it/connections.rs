@@ -11,7 +11,7 @@ use crate::support::answers;
 use crate::support::client::{Call, assert_openai_error};
 use crate::support::marg::{Marg, Setup};
 use crate::support::raw::Raw;
-use crate::support::reply::{Reply, What};
+use crate::support::reply::{Reply, What, When};
 use crate::support::upstream::Upstream;
 
 fn chat() -> Value {
@@ -199,5 +199,28 @@ async fn an_error_of_margs_own_says_whether_the_connection_ends() {
         let answer = client.send(Call::chat("broken", &chat())).await;
         assert_eq!(answer.status, 502, "{patience}");
         assert_eq!(answer.header("connection") == "close", !client.stays_open().await, "{patience}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_http2_on_which_a_provider_is_silent_is_used_no_more() {
+    // Marg's own watch ends the wait; a body finds no room on the connection.
+    for (first_byte, idle, bytes) in [(300, 20_000, 10), (2_000, 300, 200_000)] {
+        let upstream = Upstream::http2().await;
+        let limits = json!({"http": "2", "first_byte_timeout_ms": first_byte, "idle_timeout_ms": idle});
+        let setup = Setup::new().provider("main", &upstream, limits).set("default_provider", json!("main"));
+        let marg = setup.start().await;
+        assert_eq!(marg.chat("before", &chat()).await.status, 200);
+        upstream.answer("silent", Reply::afterwards(What::Hang).when(When::AtOnce));
+        let large = json!({"model": "m", "messages": [{"role": "user", "content": "x".repeat(bytes)}]});
+        marg.chat("silent", &large).await.assert_error(504, "upstream_timeout");
+        let silent = upstream.only("silent").await.connection;
+        assert_eq!(upstream.only("before").await.connection, silent);
+        for _ in 0..3 {
+            assert_eq!(marg.chat("after", &chat()).await.status, 200);
+        }
+        let used: Vec<usize> = upstream.seen("after").iter().map(|seen| seen.connection).collect();
+        assert!(!used.contains(&silent), "{used:?}");
+        assert!(upstream.connections() <= silent + 3, "{} connections", upstream.connections());
     }
 }
