@@ -31,6 +31,17 @@ const POOL_IDLE: Duration = Duration::from_secs(50);
 /// 5 s more, which is Pingora's constant, loses the connection with all its streams.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
+/// The most calls that share a connection over HTTP/2.
+const H2_STREAMS: u32 = 100;
+
+/// How much of one answer a provider may send over HTTP/2 before Marg has taken it: 5 MB/s to a provider 100 ms away, and the most
+/// that a caller which does not read can pile up here.
+const H2_STREAM_WINDOW: u32 = 512 * 1024;
+
+/// The same for all answers of a connection. With less than its streams' windows together, callers that do not read would use it up
+/// and hold up those that do (RFC 9113 section 5.2.1).
+const H2_CONNECTION_WINDOW: u32 = H2_STREAMS * H2_STREAM_WINDOW;
+
 /// A provider's connections.
 #[derive(Debug)]
 pub struct Transport {
@@ -58,7 +69,9 @@ impl Transport {
         options.read_timeout = Some(settings.first_byte_timeout.max(settings.idle_timeout));
         options.write_timeout = Some(settings.idle_timeout);
         options.idle_timeout = Some(POOL_IDLE);
-        options.max_h2_streams = 100;
+        options.max_h2_streams = usize::try_from(H2_STREAMS).unwrap_or(usize::MAX);
+        options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
+        options.h2_connection_window_size = Some(H2_CONNECTION_WINDOW);
         options.h2_ping_interval = Some(PING_EVERY);
         options.alpn = match (settings.http, endpoint.tls) {
             (HttpVersion::Http1, _) => ALPN::H1,

@@ -1,7 +1,7 @@
 //! Callers that ask for much and read nothing: the provider is held back, memory stays flat, others are served.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::answers;
 use crate::support::client::Call;
@@ -18,8 +18,18 @@ const GROWTH: u64 = 60 * 1024 * 1024;
 
 #[tokio::test]
 async fn a_hundred_callers_that_do_not_read_cost_no_memory_and_no_service() {
-    let upstream = Upstream::http1().await;
-    let marg = Setup::with_default(&upstream).set("log", json!({"level": "warn"})).start().await;
+    check(&Upstream::http1().await, json!({})).await;
+}
+
+/// All of them share one connection to the provider, and so do those that read.
+#[tokio::test]
+async fn a_hundred_callers_that_do_not_read_hold_up_no_other_over_http2() {
+    check(&Upstream::http2().await, json!({"http": "2"})).await;
+}
+
+async fn check(upstream: &Upstream, settings: Value) {
+    let setup = Setup::new().provider("main", upstream, settings).set("default_provider", json!("main"));
+    let marg = setup.set("log", json!({"level": "warn"})).start().await;
     let event = answers::text("m", &"x".repeat(PIECE));
     upstream.answer("flood", Answer::event_stream(Body::Repeated(event, STREAM / PIECE as u64)).into());
     let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
@@ -33,7 +43,7 @@ async fn a_hundred_callers_that_do_not_read_cost_no_memory_and_no_service() {
     }
     upstream.wait_for("flood", READERS).await;
     // Until the provider can send nothing more: every buffer on the way is full.
-    let sent = stalled(&upstream).await;
+    let sent = stalled(upstream).await;
     let growth = marg.resident_bytes().saturating_sub(before);
     assert!(growth < GROWTH, "{} MiB more for {READERS} readers", growth >> 20);
     assert!(sent < STREAM * READERS as u64 / 2, "{} MiB were taken without a reader", sent >> 20);
