@@ -38,7 +38,7 @@ use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
 use crate::proxy::replay::{Deadline, PIECE_PATIENCE, Pieces, Slot};
-use crate::unit::clock::Timestamp;
+use crate::unit::clock::{Tick, Timestamp};
 
 /// The data plane of one gateway.
 pub struct Front {
@@ -49,6 +49,11 @@ pub struct Front {
 
 /// What the pages about the gateway itself can be asked with.
 const METHODS_OF_PAGES: &str = "GET, HEAD";
+
+/// How soon after sending a pooled connection shows that it had died in the pool: the first packet is answered with a reset, so
+/// after one way around the world and back. One that breaks later may have carried the request, and the provider may have worked on
+/// it.
+const DEAD_SHOWS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The pages about the gateway itself that anyone may read.
 pub trait StatePages: Send + Sync {
@@ -66,6 +71,8 @@ pub struct Context {
     pieces: Option<Arc<Pieces>>,
     /// Whether the provider is being asked over HTTP/2.
     over_http2: bool,
+    /// When its request began to be sent.
+    sent: Option<Tick>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
     /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
@@ -137,6 +144,14 @@ impl Context {
         self.refuse(&Error::new(Kind::UpstreamError, "The provider's answer is not encoded as it says."))
     }
 
+    /// Whether nobody can have worked on what was sent on a pooled connection before this error. Pingora does not count a failed
+    /// write, though it is the surest sign, like a body that was not handed over to its end: the request never was there as a whole.
+    fn was_lost(&self, error: &PingoraError) -> bool {
+        let at_once = self.sent.is_some_and(|sent| sent.elapsed() < DEAD_SHOWS_WITHIN);
+        let in_part = !self.exchange.outgoing.is_empty();
+        *error.etype() == ErrorType::WriteError || (error.retry() && (at_once || in_part))
+    }
+
     /// Whether a connection that could not be made is made anew for the same attempt, since nothing was sent: to another address of
     /// the provider, where one took the connection but did not speak with Marg. One that takes none was passed over before.
     fn connects_elsewhere(&mut self, peer: &HttpPeer, reason: &ErrorType) -> bool {
@@ -144,7 +159,7 @@ impl Context {
         let provider = &current.step.provider;
         let others = peer.address().as_inet().is_some_and(|address| provider.endpoint.pass_over(*address));
         let in_time = current.started.elapsed() < provider.settings.connect_timeout;
-        others && in_time && is_handshake(reason) && self.exchange.renew()
+        others && in_time && is_handshake(reason) && self.exchange.renew(None)
     }
 
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
@@ -211,6 +226,7 @@ impl ProxyHttp for Front {
             deadline: None,
             pieces: None,
             over_http2: false,
+            sent: None,
             next_target: false,
             own_words: None,
         }
@@ -330,6 +346,7 @@ impl ProxyHttp for Front {
         context.over_http2 = request.version == http::Version::HTTP_2;
         context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
         context.exchange.outgoing = body;
+        context.sent = Some(Tick::now());
         Ok(())
     }
 
@@ -433,12 +450,13 @@ impl ProxyHttp for Front {
             return error;
         }
         error.retry.decide_reuse(reused);
-        // Pingora does not count a failed write, though it is the surest sign: the request never was there as a whole.
-        let stale = reused && !late && (error.retry() || *error.etype() == ErrorType::WriteError);
-        if stale && context.exchange.renew() {
-            error.as_up();
-            error.set_retry(true);
-            return error;
+        if reused && !late && context.was_lost(&error) {
+            let text = format!("a kept connection was dead: {}", error.etype().as_str());
+            if context.exchange.renew(Some(&text)) {
+                error.as_up();
+                error.set_retry(true);
+                return error;
+            }
         }
         let end = if late || is_timeout(error.etype()) { AttemptEnd::TimedOut } else { AttemptEnd::Broken };
         let text = format!("broke before it answered: {}", error.etype().as_str());

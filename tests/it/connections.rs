@@ -1,10 +1,14 @@
 //! What becomes of a caller's connection when an answer is not the end of a plain exchange.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::PATIENCE;
 use crate::support::answers;
@@ -223,4 +227,50 @@ async fn a_connection_over_http2_on_which_a_provider_is_silent_is_used_no_more()
         assert!(!used.contains(&silent), "{used:?}");
         assert!(upstream.connections() <= silent + 3, "{} connections", upstream.connections());
     }
+}
+
+#[tokio::test]
+async fn a_request_that_its_provider_worked_on_is_not_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let asked = counted.clone();
+            tokio::spawn(async move {
+                let mut read = BytesMut::new();
+                while stream.read_buf(&mut read).await.is_ok_and(|bytes| bytes > 0) {
+                    if !read.ends_with(b"}") {
+                        continue;
+                    }
+                    read.clear();
+                    if asked.fetch_add(1, Ordering::SeqCst) > 0 {
+                        // It works, then breaks off.
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        return;
+                    }
+                    let body = answers::completion("m", None).to_string();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let marg = only_provider(address, json!({})).await;
+    assert_eq!(marg.chat("first", &chat()).await.status, 200);
+    let answer = marg.chat("second", &chat()).await;
+    answer.assert_error(502, "upstream_error");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(marg.record(&answer.id()).await["attempts"].as_array().unwrap().len(), 1);
+}
+
+/// A gateway with one provider, which need not be a scripted one.
+async fn only_provider(address: SocketAddr, more: Value) -> Marg {
+    let mut provider = json!({"base_url": format!("http://{address}/v1"), "credentials": ["plain:c"], "models": ["m"]});
+    provider.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Setup::new().set("providers", json!({"main": provider})).set("default_provider", json!("main")).start().await
 }
