@@ -153,10 +153,15 @@ impl Context {
     }
 
     /// Whether a connection that could not be made is made anew for the same attempt, since nothing was sent: to another address of
-    /// the provider, where one took the connection but did not speak with Marg. One that takes none was passed over before.
+    /// the provider, where one took the connection but did not speak with Marg; one that takes none was passed over before. Or beside
+    /// a connection over HTTP/2 that takes no further stream, because its provider is about to end it (GOAWAY, RFC 9113 section 6.8).
     fn connects_elsewhere(&mut self, peer: &HttpPeer, reason: &ErrorType) -> bool {
         let Some(current) = &self.exchange.current else { return false };
         let provider = &current.step.provider;
+        if *reason == ErrorType::H2Error {
+            provider.transport.give_up(peer);
+            return self.exchange.renew(None);
+        }
         let others = peer.address().as_inet().is_some_and(|address| provider.endpoint.pass_over(*address));
         let in_time = current.started.elapsed() < provider.settings.connect_timeout;
         others && in_time && is_handshake(reason) && self.exchange.renew(None)

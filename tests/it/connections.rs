@@ -274,3 +274,65 @@ async fn only_provider(address: SocketAddr, more: Value) -> Marg {
     provider.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     Setup::new().set("providers", json!({"main": provider})).set("default_provider", json!("main")).start().await
 }
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The head of an answer with status 200 (RFC 7541 appendix A: 8 is the status, 31 the type).
+fn head_frame(stream: u32, content_type: &str) -> Vec<u8> {
+    let length = u8::try_from(content_type.len()).unwrap();
+    frame(1, 4, stream, &[&[0x88, 0x0f, 0x10, length], content_type.as_bytes()].concat())
+}
+
+/// Speaks HTTP/2 just well enough: answers each request on its connection with what `reply` makes of its stream.
+async fn speak_http2(mut stream: TcpStream, reply: impl Fn(u32) -> Vec<u8>) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; 24]).await?;
+    stream.write_all(&frame(4, 0, 0, &[])).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, id @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await?;
+        match kind {
+            0 | 1 if flags & 1 == 1 => stream.write_all(&reply(u32::from_be_bytes(id))).await?,
+            4 if flags & 1 == 0 => stream.write_all(&frame(4, 1, 0, &[])).await?,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_its_provider_is_about_to_end_costs_no_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut first = true;
+        while let Ok((stream, _)) = listener.accept().await {
+            let goes = std::mem::take(&mut first);
+            tokio::spawn(speak_http2(stream, move |id| {
+                if !goes {
+                    let body = answers::completion("m", None).to_string();
+                    return [head_frame(id, "application/json"), frame(0, 1, id, body.as_bytes())].concat();
+                }
+                // The stream goes on, and GOAWAY says that no other may begin: ENHANCE_YOUR_CALM.
+                let event = frame(0, 0, id, answers::text("m", "x").as_ref());
+                let away = frame(7, 0, 0, &[id.to_be_bytes(), 11_u32.to_be_bytes()].concat());
+                [head_frame(id, "text/event-stream"), event, away].concat()
+            }));
+        }
+    });
+    let marg = only_provider(address, json!({"http": "2"})).await;
+    let mut client = marg.http1().await;
+    let mut stream = chat();
+    stream["stream"] = json!(true);
+    let _running = client.open(Call::chat("running", &stream)).await;
+    for _ in 0..3 {
+        let answer = marg.chat("beside", &chat()).await;
+        assert_eq!(answer.status, 200, "{}", marg.record(&answer.id()).await);
+        assert_eq!(answer.header("x-marg-attempts"), "1");
+    }
+}
