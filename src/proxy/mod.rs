@@ -37,7 +37,8 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, PIECE_PATIENCE, Pieces, Slot};
+use crate::provider::config::HttpVersion;
+use crate::proxy::replay::{Deadline, LARGEST_WHOLE, PIECE_PATIENCE, Pieces, SMALL_PIECE, Slot};
 use crate::unit::clock::{Tick, Timestamp};
 
 /// The data plane of one gateway.
@@ -100,7 +101,11 @@ impl Context {
     /// Puts a stand-in in the session's place where something must be done that Pingora does not do.
     fn stand_in_if_needed(&mut self, session: &mut Session, needs_replay: bool) {
         let exchange = &self.exchange;
-        let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
+        let mut providers = exchange.plan.iter().map(|step| &step.provider);
+        let watched = providers.clone().any(|provider| provider.transport.watched().is_some());
+        let in_pieces =
+            exchange.body.len() > SMALL_PIECE && providers.any(|provider| provider.settings.http == HttpVersion::Http2);
+        let needs_replay = needs_replay || in_pieces;
         // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
         let old = session.req_header().version < http::Version::HTTP_11;
         if needs_replay || watched || old || exchange.leave.is_some() {
@@ -287,7 +292,7 @@ impl ProxyHttp for Front {
             match provider.endpoint.addresses().await {
                 Ok(addresses) => {
                     let mut peer = provider.transport.peer(&addresses);
-                    if context.pieces.is_some() {
+                    if context.pieces.is_some() && context.exchange.body.len() > LARGEST_WHOLE {
                         let patience = peer.options.write_timeout.map_or(PIECE_PATIENCE, |it| it.min(PIECE_PATIENCE));
                         peer.options.write_timeout = Some(patience);
                     }
@@ -349,7 +354,7 @@ impl ProxyHttp for Front {
         context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
         context.over_http2 = request.version == http::Version::HTTP_2;
-        context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
+        context.pieces.iter().for_each(|pieces| pieces.begin(body.len(), context.over_http2));
         context.exchange.outgoing = body;
         context.sent = Some(Tick::now());
         Ok(())
@@ -363,7 +368,12 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         // Pingora replays what it kept of the body, or sentinels; either is replaced by the body for this target.
-        *body = if end || context.pieces.is_some() { Pieces::next(&mut context.exchange.outgoing, end) } else { None };
+        let outgoing = &mut context.exchange.outgoing;
+        *body = match &context.pieces {
+            Some(pieces) => pieces.next(outgoing, end),
+            None if end => Some(std::mem::take(outgoing)).filter(|whole| !whole.is_empty()),
+            None => None,
+        };
         Ok(())
     }
 

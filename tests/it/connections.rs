@@ -336,3 +336,20 @@ async fn a_connection_that_its_provider_is_about_to_end_costs_no_call() {
         assert_eq!(answer.header("x-marg-attempts"), "1");
     }
 }
+
+#[tokio::test]
+async fn an_early_answer_of_a_provider_over_http2_is_heard() {
+    let (upstream, second) = (Upstream::http2().await, Upstream::http1().await);
+    upstream.answer("full", Reply::error(413).when(When::AtOnce));
+    upstream.answer("away", Reply::error(503).when(When::AtOnce));
+    let setup = Setup::new().provider("main", &upstream, json!({"http": "2"})).provider("second", &second, json!({}));
+    let marg = setup.route(json!({"to": "main", "fallback": ["second"]})).start().await;
+    for bytes in [10_000, 70_000, 200_000, 900_000, 3_000_000] {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "x".repeat(bytes)}]});
+        let answer = marg.chat("full", &body).await;
+        assert_eq!((answer.status, answer.header("x-marg-provider")), (413, "main"), "{bytes} bytes");
+        let answer = marg.chat("away", &body).await;
+        assert_eq!((answer.status, answer.header("x-marg-provider")), (200, "second"), "{bytes} bytes");
+    }
+    assert_eq!((second.seen("full").len(), second.seen("away").len()), (0, 5));
+}
