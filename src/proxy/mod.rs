@@ -38,7 +38,7 @@ use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
 use crate::provider::config::HttpVersion;
-use crate::proxy::replay::{Deadline, LARGEST_WHOLE, PIECE_PATIENCE, Pieces, SMALL_PIECE, Slot};
+use crate::proxy::replay::{Deadline, Ends, LARGEST_WHOLE, PIECE_PATIENCE, Pieces, SMALL_PIECE, Slot};
 use crate::unit::clock::{Tick, Timestamp};
 
 /// The data plane of one gateway.
@@ -111,9 +111,20 @@ impl Context {
         if needs_replay || watched || old || exchange.leave.is_some() {
             let deadline = Arc::new(Deadline::new(exchange.started));
             self.pieces = needs_replay.then(Arc::default);
-            let ends = (deadline.clone(), exchange.leave.clone());
-            self.stand_in = Some(replay::wrap(session, self.pieces.clone(), ends));
+            self.stand_in = Some(replay::wrap(session, self.pieces.clone(), self.ends(deadline.clone())));
             self.deadline = Some(deadline);
+        }
+    }
+
+    fn ends(&self, deadline: Arc<Deadline>) -> Ends {
+        Ends { deadline, leave: self.exchange.leave.clone(), owed: self.exchange.owed.clone() }
+    }
+
+    /// From here on the caller may leave without ending the exchange, so somebody must stand in for it.
+    fn prepare_for_leaving(&mut self, session: &mut Session) {
+        if self.stand_in.is_none() && self.exchange.owed.is_due() {
+            let ends = self.ends(Arc::new(Deadline::new(self.exchange.started)));
+            self.stand_in = Some(replay::wrap(session, None, ends));
         }
     }
 
@@ -434,6 +445,7 @@ impl ProxyHttp for Front {
         if context.exchange.corrupt {
             return Err(context.give_up_corrupt(session));
         }
+        context.prepare_for_leaving(session);
         Ok(None)
     }
 
