@@ -61,7 +61,9 @@ fn is_unknown(provider: &Provider) -> bool {
 }
 
 async fn ask(provider: &Provider) -> Option<Vec<String>> {
-    let peer = provider.transport.peer(provider.endpoint.address().await.ok()?);
+    let mut peer = provider.transport.peer(&provider.endpoint.addresses().await.ok()?);
+    // A connection over HTTP/2 that has room for another call would be kept, and nobody gives it back.
+    peer.options.max_h2_streams = 1;
     let (mut session, _) = connector().get_http_session(&peer).await.ok()?;
     session.set_read_timeout(Some(PATIENCE));
     let path = format!("{}/models", provider.endpoint.prefix);

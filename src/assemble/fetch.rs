@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use crate::assemble::connector::connector;
 use crate::provider::endpoint::Endpoint;
+use crate::provider::transport::plain_peer;
 use crate::unit::version::VERSION;
 
 /// How long all of it may take.
@@ -25,8 +25,7 @@ pub async fn document(url: &str, usual: &str, most: usize) -> Result<Bytes, Stri
 async fn ask(url: &str, usual: &str, most: usize) -> Result<Bytes, String> {
     let endpoint = Endpoint::parse(url)?;
     let path = if endpoint.prefix.is_empty() { usual } else { &endpoint.prefix };
-    let address = endpoint.address().await.map_err(str::to_owned)?;
-    let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
+    let peer = plain_peer(&endpoint).await.map_err(str::to_owned)?;
     let broken = |_| "the connection could not be made, or broke".to_owned();
     let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
     let head = || {

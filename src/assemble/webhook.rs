@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
@@ -22,6 +21,7 @@ use crate::budget::limit::Unit;
 use crate::budget::{BudgetEvent, scope_word, unit_word};
 use crate::config::load::Webhook;
 use crate::provider::endpoint::Endpoint;
+use crate::provider::transport::plain_peer;
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::Timestamp;
 use crate::unit::id;
@@ -149,8 +149,7 @@ impl Post {
         let url = webhook.url.expose();
         let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
         let endpoint = Endpoint::parse(base).map_err(|_| Failed::ForGood("the URL cannot be used".to_owned()))?;
-        let address = endpoint.address().await.map_err(|reason| Failed::ForNow(reason.to_owned()))?;
-        let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
+        let peer = plain_peer(&endpoint).await.map_err(|reason| Failed::ForNow(reason.to_owned()))?;
         let broken = |_| Failed::ForNow("the connection could not be made, or broke".to_owned());
         let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
         session.set_read_timeout(Some(PATIENCE));

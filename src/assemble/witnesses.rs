@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::sync::{mpsc, watch};
 
@@ -25,6 +24,7 @@ use crate::audit::policy::WitnessKey;
 use crate::audit::tiles::TreeFiles;
 use crate::audit::witness::{AddCheckpoint, Asked, PATH, read_reply};
 use crate::provider::endpoint::Endpoint;
+use crate::provider::transport::plain_peer;
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
@@ -277,8 +277,7 @@ async fn keep(log: Arc<Log>, published: Published, lines: Vec<SignatureLine>) ->
 /// Posts a text; status and text of the answer.
 async fn post(url: &str, body: Bytes) -> Result<(u16, String), String> {
     let endpoint = Endpoint::parse(url)?;
-    let address = endpoint.address().await.map_err(str::to_owned)?;
-    let peer = HttpPeer::new(address, endpoint.tls, endpoint.host.clone());
+    let peer = plain_peer(&endpoint).await.map_err(str::to_owned)?;
     let broken = |_| "the connection could not be made, or broke".to_owned();
     let (mut session, _) = connector().get_http_session(&peer).await.map_err(broken)?;
     session.set_read_timeout(Some(PATIENCE));

@@ -1,6 +1,7 @@
 //! **Attempts**: which target is asked next, and how its failure or answer is **weighed**.
 //!
-//! A target is asked at most once; only its next credential may be tried after a 429 or a 401. Another target is asked after
+//! A target is asked at most once; only its next credential may be tried after a 429 or a 401, and another connection after one
+//! that was dead. Another target is asked after
 //! a connection that failed, a time-out, a 429, a 401 or a 5xx, and only while nothing has reached the caller. Any other
 //! answer is the caller's: a request that one provider calls wrong is not sent to the next.
 
@@ -59,7 +60,7 @@ pub struct Current {
     pub credential: Option<(u32, Secret)>,
     /// When it began.
     pub started: Tick,
-    /// Whether a pooled connection turned out to be dead and the attempt began anew on a fresh one.
+    /// Whether it began anew on a fresh connection, because the one before was of no use.
     pub renewed: bool,
 }
 
@@ -134,15 +135,17 @@ impl Exchange {
         self.advance()
     }
 
-    /// A pooled connection was dead before it carried anything: the same attempt begins anew, once. False if it already has.
-    pub fn renew(&mut self) -> bool {
-        match &mut self.current {
-            Some(current) if !current.renewed => {
-                current.renewed = true;
-                true
-            }
-            _ => false,
+    /// The connection of the current attempt was of no use: the same target is asked on another one, once. False if it already was.
+    /// `lost` says how the request was lost, where it was sent; that counts as an attempt of its own, because it may have been seen.
+    pub fn renew(&mut self, lost: Option<&str>) -> bool {
+        let Some(mut current) = self.current.take_if(|current| !current.renewed) else { return false };
+        if let Some(text) = lost {
+            self.end_attempt(&current, AttemptEnd::Broken, None, Some(text));
+            current.started = Tick::now();
         }
+        current.renewed = true;
+        self.current = Some(current);
+        true
     }
 
     /// Weighs the status of an upstream's answer, before anything has reached the caller.

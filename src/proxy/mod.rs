@@ -24,7 +24,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error as PingoraError, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -37,8 +37,9 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, Ends, PIECE_PATIENCE, Pieces, Slot};
-use crate::unit::clock::Timestamp;
+use crate::provider::config::HttpVersion;
+use crate::proxy::replay::{Deadline, Ends, LARGEST_WHOLE, PIECE_PATIENCE, Pieces, SMALL_PIECE, Slot};
+use crate::unit::clock::{Tick, Timestamp};
 
 /// The data plane of one gateway.
 pub struct Front {
@@ -49,6 +50,11 @@ pub struct Front {
 
 /// What the pages about the gateway itself can be asked with.
 const METHODS_OF_PAGES: &str = "GET, HEAD";
+
+/// How soon after sending a pooled connection shows that it had died in the pool: the first packet is answered with a reset, so
+/// after one way around the world and back. One that breaks later may have carried the request, and the provider may have worked on
+/// it.
+const DEAD_SHOWS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The pages about the gateway itself that anyone may read.
 pub trait StatePages: Send + Sync {
@@ -64,6 +70,10 @@ pub struct Context {
     deadline: Option<Arc<Deadline>>,
     /// There where the stand-in replays the body.
     pieces: Option<Arc<Pieces>>,
+    /// Whether the provider is being asked over HTTP/2.
+    over_http2: bool,
+    /// When its request began to be sent.
+    sent: Option<Tick>,
     /// Set by `upstream_response_filter` when it gives an answer up for the next target.
     next_target: bool,
     /// Set by `upstream_response_filter` when a provider's error has no body that could be rewritten.
@@ -91,7 +101,11 @@ impl Context {
     /// Puts a stand-in in the session's place where something must be done that Pingora does not do.
     fn stand_in_if_needed(&mut self, session: &mut Session, needs_replay: bool) {
         let exchange = &self.exchange;
-        let watched = exchange.plan.iter().any(|step| step.provider.transport.watched().is_some());
+        let mut providers = exchange.plan.iter().map(|step| &step.provider);
+        let watched = providers.clone().any(|provider| provider.transport.watched().is_some());
+        let in_pieces =
+            exchange.body.len() > SMALL_PIECE && providers.any(|provider| provider.settings.http == HttpVersion::Http2);
+        let needs_replay = needs_replay || in_pieces;
         // A body without a length is unchunked for callers of HTTP/1.0, behind everything that Pingora does.
         let old = session.req_header().version < http::Version::HTTP_11;
         if needs_replay || watched || old || exchange.leave.is_some() {
@@ -144,6 +158,29 @@ impl Context {
         }
         self.exchange.relaying = Relaying::Nothing;
         self.refuse(&Error::new(Kind::UpstreamError, "The provider's answer is not encoded as it says."))
+    }
+
+    /// Whether nobody can have worked on what was sent on a pooled connection before this error. Pingora does not count a failed
+    /// write, though it is the surest sign, like a body that was not handed over to its end: the request never was there as a whole.
+    fn was_lost(&self, error: &PingoraError) -> bool {
+        let at_once = self.sent.is_some_and(|sent| sent.elapsed() < DEAD_SHOWS_WITHIN);
+        let in_part = !self.exchange.outgoing.is_empty();
+        *error.etype() == ErrorType::WriteError || (error.retry() && (at_once || in_part))
+    }
+
+    /// Whether a connection that could not be made is made anew for the same attempt, since nothing was sent: to another address of
+    /// the provider, where one took the connection but did not speak with Marg; one that takes none was passed over before. Or beside
+    /// a connection over HTTP/2 that takes no further stream, because its provider is about to end it (GOAWAY, RFC 9113 section 6.8).
+    fn connects_elsewhere(&mut self, peer: &HttpPeer, reason: &ErrorType) -> bool {
+        let Some(current) = &self.exchange.current else { return false };
+        let provider = &current.step.provider;
+        if *reason == ErrorType::H2Error {
+            provider.transport.give_up(peer);
+            return self.exchange.renew(None);
+        }
+        let others = peer.address().as_inet().is_some_and(|address| provider.endpoint.pass_over(*address));
+        let in_time = current.started.elapsed() < provider.settings.connect_timeout;
+        others && in_time && is_handshake(reason) && self.exchange.renew(None)
     }
 
     /// Refuses what was about to be asked of a provider; `fail_to_proxy` tells the caller.
@@ -209,6 +246,8 @@ impl ProxyHttp for Front {
             stand_in: None,
             deadline: None,
             pieces: None,
+            over_http2: false,
+            sent: None,
             next_target: false,
             own_words: None,
         }
@@ -261,10 +300,10 @@ impl ProxyHttp for Front {
                 return Err(PingoraError::explain(ErrorType::ConnectError, "no target is left"));
             };
             let provider = current.step.provider.clone();
-            match provider.endpoint.address().await {
-                Ok(address) => {
-                    let mut peer = provider.transport.peer(address);
-                    if context.pieces.is_some() {
+            match provider.endpoint.addresses().await {
+                Ok(addresses) => {
+                    let mut peer = provider.transport.peer(&addresses);
+                    if context.pieces.is_some() && context.exchange.body.len() > LARGEST_WHOLE {
                         let patience = peer.options.write_timeout.map_or(PIECE_PATIENCE, |it| it.min(PIECE_PATIENCE));
                         peer.options.write_timeout = Some(patience);
                     }
@@ -272,6 +311,8 @@ impl ProxyHttp for Front {
                         // Connections that died together lie in the pool together; under a key of its own this attempt
                         // meets none of them.
                         (_, peer.group_key) = context.exchange.record.id.0.as_u64_pair();
+                        let left = provider.settings.connect_timeout.saturating_sub(current.started.elapsed());
+                        peer.options.total_connection_timeout = Some(left.max(Duration::from_millis(1)));
                     }
                     return Ok(Box::new(peer));
                 }
@@ -285,12 +326,13 @@ impl ProxyHttp for Front {
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         context: &mut Context,
         mut error: Box<PingoraError>,
     ) -> Box<PingoraError> {
-        if let Some(current) = &context.exchange.current {
-            current.step.provider.endpoint.address_failed();
+        if context.connects_elsewhere(peer, error.etype()) {
+            error.set_retry(true);
+            return error;
         }
         let text = format!("could not connect: {}", error.etype().as_str());
         error.set_retry(context.exchange.fail(AttemptEnd::ConnectFailed, &text));
@@ -322,8 +364,10 @@ impl ProxyHttp for Front {
         let body = context.exchange.encode();
         context.exchange.put_on_paper(&body).map_err(|error| context.refuse(&error))?;
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
-        context.pieces.iter().for_each(|pieces| pieces.begin(body.len()));
+        context.over_http2 = request.version == http::Version::HTTP_2;
+        context.pieces.iter().for_each(|pieces| pieces.begin(body.len(), context.over_http2));
         context.exchange.outgoing = body;
+        context.sent = Some(Tick::now());
         Ok(())
     }
 
@@ -335,7 +379,12 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         // Pingora replays what it kept of the body, or sentinels; either is replaced by the body for this target.
-        *body = if end || context.pieces.is_some() { Pieces::next(&mut context.exchange.outgoing, end) } else { None };
+        let outgoing = &mut context.exchange.outgoing;
+        *body = match &context.pieces {
+            Some(pieces) => pieces.next(outgoing, end),
+            None if end => Some(std::mem::take(outgoing)).filter(|whole| !whole.is_empty()),
+            None => None,
+        };
         Ok(())
     }
 
@@ -402,7 +451,7 @@ impl ProxyHttp for Front {
 
     fn error_while_proxy(
         &self,
-        _peer: &HttpPeer,
+        peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<PingoraError>,
         context: &mut Context,
@@ -418,18 +467,23 @@ impl ProxyHttp for Front {
         if late {
             error.as_up();
         }
+        let timed_out = *error.esource() == ErrorSource::Upstream && (late || is_timeout(error.etype()));
+        if let (true, true, Some(current)) = (timed_out, context.over_http2, &context.exchange.current) {
+            current.step.provider.transport.give_up(peer);
+        }
         let started = session.response_written().is_some_and(|response| !response.status.is_informational());
         if *error.esource() == ErrorSource::Downstream || started {
             error.set_retry(false);
             return error;
         }
         error.retry.decide_reuse(reused);
-        // Pingora does not count a failed write, though it is the surest sign: the request never was there as a whole.
-        let stale = reused && !late && (error.retry() || *error.etype() == ErrorType::WriteError);
-        if stale && context.exchange.renew() {
-            error.as_up();
-            error.set_retry(true);
-            return error;
+        if reused && !late && context.was_lost(&error) {
+            let text = format!("a kept connection was dead: {}", error.etype().as_str());
+            if context.exchange.renew(Some(&text)) {
+                error.as_up();
+                error.set_retry(true);
+                return error;
+            }
         }
         let end = if late || is_timeout(error.etype()) { AttemptEnd::TimedOut } else { AttemptEnd::Broken };
         let text = format!("broke before it answered: {}", error.etype().as_str());
@@ -514,5 +568,15 @@ fn is_timeout(kind: &ErrorType) -> bool {
             | ErrorType::WriteTimedout
             | ErrorType::ConnectTimedout
             | ErrorType::TLSHandshakeTimedout
+    )
+}
+
+fn is_handshake(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError
     )
 }

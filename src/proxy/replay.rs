@@ -111,13 +111,17 @@ impl Deadline {
     }
 }
 
-/// Bodies up to this size are handed over at once: they fit into the buffers of a connection, and pieces cost time.
+/// Bodies up to this size are handed over at once to a provider over HTTP/1: they fit into the buffers of a connection, and pieces
+/// cost time.
 pub const LARGEST_WHOLE: usize = 1024 * 1024;
 /// The size of a piece of a larger one.
 const PIECE: usize = 64 * 1024;
+/// The size of a piece over HTTP/2, where smaller bodies are handed over at once. A provider takes 64 KiB in all before it must have
+/// read any (RFC 9113 section 6.9.2), and a frame holds no more than this (section 6.5.2), so smaller ones cost nothing.
+pub const SMALL_PIECE: usize = 16 * 1024;
 
-/// How long a provider may take to make room for a piece. Then Pingora gives the rest of the request up and reads what the provider
-/// has answered.
+/// How long a provider may take to make room for a piece of a body above [`LARGEST_WHOLE`]. Then Pingora gives the rest of the
+/// request up and reads what the provider has answered.
 pub const PIECE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a body is handed to one attempt after the other.
@@ -125,20 +129,34 @@ pub const PIECE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Pieces {
     /// The pieces that the current attempt has not been offered yet, behind the next one.
     left: AtomicUsize,
+    /// The size of each but the last.
+    size: AtomicUsize,
+    /// The next sentinel stands for nothing.
+    leads: AtomicBool,
     /// The answer was whole while pieces were left.
     cut_short: AtomicBool,
 }
 
 impl Pieces {
     /// A new attempt begins, with a body of so many bytes.
-    pub fn begin(&self, bytes: usize) {
-        let pieces = if bytes > LARGEST_WHOLE { bytes.div_ceil(PIECE) } else { 1 };
-        self.left.store(pieces - 1, Ordering::Relaxed);
+    pub fn begin(&self, bytes: usize, over_http2: bool) {
+        let (whole, size) = if over_http2 { (SMALL_PIECE, SMALL_PIECE) } else { (LARGEST_WHOLE, PIECE) };
+        let pieces = if bytes > whole { bytes.div_ceil(size) } else { 1 };
+        // Over HTTP/2 Pingora writes what the first sentinel stands for before it listens, and ends the attempt if it cannot
+        // (`proxy_h2.rs` of pingora-proxy 0.9.1); later ones that it cannot write only end the request.
+        let leads = over_http2 && pieces > 1;
+        self.leads.store(leads, Ordering::Relaxed);
+        self.size.store(size, Ordering::Relaxed);
+        self.left.store(pieces - 1 + usize::from(leads), Ordering::Relaxed);
     }
 
     /// What is to be sent for one sentinel; `end` is the last one's.
-    pub fn next(body: &mut Bytes, end: bool) -> Option<Bytes> {
-        let piece = if end { std::mem::take(body) } else { body.split_to(body.len().min(PIECE)) };
+    pub fn next(&self, body: &mut Bytes, end: bool) -> Option<Bytes> {
+        if self.leads.swap(false, Ordering::Relaxed) {
+            return Some(Bytes::new());
+        }
+        let size = self.size.load(Ordering::Relaxed);
+        let piece = if end { std::mem::take(body) } else { body.split_to(body.len().min(size)) };
         Some(piece).filter(|piece| !piece.is_empty())
     }
 
@@ -477,5 +495,36 @@ impl CustomSession for StandIn {
 
     fn was_upgraded(&self) -> bool {
         self.real.was_upgraded()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handed_over(bytes: usize, over_http2: bool) -> Vec<usize> {
+        let pieces = Pieces::default();
+        let mut body = Bytes::from(vec![b'x'; bytes]);
+        pieces.begin(bytes, over_http2);
+        let mut sizes = Vec::new();
+        loop {
+            let end = !pieces.are_left();
+            sizes.push(pieces.next(&mut body, end).map_or(0, |piece| piece.len()));
+            if end {
+                return sizes;
+            }
+            pieces.left.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_large_body_is_handed_over_whole_in_pieces_and_over_http2_behind_nothing() {
+        assert_eq!(handed_over(0, true), [0]);
+        assert_eq!(handed_over(SMALL_PIECE, true), [SMALL_PIECE]);
+        assert_eq!(handed_over(SMALL_PIECE + 5, true), [0, SMALL_PIECE, 5]);
+        assert_eq!(handed_over(3 * SMALL_PIECE, true), [0, SMALL_PIECE, SMALL_PIECE, SMALL_PIECE]);
+        assert_eq!(handed_over(LARGEST_WHOLE, false), [LARGEST_WHOLE]);
+        let sizes = handed_over(LARGEST_WHOLE + 1, false);
+        assert_eq!((sizes.len(), sizes.first(), sizes.last()), (17, Some(&PIECE), Some(&1)));
     }
 }

@@ -307,7 +307,10 @@ async fn when_many_pooled_connections_die_together_a_fresh_one_serves() {
     let answer = marg.chat("dead", &chat()).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(upstream.seen("dead").len() <= 2, "more than one dead connection, then a fresh one");
-    assert_eq!(marg.record(&answer.id()).await["attempts"].as_array().unwrap().len(), 1);
+    // What was sent on the dead one may have been seen, so it is written down.
+    let record = marg.record(&answer.id()).await;
+    let ends: Vec<_> = record["attempts"].as_array().unwrap().iter().filter_map(|one| one["end"].as_str()).collect();
+    assert_eq!((ends, answer.header("x-marg-attempts")), (vec!["broken", "served"], "2"));
 }
 
 #[tokio::test]

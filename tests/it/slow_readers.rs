@@ -1,7 +1,7 @@
 //! Callers that ask for much and read nothing: the provider is held back, memory stays flat, others are served.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::answers;
 use crate::support::client::Call;
@@ -11,15 +11,24 @@ use crate::support::reply::{Answer, Body};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
-const READERS: usize = 100;
 const PIECE: usize = 4 * 1024;
 const STREAM: u64 = 100 * 1024 * 1024;
 const GROWTH: u64 = 60 * 1024 * 1024;
 
 #[tokio::test]
 async fn a_hundred_callers_that_do_not_read_cost_no_memory_and_no_service() {
-    let upstream = Upstream::http1().await;
-    let marg = Setup::with_default(&upstream).set("log", json!({"level": "warn"})).start().await;
+    check(100, &Upstream::http1().await, json!({})).await;
+}
+
+/// A connection over HTTP/2 carries a hundred calls, so those that read share it with those that do not.
+#[tokio::test]
+async fn callers_that_do_not_read_hold_up_no_other_over_http2() {
+    check(90, &Upstream::http2().await, json!({"http": "2"})).await;
+}
+
+async fn check(count: usize, upstream: &Upstream, settings: Value) {
+    let setup = Setup::new().provider("main", upstream, settings).set("default_provider", json!("main"));
+    let marg = setup.set("log", json!({"level": "warn"})).start().await;
     let event = answers::text("m", &"x".repeat(PIECE));
     upstream.answer("flood", Answer::event_stream(Body::Repeated(event, STREAM / PIECE as u64)).into());
     let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
@@ -28,15 +37,15 @@ async fn a_hundred_callers_that_do_not_read_cost_no_memory_and_no_service() {
     }
     let before = marg.resident_bytes();
     let mut readers = Vec::new();
-    for _ in 0..READERS {
+    for _ in 0..count {
         readers.push(ask_for_flood(&marg).await);
     }
-    upstream.wait_for("flood", READERS).await;
+    upstream.wait_for("flood", count).await;
     // Until the provider can send nothing more: every buffer on the way is full.
-    let sent = stalled(&upstream).await;
+    let sent = stalled(upstream).await;
     let growth = marg.resident_bytes().saturating_sub(before);
-    assert!(growth < GROWTH, "{} MiB more for {READERS} readers", growth >> 20);
-    assert!(sent < STREAM * READERS as u64 / 2, "{} MiB were taken without a reader", sent >> 20);
+    assert!(growth < GROWTH, "{} MiB more for {count} readers", growth >> 20);
+    assert!(sent < STREAM * count as u64 / 2, "{} MiB were taken without a reader", sent >> 20);
     let mut client = marg.http1().await;
     for _ in 0..50 {
         let answer = client.send(Call::chat("others", &chat)).await;

@@ -172,7 +172,7 @@ impl Upstream {
         self.state.tasks.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
     }
 
-    /// How many bytes of bodies without a length have been sent. HTTP/1 only.
+    /// How many bytes of bodies without a length have been sent.
     pub fn sent_bytes(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
     }

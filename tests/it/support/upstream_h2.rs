@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -52,7 +53,7 @@ async fn respond(request: Request<Incoming>, number: usize, state: Arc<State>) -
     for (name, value) in &answer.headers {
         response = response.header(name, value);
     }
-    Ok(response.body(self::body(answer)).unwrap())
+    Ok(response.body(self::body(answer, state)).unwrap())
 }
 
 fn head(request: &Request<Incoming>, connection: usize) -> Seen {
@@ -86,13 +87,13 @@ async fn read(body: &mut Incoming, most: usize) -> io::Result<Bytes> {
     Ok(read.freeze())
 }
 
-fn body(answer: Answer) -> BoxBody<Bytes, io::Error> {
+fn body(answer: Answer, state: Arc<State>) -> BoxBody<Bytes, io::Error> {
     if let Body::Whole(bytes) = answer.body {
         return http_body_util::Full::new(bytes).map_err(|never: Infallible| match never {}).boxed();
     }
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(write(answer.body, sender));
-    Pieces(receiver).boxed()
+    Pieces(receiver, state).boxed()
 }
 
 async fn write(body: Body, sender: mpsc::Sender<io::Result<Bytes>>) {
@@ -136,13 +137,18 @@ async fn write(body: Body, sender: mpsc::Sender<io::Result<Bytes>>) {
     }
 }
 
-struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
+struct Pieces(mpsc::Receiver<io::Result<Bytes>>, Arc<State>);
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        self.0.poll_recv(context).map(|piece| {
+            if let Some(Ok(bytes)) = &piece {
+                self.1.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            piece.map(|piece| piece.map(Frame::data))
+        })
     }
 }
