@@ -142,8 +142,9 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Refusal;
     use super::super::limit::{Unit, Window};
-    use super::super::tests::{key, limit};
+    use super::super::tests::{Bench, key, limit, payer};
     use super::*;
 
     fn named(id: &str, scope: Scope, subject: Option<&str>) -> Limit {
@@ -215,5 +216,28 @@ mod tests {
                 pair("team", "research")
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn what_nobody_sees_passes_no_limit_in_dollars_or_tokens_whatever_model_it_names() {
+        let (bench, key) = (Bench::new(), key("k"));
+        let unseen = |limits: &[Limit]| match bench.process("a", limits).admits_unseen(&payer(&key)) {
+            Err(Refusal::Unseen(refused)) => Some(refused.limit.to_string()),
+            Ok(()) => None,
+            other => panic!("{other:?}"),
+        };
+        for unit in [Unit::Usd, Unit::InputTokens, Unit::OutputTokens, Unit::Tokens] {
+            assert_eq!(unseen(&[limit("team", Scope::Team, unit, 100)]).as_deref(), Some("team"), "{unit:?}");
+            let other = Limit { models: vec![Glob::new("other").unwrap()], ..limit("other", Scope::Key, unit, 100) };
+            assert_eq!(unseen(&[other]).as_deref(), Some("other"), "{unit:?}");
+            assert_eq!(unseen(&[limit("model", Scope::Model, unit, 100)]).as_deref(), Some("model"), "{unit:?}");
+            let warns =
+                Limit { action: Action::Warn, warn_at_percent: vec![50], ..limit("warns", Scope::Key, unit, 100) };
+            let nobodys = Limit { subject: Some("lead".into()), ..limit("nobodys", Scope::Team, unit, 100) };
+            assert_eq!(unseen(&[warns, nobodys]), None, "{unit:?}");
+        }
+        let counted = [limit("calls", Scope::Key, Unit::Requests, 1), limit("now", Scope::Key, Unit::Concurrent, 1)];
+        assert_eq!(unseen(&counted), None);
+        assert_eq!(unseen(&[]), None);
     }
 }

@@ -10,7 +10,6 @@ use super::time::Clock;
 use super::*;
 use crate::key::Key;
 use crate::unit::charge::CounterId;
-use crate::unit::glob::Glob;
 
 /// A limit for each subject of a scope: a day in UTC for what is spent, the present for what runs.
 pub(super) fn limit(id: &str, scope: Scope, unit: Unit, amount: i64) -> Limit {
@@ -584,26 +583,4 @@ async fn a_lowered_amount_holds_although_calls_hold_more_than_it() {
     let (spent, leased) = bench.standing("money").await;
     assert!(spent + leased <= 100, "{spent} and {leased}");
     drop(budget.reserve(&payer(&key), &amounts(70), false).await.unwrap());
-}
-
-#[tokio::test]
-async fn what_nobody_sees_passes_no_limit_in_dollars_or_tokens_whatever_model_it_names() {
-    let (bench, key) = (Bench::new(), key("k"));
-    let unseen = |limits: &[Limit]| match bench.process("a", limits).admits_unseen(&payer(&key)) {
-        Err(Refusal::Unseen(refused)) => Some(refused.limit.to_string()),
-        Ok(()) => None,
-        other => panic!("{other:?}"),
-    };
-    for unit in [Unit::Usd, Unit::InputTokens, Unit::OutputTokens, Unit::Tokens] {
-        assert_eq!(unseen(&[limit("team", Scope::Team, unit, 100)]).as_deref(), Some("team"), "{unit:?}");
-        let other = Limit { models: vec![Glob::new("other").unwrap()], ..limit("other", Scope::Key, unit, 100) };
-        assert_eq!(unseen(&[other]).as_deref(), Some("other"), "{unit:?}");
-        assert_eq!(unseen(&[limit("model", Scope::Model, unit, 100)]).as_deref(), Some("model"), "{unit:?}");
-        let warns = Limit { action: Action::Warn, warn_at_percent: vec![50], ..limit("warns", Scope::Key, unit, 100) };
-        let nobodys = Limit { subject: Some("lead".into()), ..limit("nobodys", Scope::Team, unit, 100) };
-        assert_eq!(unseen(&[warns, nobodys]), None, "{unit:?}");
-    }
-    let counted = [limit("calls", Scope::Key, Unit::Requests, 1), limit("now", Scope::Key, Unit::Concurrent, 1)];
-    assert_eq!(unseen(&counted), None);
-    assert_eq!(unseen(&[]), None);
 }
