@@ -79,6 +79,11 @@ impl Transport {
             .is_ok_and(|now| group_key(settings.http, now.as_deref().unwrap_or_default()) == self.group_key)
     }
 
+    /// Whether connections of the other one trust the same authorities and offer the same versions of HTTP.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.group_key == other.group_key
+    }
+
     /// The time to the first byte and the time between chunks, in milliseconds, if they differ and so must be watched apart.
     pub fn watched(&self) -> Option<(u64, u64)> {
         (self.first_byte_ms != self.idle_ms).then_some((self.first_byte_ms, self.idle_ms))
