@@ -337,6 +337,28 @@ async fn credentials_take_turns_and_rest_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_call_tries_each_credential_once_however_soon_a_throttled_one_may_be_asked_again() {
+    let upstream = Upstream::http1().await;
+    let credentials = json!([format!("plain:{CREDENTIAL}good"), format!("plain:{CREDENTIAL}throttled")]);
+    let setup = Setup::new().provider("main", &upstream, json!({"credentials": credentials, "models": ["m"]}));
+    let marg = setup.set("default_provider", json!("main")).start().await;
+    upstream.script("throttled", |_, seen| match seen.header("authorization") {
+        Some(value) if value.ends_with("throttled") => Reply::error(429).header("retry-after-ms", "0"),
+        _ => answers::by_request(),
+    });
+    let body = small("m");
+    let call = async || {
+        let mut client = marg.http1().await;
+        for _ in 0..25 {
+            let answer = client.send(Call::chat("throttled", &body)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(["1", "2"].contains(&answer.header("x-marg-attempts")), "{}", answer.header("x-marg-attempts"));
+        }
+    };
+    tokio::join!(call(), call(), call(), call());
+}
+
+#[tokio::test]
 async fn a_split_draws_by_weight_and_falls_back_like_any_route() {
     let (one, two, none, last) =
         (Upstream::http1().await, Upstream::http1().await, Upstream::http1().await, Upstream::http1().await);
