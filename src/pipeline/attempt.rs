@@ -61,6 +61,8 @@ pub struct Current {
     pub started: Tick,
     /// Whether a pooled connection turned out to be dead and the attempt began anew on a fresh one.
     pub renewed: bool,
+    /// What speaks against the provider in an answer that the caller gets for want of another.
+    pub fault: Option<AttemptEnd>,
 }
 
 /// What is to be done with an upstream's answer.
@@ -97,7 +99,7 @@ impl Exchange {
                 }
             };
             self.tries_on_step += 1;
-            self.current = Some(Current { step, permit, credential, started: now, renewed: false });
+            self.current = Some(Current { step, permit, credential, started: now, renewed: false, fault: None });
             return true;
         }
         false
@@ -180,13 +182,15 @@ impl Exchange {
         }
         self.record.attempts.truncate(attempts);
         (self.at, self.tries_on_step) = (at, tries);
-        self.current = Some(current);
+        self.current = Some(Current { fault: Some(end), ..current });
         Weighing::Serve
     }
 
-    /// Writes an attempt down.
+    /// Writes an attempt down. The metric has no status beside the end, so an answer that speaks against the provider counts there as
+    /// what it is, also where it was passed on.
     pub(crate) fn end_attempt(&mut self, current: &Current, end: AttemptEnd, status: Option<u16>, text: Option<&str>) {
-        METRICS.attempts.with_label_values(&[&*current.step.provider.name, end.as_str()]).inc();
+        let counted = current.fault.filter(|_| end == AttemptEnd::Served).unwrap_or(end);
+        METRICS.attempts.with_label_values(&[&*current.step.provider.name, counted.as_str()]).inc();
         let now = Tick::now();
         self.record.attempts.push(Attempt {
             provider: current.step.provider.name.clone(),
