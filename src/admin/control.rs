@@ -33,16 +33,22 @@ pub trait Control: Send + Sync {
     /// Every route in matching order: those of the configuration file first, then the stored ones.
     fn routes(&self) -> Vec<RouteView>;
 
+    /// Why a stored route is not in force; `None` if it is, or there is none of that id.
+    fn route_problem(&self, _id: &str) -> Option<String> {
+        None
+    }
+
     /// Whether a route could be served: its providers exist and serve the models that it names.
     ///
     /// # Errors
     /// What does not fit, as a sentence for the caller. The kind is of no matter.
     fn check_route(&self, route: &RouteConfig) -> Result<()>;
 
-    /// Builds the route table again, after the stored routes changed.
+    /// Builds the route table again, after the stored routes changed. Those that cannot be served are left out of it, see
+    /// [`Control::route_problem`].
     ///
     /// # Errors
-    /// When the stored routes cannot be read or cannot be served; the old table stays.
+    /// When the stored routes cannot be read; the old table stays.
     async fn routes_changed(&self) -> Result<()>;
 
     /// What a new key is where the request does not say otherwise.
@@ -196,11 +202,13 @@ pub struct ReloadReport {
     pub changed: Vec<String>,
     /// Which of those take effect only after a restart.
     pub needs_restart: Vec<String>,
+    /// What is allowed but probably not meant, as `marg check` says it.
+    pub warnings: Vec<ReloadProblem>,
     /// Why nothing was applied; empty if it was.
     pub errors: Vec<ReloadProblem>,
 }
 
-/// One error in the configuration file.
+/// One error or warning about the configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ReloadProblem {
     /// The line, from 1; 0 if the error has no place.
@@ -261,7 +269,7 @@ pub enum RouteOrigin {
     Default,
 }
 
-/// One route of the table in force.
+/// One route.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RouteView {
     /// The id of a stored route.
@@ -272,6 +280,8 @@ pub struct RouteView {
     pub name: String,
     /// What it says.
     pub route: RouteConfig,
+    /// Why this stored route is kept but not in force here; null if it is in force.
+    pub problem: Option<String>,
 }
 
 /// A call that is not made.

@@ -1,7 +1,8 @@
 //! Routes: the table in force, and the stored ones, which can be changed here.
 //!
-//! A stored route is checked before it is kept, and the table is built again before the answer leaves. If that fails the
-//! change is taken back, so that the store never holds what cannot be served.
+//! A stored route is checked before it is kept, and the table is built again before the answer leaves. If that fails, or the
+//! table leaves this route out, the change is taken back. What is wrong with other stored routes is no reason to refuse it: a
+//! configuration that names fewer providers than before leaves such behind.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -28,10 +29,11 @@ const MAX_MODEL_CHARS: usize = 255;
 /// The largest weight of a split.
 const MAX_WEIGHT: u32 = 1_000_000;
 
-/// The table in force.
+/// Every route.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RouteList {
-    /// Every route in matching order: those of the configuration file first, then the stored ones.
+    /// In matching order: those of the configuration file first, then the stored ones. A stored route with a `problem` is passed
+    /// over.
     pub routes: Vec<RouteView>,
 }
 
@@ -119,7 +121,7 @@ struct RoutePath {
     id: String,
 }
 
-/// Lists the routes in force, in matching order.
+/// Lists the routes in matching order, stored ones that are not in force included.
 #[utoipa::path(get, path = "/admin/routes", operation_id = "list_routes", tag = "routes", responses(
     (status = 200, description = "Every route.", body = RouteList),
 ))]
@@ -143,7 +145,7 @@ pub async fn create(state: State, Body(body): Body<RouteCreate>) -> Result<Respo
     let _turn = state.turn.lock().await;
     let route = StoredRoute::new(body.route, i64::from(position), Timestamp::now());
     let stored = state.routes.insert(&route).await.map_err(Error::from)?;
-    if let Err(error) = state.control.routes_changed().await {
+    if let Err(error) = put_in_force(&state, &stored.id).await {
         undo(state.routes.delete(&stored.id).await);
         return Err(error.into());
     }
@@ -221,7 +223,7 @@ pub async fn replace(state: State, id: Segment, Body(route): Body<RouteConfig>) 
     let before = find(&state, &id).await?;
     let after = StoredRoute { config: route, updated_at: Timestamp::now(), ..before.clone() };
     state.routes.update(&after).await.map_err(|error| shape::missing_or(error, "stored route"))?;
-    if let Err(error) = state.control.routes_changed().await {
+    if let Err(error) = put_in_force(&state, &after.id).await {
         undo(state.routes.update(&before).await);
         return Err(error.into());
     }
@@ -243,6 +245,18 @@ pub async fn delete(state: State, id: Segment) -> Result<Response, Refusal> {
         return Err(error.into());
     }
     Ok(respond::nothing())
+}
+
+/// Puts a change of the stored routes in force, and with it that route.
+///
+/// # Errors
+/// As for `Control::routes_changed`; `Conflict` when the table leaves the route out.
+async fn put_in_force(state: &State, id: &str) -> Result<(), Error> {
+    state.control.routes_changed().await?;
+    match state.control.route_problem(id) {
+        Some(problem) => Err(Error::new(Kind::Conflict, format!("The route cannot be served: {problem}."))),
+        None => Ok(()),
+    }
 }
 
 /// Logs a change that could not be taken back: the store now differs from the table in force until the next change.

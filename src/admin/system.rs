@@ -64,7 +64,7 @@ pub struct ReloadError {
 
 /// Reads the configuration file again and applies it, all or nothing.
 ///
-/// The answer says what changed and what of it needs a restart. A file with errors changes nothing (409).
+/// The answer says what changed and what of it needs a restart, and warns as `marg check` does. A file with errors changes nothing (409).
 #[utoipa::path(post, path = "/admin/reload", operation_id = "reload", tag = "system", responses(
     (status = 200, description = "The file on disk is in force.", body = ReloadReport),
     (status = 409, description = "The file has errors; the old configuration stays.", body = ReloadRefusal),

@@ -52,38 +52,17 @@ impl Control for Core {
     }
 
     fn routes(&self) -> Vec<RouteView> {
-        let (loaded, stored) = (self.loaded.load(), self.stored.load());
-        let name =
-            |route: &RouteConfig, index: usize| route.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
-        let configured = loaded.config.routes.iter().enumerate().map(|(index, route)| RouteView {
-            id: None,
-            origin: RouteOrigin::Config,
-            name: name(route, index),
-            route: route.clone(),
-        });
-        let offset = loaded.config.routes.len();
-        let kept = stored.iter().enumerate().map(|(index, route)| RouteView {
-            id: Some(route.id.to_string()),
-            origin: RouteOrigin::Stored,
-            name: name(&route.config, offset + index),
-            route: route.config.clone(),
-        });
-        let default = loaded.config.default_provider.iter().map(|provider| RouteView {
-            id: None,
-            origin: RouteOrigin::Default,
-            name: "default".to_owned(),
-            route: RouteConfig {
-                to: crate::route::config::TargetConfig::parse(provider).ok(),
-                ..RouteConfig::default()
-            },
-        });
-        configured.chain(kept).chain(default).collect()
+        live::routes(&self.loaded.load().config, &self.stored.load(), &self.gateway.live.load().table)
+    }
+
+    fn route_problem(&self, id: &str) -> Option<String> {
+        self.gateway.live.load().table.problem_of(id).map(str::to_owned)
     }
 
     fn check_route(&self, route: &RouteConfig) -> Result<()> {
         let live = self.gateway.live.load();
         let names = live.providers.keys().cloned().collect();
-        Table::build(std::slice::from_ref(route), None, &names)
+        Table::build(std::slice::from_ref(route), &[], None, &names)
             .map_err(|faults| Error::new(Kind::InvalidRequest, faults.join(" ").replacen("route-1: ", "", 1)))?;
         let sides = route.split.iter().map(|side| &side.to);
         for target in route.to.iter().chain(sides).chain(&route.fallback) {
@@ -191,6 +170,8 @@ impl Control for Core {
         let journal = self.gateway.journal.ready();
         let feeder = self.feeder.state();
         let records = journal.is_ok();
+        // The feeder notices only when it has something to store; the watch asks all the time.
+        let away_since = feeder.away_since.into_iter().chain(self.absence.since()).min();
         let mut parts = vec![
             PartStatus {
                 name: "journal".to_owned(),
@@ -199,8 +180,8 @@ impl Control for Core {
             },
             PartStatus {
                 name: "database".to_owned(),
-                ok: feeder.away_since.is_none(),
-                detail: feeder.away_since.map_or_else(
+                ok: away_since.is_none(),
+                detail: away_since.map_or_else(
                     || "records are stored".to_owned(),
                     |since| format!("away since {}; records wait in the journal", since.rfc3339()),
                 ),
@@ -218,6 +199,7 @@ impl Control for Core {
             parts.push(PartStatus { name: "audit".to_owned(), ok: wrong.is_empty(), detail });
         }
         parts.extend(self.standby.part());
+        parts.extend(routes(&self.gateway.live.load()));
         if self.gateway.budget.has_limits() {
             parts.push(counting(&self.gateway.budget));
         }
@@ -301,6 +283,7 @@ impl Core {
             applied: true,
             changed: changes.paths.clone(),
             needs_restart: waiting(&self.first, &loaded).into_iter().map(str::to_owned).collect(),
+            warnings: loaded.warnings.iter().cloned().map(tell).collect(),
             errors: Vec::new(),
         };
         log::set_level(loaded.config.log.level.into());
@@ -321,6 +304,17 @@ impl Core {
         self.reloaded.notify_one();
         Ok(report)
     }
+}
+
+/// That stored routes are not in force, if there are any such. Which and why is not for everybody.
+fn routes(live: &Live) -> Option<PartStatus> {
+    let count = match live.table.left_out().len() {
+        0 => return None,
+        1 => "1 stored route is".to_owned(),
+        count => format!("{count} stored routes are"),
+    };
+    let detail = format!("{count} kept but not in force here; GET /admin/routes and the log say which and why");
+    Some(PartStatus { name: "routes".to_owned(), ok: false, detail })
 }
 
 /// Whether limits can be counted.

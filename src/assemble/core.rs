@@ -16,6 +16,7 @@ use crate::assemble::house::{self, House, Opened};
 use crate::assemble::peers::Peers;
 use crate::assemble::signals::Hangup;
 use crate::assemble::standby::{self, Standby, Tokens};
+use crate::assemble::watch::Absence;
 use crate::assemble::{Source, banner, discovery, events, limits, live, permits, protection, signals, witnesses};
 use crate::budget::Budget;
 use crate::budget::authority::Authority;
@@ -40,8 +41,10 @@ use crate::telemetry::metrics::METRICS;
 use crate::telemetry::task;
 use crate::unit::clock::Timestamp;
 
-/// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start.
-const LAST_FEED: Duration = Duration::from_secs(20);
+/// How long the feeder may take to empty the journal at the end. What is left then waits in the journal for the next start. With
+/// what follows – two seconds for the store's connections, one for the runtime, as much for Pingora's – it stays below the 25 s
+/// that operators are told to add to `server.drain_timeout_ms`.
+const LAST_FEED: Duration = Duration::from_secs(18);
 
 /// What there is from the first moment of a start: the threads of what is not Pingora's, and a watch over SIGHUP.
 pub struct Start {
@@ -97,6 +100,8 @@ pub struct Core {
     /// Who may administer.
     pub(super) tokens: Arc<Tokens>,
     pub(super) ring: Arc<Ring>,
+    /// Since when the store is away, as the watch over it sees it.
+    pub(super) absence: Absence,
     pub(super) feeder: FeederHandle,
     pub(super) started_at: Timestamp,
     /// Held by whoever replaces what is live, so that two replacements cannot cross.
@@ -179,6 +184,7 @@ impl Core {
             standby,
             tokens,
             ring,
+            absence: Absence::default(),
             feeder: handle,
             started_at: Timestamp::now(),
             replacing: tokio::sync::Mutex::new(()),
@@ -265,14 +271,15 @@ impl Core {
         let feeding = self.feeding.lock().unwrap_or_else(PoisonError::into_inner).take();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(runtime), Some(feeding)) = (runtime, feeding) {
-            let fed = runtime.block_on(async { tokio::time::timeout(LAST_FEED, feeding).await });
+            // At the same time, or a database that hangs would be waited for twice.
+            let last = async { tokio::join!(tokio::time::timeout(LAST_FEED, feeding), protection::write_last(self)) };
+            let (fed, ()) = runtime.block_on(last);
             if fed.is_err() {
                 tracing::warn!("the database did not take every record; the rest waits in the journal");
             }
             if let Some(keeper) = &self.keeper {
                 keeper.finish();
             }
-            runtime.block_on(protection::write_last(self));
             runtime.block_on(self.house.store.close());
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
@@ -280,10 +287,10 @@ impl Core {
         synced.is_ok()
     }
 
-    /// Reads the stored routes again and puts them in force.
+    /// Reads the stored routes again and puts those in force that can be served.
     ///
     /// # Errors
-    /// When they cannot be read, or cannot be served; those in force stay.
+    /// When they cannot be read; those in force stay.
     pub(super) async fn take_routes(&self) -> crate::error::Result<()> {
         let _alone = self.replacing.lock().await;
         let stored = RouteStore::list(&*self.house.store).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::control::{RouteOrigin, RouteView};
 use crate::assemble::permits;
 use crate::catalog::prices::Catalog;
 use crate::catalog::stored::StoredPrice;
@@ -17,9 +18,9 @@ use crate::kavach::policy::Problem;
 use crate::pipeline::commit::ContentPolicy;
 use crate::pipeline::{Live, Settings};
 use crate::provider::Provider;
-use crate::route::Table;
-use crate::route::config::RouteConfig;
+use crate::route::config::{RouteConfig, TargetConfig};
 use crate::route::store::StoredRoute;
+use crate::route::{LeftOut, Table, name_of};
 use crate::telemetry::log;
 use crate::unit::clock::Timestamp;
 
@@ -57,6 +58,7 @@ pub fn build(
             // Last, because it may write to the data folder, and nothing may fail after that.
             let permits =
                 permits::build(loaded, folder, Timestamp::now()).map(Arc::new).map_err(|fault| vec![fault])?;
+            tell_left_out(&table, before.map(|live| &live.table));
             Ok(Live { settings: settings(&loaded.config), providers, table, catalog, gate, places, permits })
         }
         _ => Err(faults),
@@ -66,12 +68,14 @@ pub fn build(
 /// The same, with another table: for a change of stored routes.
 ///
 /// # Errors
-/// Every fault of the routes.
+/// Every fault of the configuration's routes.
 pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Result<Live, Vec<String>> {
+    let table = table(loaded, stored, &before.providers)?;
+    tell_left_out(&table, Some(&before.table));
     Ok(Live {
         settings: before.settings.clone(),
         providers: before.providers.clone(),
-        table: table(loaded, stored, &before.providers)?,
+        table,
         catalog: before.catalog.clone(),
         gate: before.gate.clone(),
         places: before.places.clone(),
@@ -126,9 +130,41 @@ pub fn catalog(loaded: &Loaded, prices: &[StoredPrice]) -> Result<Catalog, Vec<S
     })
 }
 
-/// Every route in matching order: the configuration's first, then the stored ones.
-pub fn routes(loaded: &Loaded, stored: &[StoredRoute]) -> Vec<RouteConfig> {
-    loaded.config.routes.iter().cloned().chain(stored.iter().map(|route| route.config.clone())).collect()
+/// Every route as operators see it, in matching order: the configuration's first, then the stored ones, the default provider
+/// last.
+pub fn routes(config: &Config, stored: &[StoredRoute], table: &Table) -> Vec<RouteView> {
+    let configured = config.routes.iter().enumerate().map(|(index, route)| RouteView {
+        id: None,
+        origin: RouteOrigin::Config,
+        name: name_of(route, index),
+        route: route.clone(),
+        problem: None,
+    });
+    let kept = (config.routes.len()..).zip(stored).map(|(index, route)| RouteView {
+        id: Some(route.id.to_string()),
+        origin: RouteOrigin::Stored,
+        name: name_of(&route.config, index),
+        route: route.config.clone(),
+        problem: table.problem_of(&route.id).map(str::to_owned),
+    });
+    let default = config.default_provider.iter().map(|provider| RouteView {
+        id: None,
+        origin: RouteOrigin::Default,
+        name: "default".to_owned(),
+        route: RouteConfig { to: TargetConfig::parse(provider).ok(), ..RouteConfig::default() },
+        problem: None,
+    });
+    configured.chain(kept).chain(default).collect()
+}
+
+/// Logs which stored routes are not in force, as far as that was not so before.
+fn tell_left_out(table: &Table, before: Option<&Table>) {
+    for route in table.left_out() {
+        if before.and_then(|before| before.problem_of(&route.id)) != Some(&route.problem) {
+            let LeftOut { id, name, problem } = route;
+            tracing::warn!(problem, "the stored route {id} ({name}) is kept, but not in force here");
+        }
+    }
 }
 
 fn table(
@@ -137,7 +173,7 @@ fn table(
     providers: &HashMap<Arc<str>, Arc<Provider>>,
 ) -> Result<Table, Vec<String>> {
     let names: HashSet<Arc<str>> = providers.keys().cloned().collect();
-    Table::build(&routes(loaded, stored), loaded.config.default_provider.as_deref(), &names)
+    Table::build(&loaded.config.routes, stored, loaded.config.default_provider.as_deref(), &names)
 }
 
 fn settings(config: &Config) -> Settings {

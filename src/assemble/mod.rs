@@ -12,6 +12,7 @@ mod changes;
 mod connector;
 mod control;
 pub mod core;
+mod descriptors;
 mod discovery;
 mod doors;
 mod events;
@@ -67,6 +68,7 @@ impl From<anyhow::Error> for StartError {
 /// # Errors
 /// What keeps it from starting. After it has started it ends with 0, or with 1 if records could not be written to the disk.
 pub fn run(source: Source) -> Result<ExitCode, StartError> {
+    descriptors::raise();
     let start = core::Start::new()?;
     let simulated = match &source {
         Source::Demo(_) => Some(simulated::bind().map_err(anyhow::Error::from)?),

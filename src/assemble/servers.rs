@@ -14,6 +14,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::admin::service::AdminApp;
 use crate::assemble::core::Core;
+use crate::assemble::descriptors::{self, Share};
 use crate::assemble::doors::{Doors, Endings, Opening};
 use crate::assemble::signals::Signals;
 use crate::config::{Config, ServerConfig};
@@ -23,6 +24,9 @@ use crate::proxy::guard::{Door, Limits};
 /// The most idle connections kept to all providers, for each worker thread. Too few of them doubled the cost of a request in
 /// measurements, so this is above the concurrency that is expected.
 const UPSTREAM_POOL: usize = 1024;
+
+/// The fewest that are kept, however few descriptors there are.
+const LEAST_POOL: usize = 8;
 
 /// Serves until a signal ends the process; then ends the core. Returns whether every record reached the disk.
 ///
@@ -41,9 +45,10 @@ fn run(core: &Arc<Core>, doors: Doors) -> anyhow::Result<()> {
     doors.open()?;
     let addresses = doors.addresses();
     let Doors { data_plane: door, admin } = doors;
-    let mut server = Server::new_with_opt_and_conf(None, configuration(&config.server));
+    let share = descriptors::share(config);
+    let mut server = Server::new_with_opt_and_conf(None, configuration(&config.server, share));
     server.bootstrap();
-    let service = data_plane(core, config, listener(door.address, identity)?);
+    let service = data_plane(core, (config, share), listener(door.address, identity)?);
     let (service, served) = Opening::new(service, door, endings.clone());
     server.add_service(service);
     let mut listening = vec![served];
@@ -64,16 +69,16 @@ fn run(core: &Arc<Core>, doors: Doors) -> anyhow::Result<()> {
     }
 }
 
-fn data_plane(core: &Arc<Core>, config: &Config, listener: ListenerConfig) -> Service<Door> {
+fn data_plane(core: &Arc<Core>, (config, share): (&Config, Share), listener: ListenerConfig) -> Service<Door> {
     let front = Front::new(core.gateway.clone(), core.clone());
-    let mut proxy = HttpProxy::new(front, Arc::new(configuration(&config.server)));
+    let mut proxy = HttpProxy::new(front, Arc::new(configuration(&config.server, share)));
     let mut options = HttpServerOptions::default();
     options.h2c = config.server.h2c;
     options.h2_idle_timeout = Some(std::time::Duration::from_millis(config.server.keepalive_ms));
     proxy.server_options = Some(options);
     proxy.handle_init_modules();
     let limits = Limits {
-        connections: config.server.max_connections,
+        connections: share.callers,
         header: std::time::Duration::from_millis(config.server.header_timeout_ms),
         keepalive: std::time::Duration::from_millis(config.server.keepalive_ms),
     };
@@ -97,12 +102,16 @@ fn listener(address: SocketAddr, identity: Option<Arc<CertifiedKey>>) -> anyhow:
     Ok(listener.tls(settings).l4_buffer(buffer(16 * 1024)))
 }
 
-fn configuration(server: &ServerConfig) -> ServerConf {
+fn configuration(server: &ServerConfig, share: Share) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if server.threads == 0 { cores } else { server.threads };
     ServerConf {
-        threads: if server.threads == 0 { cores } else { server.threads },
+        threads,
         work_stealing: false,
-        upstream_keepalive_pool_size: UPSTREAM_POOL,
+        upstream_keepalive_pool_size: share
+            .idle
+            .checked_div(threads)
+            .map_or(LEAST_POOL, |most| most.clamp(LEAST_POOL, UPSTREAM_POOL)),
         // Attempts are bounded by the plan and by the credentials; this only must not cut them short.
         max_retries: crate::route::MAX_TARGETS * 5,
         // Exchanges have ended before Pingora is told to stop (`signals`), so there is nothing to wait for.

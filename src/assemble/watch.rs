@@ -3,7 +3,7 @@
 //! Everything that is kept in memory is read again when the store's generation has moved on: at once where a notification comes,
 //! within a quarter of a second otherwise. While the store cannot be asked, what is known stays in force.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,6 +19,23 @@ use crate::unit::clock::Timestamp;
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How long that question may take before the store counts as away, which decides between 401 and 503 for unknown keys.
 const ASK_FOR: Duration = Duration::from_secs(1);
+
+/// Since when the store has not answered the watch.
+#[derive(Debug, Default)]
+pub struct Absence(Mutex<Option<Timestamp>>);
+
+impl Absence {
+    /// When the first of the questions failed that have failed without an answer between them; `None` while there are answers.
+    pub fn since(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how a question ended.
+    fn note(&self, is_answered: bool) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if is_answered { None } else { since.or_else(|| Some(Timestamp::now())) };
+    }
+}
 
 /// Notices what other processes – the command line above all – write to the store, and whether it can be asked at all.
 pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
@@ -39,12 +56,12 @@ pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
         record_the_rest(&core.gateway);
         if let Err(cause) = store.arrive().await {
             complain(&cause, &mut complained);
-            core.ring.set_stale(true);
+            answered(&core, false);
             continue;
         }
-        // While the database is away everything that is known stays in force; the feeder says so in /ready.
+        // While the database is away everything that is known stays in force, and /ready says so.
         let Ok(Ok(generation)) = tokio::time::timeout(ASK_FOR, store.generation()).await else {
-            core.ring.set_stale(true);
+            answered(&core, false);
             continue;
         };
         if known != Some(generation) {
@@ -59,17 +76,23 @@ pub async fn watch_store(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
                 }
                 Ok(false) => {}
                 Err(_) => {
-                    core.ring.set_stale(true);
+                    answered(&core, false);
                     continue;
                 }
             }
         } else if core.ring.is_in_doubt() && core.ring.refresh(&*store).await.is_err() {
             // What was changed here may have overtaken what was read, so it is read once more; soon, if not now.
-            core.ring.set_stale(true);
+            answered(&core, false);
             continue;
         }
-        core.ring.set_stale(false);
+        answered(&core, true);
     }
+}
+
+/// Notes whether the store answers: without it nobody can say whether a key that is not known here exists.
+fn answered(core: &Core, is_answered: bool) {
+    core.ring.set_stale(!is_answered);
+    core.absence.note(is_answered);
 }
 
 /// Returns with the next news from other processes; never, where nobody brings any.
@@ -119,5 +142,23 @@ async fn take_changes(core: &Core) -> Result<bool, StoreError> {
 fn complain(cause: &StoreError, complained: &mut bool) {
     if !matches!(cause, StoreError::Away(_)) && !std::mem::replace(complained, true) {
         tracing::error!(%cause, "the database is there but cannot be used; this process lives on its snapshot");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absence_lasts_from_the_first_failure_to_the_next_answer() {
+        let absence = Absence::default();
+        assert_eq!(absence.since(), None);
+        absence.note(false);
+        let first = absence.since();
+        assert!(first.is_some());
+        absence.note(false);
+        assert_eq!(absence.since(), first, "a later failure does not make it shorter");
+        absence.note(true);
+        assert_eq!(absence.since(), None);
     }
 }

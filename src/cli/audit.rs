@@ -16,9 +16,9 @@ use serde_json::json;
 use crate::audit::policy::{Policy, Standing};
 use crate::audit::receipt::{Receipt, Which};
 use crate::audit::verify::{self, Kept, Report};
-use crate::cli::Common;
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::output::{self, Format};
+use crate::cli::{Common, until_interrupted};
 use crate::unit::commit::Salt;
 
 /// What to do with the audit log.
@@ -102,10 +102,12 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Receipt(wanted) => find::receipt(&wanted),
         Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?).await,
         Audit::Export(matching) if common.server.is_some() => remote::export(&matching, &common.door()?).await,
-        Audit::Tail(matching) if common.server.is_some() => remote::tail(&matching, &common.door()?).await,
+        Audit::Tail(matching) if common.server.is_some() => {
+            until_interrupted(remote::tail(&matching, &common.door()?)).await
+        }
         Audit::Search(search) => find::search(&search),
         Audit::Export(matching) => find::export(&matching),
-        Audit::Tail(matching) => find::tail(&matching).await,
+        Audit::Tail(matching) => until_interrupted(find::tail(&matching)).await,
         Audit::Prune(prune) => keep::prune(&prune),
         Audit::Erase(erase) => keep::erase(&erase, common).await,
         Audit::Text(text) => find::text(&text, common).await,

@@ -25,7 +25,9 @@ use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
 use crate::key::ring::Ring;
 use crate::ledger::reprice::Adjust;
+use crate::route::Table;
 use crate::route::config::RouteConfig;
+use crate::route::store::{RouteStore, StoredRoute};
 use crate::unit::charge::CounterId;
 
 /// Loads the configuration file, as far as the store needs it.
@@ -61,12 +63,21 @@ pub async fn state(config: &Path) -> Result<State> {
     let prices = house.store.prices().await?;
     let stored = LimitStore::list(&*house.store).await?;
     let money = limits::money(loaded.config.limits.iter().chain(stored.iter()));
-    let nobody = Nobody { loaded: loaded.clone(), prices, authority: house.store.counters() };
+    let (routes, table) = routes(&loaded, &*house.store).await?;
+    let nobody = Nobody { loaded: loaded.clone(), prices, routes, table, authority: house.store.counters() };
     let mut state = State::new(house.store, ring, house.hash_key, Arc::new(nobody));
     state.journal = Some(Arc::new(journal));
     state.adjust = Arc::new(NotHere(money));
     state.prefix_style = loaded.config.keys.prefix_style;
     Ok(state)
+}
+
+/// The stored routes, and the table that a gateway with this configuration would make of them.
+async fn routes(loaded: &Loaded, store: &dyn RouteStore) -> Result<(Vec<StoredRoute>, Table)> {
+    let stored = store.list().await?;
+    let providers = loaded.price_providers.keys().map(|name| Arc::from(name.as_str())).collect();
+    let table = Table::build(&loaded.config.routes, &stored, loaded.config.default_provider.as_deref(), &providers);
+    Ok((stored, table.map_err(|faults| Failure::failed(faults.join("\n")))?))
 }
 
 /// A failure with its chain of causes in one sentence.
@@ -78,6 +89,8 @@ pub fn failure(error: &anyhow::Error) -> Failure {
 struct Nobody {
     loaded: Loaded,
     prices: Vec<StoredPrice>,
+    routes: Vec<StoredRoute>,
+    table: Table,
     /// Whoever owns the counters of limits: the database itself.
     authority: Arc<dyn Authority>,
 }
@@ -115,15 +128,16 @@ impl Control for Nobody {
     }
 
     fn routes(&self) -> Vec<RouteView> {
-        Vec::new()
+        live::routes(&self.loaded.config, &self.routes, &self.table)
     }
 
     fn check_route(&self, _: &RouteConfig) -> crate::error::Result<()> {
         Err(Error::new(Kind::Unavailable, ABSENT))
     }
 
+    /// A running gateway notices by itself.
     async fn routes_changed(&self) -> crate::error::Result<()> {
-        Err(Error::new(Kind::Unavailable, ABSENT))
+        Ok(())
     }
 
     fn key_defaults(&self) -> KeyDefaults {

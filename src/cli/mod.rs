@@ -20,6 +20,7 @@ mod policy;
 mod prices;
 mod reconcile;
 mod requests;
+mod routes;
 mod sessions;
 mod span;
 mod spend;
@@ -86,6 +87,9 @@ enum Command {
     /// Make, show and change limits, and see how they stand.
     #[command(subcommand)]
     Limits(limits::Limits),
+    /// List routes, and delete stored ones.
+    #[command(subcommand)]
+    Routes(routes::Routes),
     /// Make, show and change organisations.
     #[command(subcommand)]
     Orgs(parties::Parties),
@@ -180,6 +184,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Policy(policy) => policy::run(policy, &common),
         Command::Keys(keys) => wait(async { keys::run(keys, &common.door()?, common.output).await }),
         Command::Limits(limits) => wait(async { limits::run(limits, &common.door()?, common.output).await }),
+        Command::Routes(routes) => wait(async { routes::run(routes, &common.door()?, common.output).await }),
         Command::Orgs(orgs) => wait(async { parties::run(orgs, "orgs", &common.door()?, common.output).await }),
         Command::Teams(teams) => wait(async { parties::run(teams, "teams", &common.door()?, common.output).await }),
         Command::Users(users) => wait(async { parties::run(users, "users", &common.door()?, common.output).await }),
@@ -191,7 +196,7 @@ fn run(line: Line) -> Result<ExitCode> {
         Command::Db(db) => wait(db::run(db, &common)),
         Command::Admin(admin) => wait(async { tokens::run(admin, &common.door()?, common.output).await }),
         Command::Audit(audit) => wait(audit::run(audit, &common)),
-        Command::Witness(run) => wait(witness::run(run)),
+        Command::Witness(run) => wait(until_interrupted(witness::run(run))),
         Command::Version(version) => version::run(version, common.output),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -201,6 +206,14 @@ fn run(line: Line) -> Result<ExitCode> {
 fn wait<F: Future<Output = Result>>(command: F) -> Result {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
+}
+
+/// Runs what goes on until somebody interrupts it: that is its proper end.
+async fn until_interrupted(work: impl Future<Output = Result>) -> Result {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
 }
 
 impl Common {

@@ -15,7 +15,7 @@ use crate::cli::door::{Door, with_query};
 use crate::cli::failure::{Exit, Failure, Result};
 use crate::cli::keys::more;
 use crate::cli::output::{self, Column, Format};
-use crate::cli::span;
+use crate::cli::{span, until_interrupted};
 use crate::unit::clock::Timestamp;
 
 /// What to read from the request log.
@@ -139,13 +139,7 @@ pub async fn run(command: Requests, door: &Door, format: Format) -> Result {
             more(format, &answer)
         }
         Requests::Export(export) => export.run(door).await,
-        Requests::Tail(tail) => {
-            // Being interrupted is the proper end of following.
-            tokio::select! {
-                followed = follow(tail, door, format) => followed,
-                _ = tokio::signal::ctrl_c() => Ok(()),
-            }
-        }
+        Requests::Tail(tail) => until_interrupted(follow(tail, door, format)).await,
     }
 }
 

@@ -243,6 +243,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     if repeated {
         report.error("audit.witnesses", "two have the same name or key; give each key of a witness a name of its own");
     }
+    if !audit.enabled && audit.mode == AuditMode::Enforce {
+        report.warn("audit.mode", "enforces nothing, because the log is off (audit.enabled)");
+    }
     if audit.enabled && audit.content == ContentConfig::FullText {
         report.warn(
             "audit.content",

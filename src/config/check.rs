@@ -22,6 +22,7 @@ const RESERVED: &[&str] = &[
     "connection",
     "content-encoding",
     "content-length",
+    "content-type",
     "expect",
     "host",
     "keep-alive",
@@ -31,6 +32,7 @@ const RESERVED: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-request-id",
 ];
 
 /// Notes every fault and every oddity.

@@ -176,6 +176,7 @@ pub const KEYS: &[Key] = &[
     live("providers.*.http", Bounds::Free),
     live("providers.*.ca_file", Bounds::Free),
     live("providers.*.price_provider", Bounds::Free),
+    live("providers.*.region", Bounds::Free),
     live("providers.*.stream_usage", Bounds::Free),
     live("providers.*.output_ceiling", Bounds::Free),
     live("default_provider", Bounds::Free),

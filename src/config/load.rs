@@ -22,6 +22,9 @@ use crate::unit::secret::Secret;
 /// The largest file.
 pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What is said of a text without content: nothing, comments only, or a bare `null`.
+const EMPTY: &str = "the file is empty, or holds only comments or null; a configuration of defaults only is written {}";
+
 /// A configuration that is ready to run: checked, with every reference looked up.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -118,11 +121,6 @@ fn text_of(path: &Path) -> Result<(String, String), Vec<Problem>> {
         let mark = end_of(&String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default()));
         vec![fault(&origin, mark, "the file is not UTF-8 from here on".to_owned())]
     })?;
-    if text.trim().is_empty() {
-        // A file that is being rewritten is empty for a moment; a reload then must not drop every provider.
-        let sentence = "the file is empty; a configuration of defaults only is written {}".to_owned();
-        return Err(vec![fault(&origin, Mark::default(), sentence)]);
-    }
     Ok((text, origin))
 }
 
@@ -187,6 +185,10 @@ fn read(text: &str, origin: &str) -> (Config, Report) {
         return (Config::default(), report);
     }
     let node = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut report);
+    if !report.is_broken() && node.as_ref().is_none_or(tree::Node::is_null) {
+        // A file that is being rewritten is empty for a moment; a reload then must not drop every provider.
+        report.broken_at(Mark::default(), EMPTY);
+    }
     let mut decoder = Decoder::new(report);
     let config = decoder.root(node.as_ref(), shape::config);
     let mut report = decoder.report;

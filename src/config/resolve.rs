@@ -164,6 +164,7 @@ impl Resolver<'_> {
             http,
             ca_file,
             price_provider,
+            region,
             stream_usage,
             output_ceiling,
         } = config;
@@ -201,6 +202,7 @@ impl Resolver<'_> {
             http: *http,
             ca_file: ca_file.clone(),
             price_provider: price_provider.clone().or(row.and_then(|row| row.price_provider).map(str::to_owned)),
+            region: region.as_deref().unwrap_or_default().into(),
             stream_usage: stream_usage.unwrap_or(row.is_none_or(|row| row.stream_usage)),
             output_ceiling: output_ceiling.or(row.map(|row| row.ceiling)).unwrap_or(CeilingField::MaxTokens),
         })

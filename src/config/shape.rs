@@ -188,6 +188,7 @@ fn provider(table: &mut Table<'_, '_>) -> ProviderConfig {
         http: table.text_or("http", default.http, |text| word(text, VERSIONS)),
         ca_file: table.text("ca_file", path),
         price_provider: table.text("price_provider", |text| Ok(text.to_owned())),
+        region: table.text("region", region),
         stream_usage: table.optional_flag("stream_usage"),
         output_ceiling: table.text("output_ceiling", |text| word(text, CEILINGS)),
     }
@@ -224,6 +225,14 @@ fn preset(text: &str) -> Result<Preset, String> {
         let names: Vec<&'static str> = preset::TABLE.iter().map(|row| row.name).collect();
         format!("there is no preset of this name; {}", suggest::unknown_word(text, &names))
     })
+}
+
+fn region(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if !(1..=64).contains(&text.len()) || !text.bytes().all(is_plain) {
+        return Err("expected 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-'".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {

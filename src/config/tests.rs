@@ -236,7 +236,7 @@ fn a_preset_fills_in_what_is_left_out_and_nothing_else() {
 providers:
   a: {preset: mistral, credentials: ['env:A_KEY', 'env:B_KEY'], http: 2, headers: {X-Org: red}, connect_timeout_ms: 1}
   b: {preset: mistral, base_url: 'HTTPS://B.example:443/v1/', auth: api-key, price_provider: openai, stream_usage: true}
-  c: {base_url: 'http://localhost:1'}
+  c: {base_url: 'http://localhost:1', region: eu-1}
 default_provider: a
 ";
     let loaded = load(yaml).unwrap();
@@ -251,11 +251,18 @@ default_provider: a
     assert_eq!(b.base_url.expose(), "https://b.example/v1");
     assert_eq!((b.auth, b.price_provider.as_deref(), b.stream_usage), (Auth::ApiKey, Some("openai"), true));
     assert_eq!((c.auth, c.price_provider.as_deref(), c.stream_usage), (Auth::Bearer, None, true));
+    assert_eq!((&*b.region, &*c.region), ("", "eu-1"));
 }
 
 #[test]
-fn an_empty_file_is_the_defaults() {
-    for yaml in ["", "\u{feff}", "# nothing\n", "---\n", "server:\nadmin: {}\nroutes:\nproviders: ~\n"] {
+fn a_text_without_content_is_refused_and_empty_braces_are_the_defaults() {
+    for yaml in
+        ["", " \n", "\u{feff}", "# nothing\n", "---\n", "---\n# nothing\n...\n", "~", "null\n", "--- null", "&a ~"]
+    {
+        let faults = load::parse(yaml, "x").unwrap_err();
+        assert!(faults.len() == 1 && faults[0].text.starts_with("the file is empty"), "{yaml:?}: {faults:?}");
+    }
+    for yaml in ["{}", "# nothing\n---\n{}\n", "server:\nadmin: {}\nroutes:\nproviders: ~\n"] {
         assert_eq!(load::parse(yaml, "x"), Ok(Config::default()), "{yaml:?}");
     }
 }

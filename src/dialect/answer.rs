@@ -1,7 +1,7 @@
 //! Relays an answer unchanged and reads usage, model and end off it while it passes.
 //!
 //! A chunk that needs no change goes out as the bytes that came in. Events that must not be seen as they are – the one that
-//! carries nothing but usage, with `hide_usage`, and errors that name a credential or an address, with
+//! carries usage and no choice, with `hide_usage`, and errors that name a credential or an address, with
 //! [`AnswerReader::keep_confidential`] – are left out or cleaned; then events are held until they are whole (at most 1 MiB, then
 //! they pass unread), and so is a JSON answer from where it speaks of an error. What is kept is bounded: 1 MiB of a JSON answer
 //! plus 64 KiB of its end, 64 KiB of a stream, 1 MiB of an event that is not whole. Nothing here fails: what cannot be read is
@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use crate::dialect::clean::{self, Confidential};
 use crate::dialect::error::error_body;
 use crate::dialect::findings::{Findings, Meaning, mentions_error};
+use crate::dialect::hide;
 use crate::dialect::operation::Operation;
 use crate::dialect::sse::{self, Splitter};
 use crate::dialect::usage::Missing;
@@ -76,6 +77,12 @@ impl AnswerReader {
     /// Takes an answer that is not called an event stream for one if it begins like one: for callers who asked for a stream.
     pub fn guess_stream(mut self, hide_usage: bool) -> Self {
         self.guess = self.stream.is_none().then(|| Stream { hide: hide_usage, ..Stream::default() });
+        self
+    }
+
+    /// Tells the choices of a stream apart: for callers who asked for more than one.
+    pub fn expect_several(mut self) -> Self {
+        self.findings.endings.several = true;
         self
     }
 
@@ -184,6 +191,11 @@ impl AnswerReader {
     /// Of what the reports say nothing, if there is any: a side that none names, or what was written after the last one.
     pub fn missing(&self) -> Missing {
         self.findings.missing()
+    }
+
+    /// Whether a stream has said the end of every choice, but not yet what all of it used.
+    pub fn awaits_usage(&self) -> bool {
+        self.stream.is_some() && self.findings.awaits_usage()
     }
 
     /// The model that the provider said it used; at most 256 bytes.
@@ -303,11 +315,8 @@ impl Stream {
         let piece = out.chunk.get(range.clone()).unwrap_or_default();
         if self.partial.is_empty() {
             let meaning = findings.event(piece);
-            if self.hide && meaning.only_usage {
-                out.skip(range);
-            } else if let Some(cleaned) = out.cleaned(meaning, piece) {
-                out.skip(range.clone());
-                out.insert(range.end, &cleaned);
+            if let Some(other) = self.instead(meaning, findings.operation, piece, out) {
+                out.put(range, &other);
             }
             return meaning;
         }
@@ -318,11 +327,8 @@ impl Stream {
             findings.event_tail(&event);
         } else {
             meaning = findings.event(&event);
-            if self.hide && meaning.only_usage {
-                out.skip(range);
-            } else if let Some(cleaned) = out.cleaned(meaning, &event) {
-                out.skip(range.clone());
-                out.insert(range.end, &cleaned);
+            if let Some(other) = self.instead(meaning, findings.operation, &event, out) {
+                out.put(range, &other);
             } else {
                 out.insert(range.start, event.get(..event.len() - piece.len()).unwrap_or_default());
             }
@@ -332,6 +338,14 @@ impl Stream {
             self.partial = event;
         }
         meaning
+    }
+
+    /// What the caller sees of an event instead of it, empty for nothing; `None` if it goes on as it is.
+    fn instead(&self, meaning: Meaning, operation: Operation, event: &[u8], out: &Outgoing<'_>) -> Option<Vec<u8>> {
+        if self.hide && meaning.only_usage {
+            return Some(hide::usage(operation, event).unwrap_or_default());
+        }
+        out.cleaned(meaning, event)
     }
 
     /// The chunk ends inside an event, which began at `at` or before.
@@ -366,6 +380,15 @@ impl Outgoing<'_> {
     fn cleaned(&self, meaning: Meaning, event: &[u8]) -> Option<Vec<u8>> {
         let keeper = self.keeper.filter(|_| meaning.error)?;
         clean::event(event, keeper)
+    }
+
+    /// Puts bytes in the place of a range of the chunk.
+    fn put(&mut self, range: std::ops::Range<usize>, bytes: &[u8]) {
+        let end = range.end;
+        self.skip(range);
+        if !bytes.is_empty() {
+            self.insert(end, bytes);
+        }
     }
 
     /// Leaves a range of the chunk out. At its beginning or end that needs no copy.

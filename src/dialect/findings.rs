@@ -32,7 +32,7 @@ pub struct StreamError {
 pub(super) struct Meaning {
     /// The caller regards the answer as finished.
     pub(super) last: bool,
-    /// It carries usage and no choice: sent only because usage was asked for.
+    /// It carries usage and no choice: sent because usage was asked for, though other things may stand in it.
     pub(super) only_usage: bool,
     /// It speaks of an error.
     pub(super) error: bool,
@@ -42,6 +42,8 @@ pub(super) struct Meaning {
 pub(super) struct Findings {
     pub(super) operation: Operation,
     pub(super) report: Option<Report>,
+    /// What the first event of a stream of messages says; nothing by itself, as the output is still to come.
+    opening: Option<Report>,
     /// More was written after the last report.
     stale: bool,
     pub(super) model: Option<String>,
@@ -54,7 +56,34 @@ pub(super) struct Findings {
     pub(super) images: Option<u64>,
     pub(super) image_size: Option<String>,
     pub(super) image_quality: Option<String>,
+    pub(super) endings: Endings,
     parsed: u32,
+}
+
+/// Which choices of a stream have begun and ended, by the bits of their indexes; no more than 128 are ever asked for.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// More than one was asked for, so that each event says which it belongs to.
+    pub(super) several: bool,
+    begun: u128,
+    ended: u128,
+}
+
+impl Endings {
+    fn read(&mut self, choices: Value<'_>) {
+        for choice in choices.elements() {
+            let index = choice.get("index").and_then(Value::u64).unwrap_or(0);
+            let bit = u32::try_from(index).ok().and_then(|index| 1_u128.checked_shl(index)).unwrap_or(0);
+            self.begun |= bit;
+            if choice.get("finish_reason").is_some_and(|reason| reason.raw().len() > 2 && !reason.is_null()) {
+                self.ended |= bit;
+            }
+        }
+    }
+
+    fn are_all(&self) -> bool {
+        self.ended != 0 && self.begun == self.ended
+    }
 }
 
 /// The searches, made once.
@@ -79,6 +108,7 @@ impl Findings {
         Self {
             operation,
             report: None,
+            opening: None,
             stale: false,
             model: None,
             id: None,
@@ -89,6 +119,7 @@ impl Findings {
             images: None,
             image_size: None,
             image_quality: None,
+            endings: Endings::default(),
             parsed: 0,
         }
     }
@@ -111,6 +142,7 @@ impl Findings {
             || (self.report.is_some() && !self.stale)
             || has_value(&finders.usage, event)
             || (self.finish_reason.is_none() && has_value(&finders.finish_reason, event))
+            || self.endings.several
             || mentions_error(event)
             // An event without an object is `[DONE]`, a comment, or not JSON.
             || memchr::memchr(b'{', event).is_none()
@@ -142,6 +174,7 @@ impl Findings {
         if parts.error.is_none() && kind == "error" {
             self.keep_error(Value::whole(&data));
         }
+        parts.choices.into_iter().for_each(|choices| self.endings.read(choices));
         let no_choice = parts.choices.is_none_or(|choices| choices.elements().next().is_none());
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
@@ -202,10 +235,13 @@ impl Findings {
     fn read_parts(&mut self, parts: &Parts<'_>) -> bool {
         let report = parts.usage(self.operation);
         if let Some(report) = report {
-            self.report = Some(report.over(self.report));
+            self.report = Some(report.over(self.report.or(self.opening)));
             self.stale = false;
         }
+        let opening = parts.opening().and_then(|usage| usage::read(self.operation, usage));
+        self.opening = opening.or(self.opening);
         keep(&mut self.model, parts.model);
+        keep(&mut self.model, parts.message.and_then(|message| message.present("model")));
         keep(&mut self.id, parts.id);
         keep(&mut self.finish_reason, parts.choices.and_then(finish_of_first));
         self.read_tier(parts);
@@ -243,7 +279,7 @@ impl Findings {
     /// The last word counts: a stream of OpenAI begins with the tier that was asked for (`auto`) and ends with the one that
     /// served. Anthropic names it inside `usage`.
     fn read_tier(&mut self, parts: &Parts<'_>) {
-        let inside = || parts.usage.and_then(|usage| usage.present("service_tier"));
+        let inside = || parts.usage.or(parts.opening()).and_then(|usage| usage.present("service_tier"));
         let word = parts.service_tier.or_else(inside).and_then(Value::string);
         self.service_tier = word.map(|word| ServiceTier::of_word(&word)).or(self.service_tier);
     }
@@ -252,6 +288,11 @@ impl Findings {
     pub(super) fn missing(&self) -> Missing {
         let missing = self.report.unwrap_or_default().missing;
         Missing { output: missing.output || (self.stale && self.operation.writes()), ..missing }
+    }
+
+    /// Whether every choice has ended, and no report counts all that was written.
+    pub(super) fn awaits_usage(&self) -> bool {
+        self.endings.are_all() && (self.report.is_none() || self.stale)
     }
 
     fn keep_error(&mut self, error: Value<'_>) {
@@ -351,6 +392,7 @@ struct Parts<'a> {
     incomplete_details: Option<Value<'a>>,
     choices: Option<Value<'a>>,
     response: Option<Value<'a>>,
+    message: Option<Value<'a>>,
     error: Option<Value<'a>>,
     usage: Option<Value<'a>>,
     groq: Option<Value<'a>>,
@@ -373,6 +415,7 @@ impl<'a> Parts<'a> {
                 b"incomplete_details" => &mut parts.incomplete_details,
                 b"choices" => &mut parts.choices,
                 b"response" => &mut parts.response,
+                b"message" => &mut parts.message,
                 b"error" => &mut parts.error,
                 b"usage" => &mut parts.usage,
                 b"x_groq" => &mut parts.groq,
@@ -388,15 +431,24 @@ impl<'a> Parts<'a> {
         parts
     }
 
+    /// The usage object of an event that opens a stream of messages; it holds the input, and of the output next to nothing.
+    ///
+    /// *Source*: `message_start` in <https://docs.claude.com/en/docs/build-with-claude/streaming>.
+    fn opening(&self) -> Option<Value<'a>> {
+        self.message.and_then(|message| message.present("usage"))
+    }
+
     /// The usage object, read.
     ///
     /// *Sources*, in the order tried: `usage` (OpenAI, <https://platform.openai.com/docs/api-reference/chat/object>);
     /// `response.usage` (the terminal events of the Responses API,
     /// <https://platform.openai.com/docs/api-reference/responses-streaming>); `x_groq.usage` (the last chunk of a Groq
     /// stream, <https://console.groq.com/docs/api-reference>); `choices[0].usage` (the last chunk of a Moonshot stream,
-    /// <https://platform.moonshot.ai/docs/api/chat>).
+    /// <https://platform.moonshot.ai/docs/api/chat>). What `speech.audio.done` counts is sound
+    /// (<https://platform.openai.com/docs/api-reference/audio/speech-audio-done-event>).
     fn usage(&self, operation: Operation) -> Option<Report> {
-        let read = |usage| usage::read(operation, usage);
+        let spoken = self.kind.and_then(Value::string).is_some_and(|kind| kind == "speech.audio.done");
+        let read = |usage| usage::read(operation, usage).map(|report| if spoken { report.spoken() } else { report });
         let inside = |part: Option<Value<'a>>| part.and_then(|part| part.get("usage")).and_then(read);
         self.usage
             .and_then(read)

@@ -11,6 +11,7 @@ mod clean;
 pub mod error;
 mod findings;
 mod form;
+mod hide;
 pub mod json;
 mod multipart;
 pub mod naming;

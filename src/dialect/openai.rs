@@ -59,7 +59,8 @@ pub struct Facts {
     pub is_read: bool,
     /// Whether a stream is asked for.
     pub stream: bool,
-    /// Whether the caller asked for usage on the stream (`stream_options.include_usage`).
+    /// Whether the caller asked for usage on the stream (`stream_options.include_usage`, or `usage.include` as OpenRouter's
+    /// callers do).
     pub wants_usage: bool,
     /// The most output tokens of one answer that the caller allows, in tokens.
     pub max_output_tokens: Option<u64>,
@@ -104,7 +105,7 @@ pub struct Facts {
 impl Facts {
     /// The body for one target: the same bytes (by reference count) if nothing changes, else a copy in which
     /// - the value of `model`, if the body names one, is replaced when another one is asked for,
-    /// - if usage is to be asked for, a chat or completions stream whose caller did not ask for it gets
+    /// - if usage is to be asked for, a chat or completions stream whose options do not ask for it gets
     ///   `"stream_options":{"include_usage":true}`: as a new first member, in place of a `null`, or as `include_usage`
     ///   inside the options that are there, and
     /// - a ceiling on output tokens stands as a new first member, or in place of a `null` of its name.
@@ -114,7 +115,7 @@ impl Facts {
     pub fn body_for(&self, body: &Bytes, changes: &Changes<'_>) -> Bytes {
         let streams = matches!(self.operation, Operation::Chat | Operation::Completions) && self.stream;
         let model = changes.model.filter(|model| self.model.as_deref().is_some_and(|named| named != *model));
-        let ask_usage = changes.ask_usage && streams && !self.wants_usage;
+        let ask_usage = changes.ask_usage && streams;
         self.splice.apply(body, &Changes { model, ask_usage, ceiling: changes.ceiling })
     }
 
@@ -226,7 +227,7 @@ pub(super) fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error>
         miswrites_model: shape.miswrites_model,
         is_read: true,
         stream,
-        wants_usage: matches!(stream_options, StreamOptions::Asked),
+        wants_usage: matches!(stream_options, StreamOptions::Asked) || reading.includes_usage(),
         max_output_tokens: reading.max_output_tokens()?,
         choices: reading.choices()?,
         tools: reading.tools()?,
@@ -497,6 +498,12 @@ impl Reading<'_> {
             }
         }
         modalities
+    }
+
+    /// *Source*: <https://openrouter.ai/docs/use-cases/usage-accounting>.
+    fn includes_usage(&self) -> bool {
+        let include = self.value(Field::Usage).and_then(|usage| usage.get("include"));
+        include.and_then(Value::boolean) == Some(true)
     }
 
     fn stream_options(&self) -> Result<StreamOptions, Error> {

@@ -11,6 +11,11 @@ use std::borrow::Cow;
 use crate::dialect::naming::leads_past;
 use crate::error::{Error, Kind};
 
+/// Anthropic's messages: passed through, but judged as what they are (`kavach::call::Action`).
+///
+/// *Source*: <https://docs.anthropic.com/en/api/messages>.
+pub const MESSAGES: &str = "/messages";
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -160,7 +165,7 @@ fn find_checked(path: &str) -> Result<Found<'_>, Error> {
     check_segments(path, found.map_or(Operation::Passthrough, |(_, operation, _)| operation))?;
     if let Some((rest, Operation::Passthrough, _)) = found {
         let plain = plain(rest);
-        if let Some(name) = disguised(&plain) {
+        if let Some(name) = disguised(&plain).filter(|name| *name != rest) {
             return Err(escape(format!("write it as /v1{name}")));
         }
         if leads_past(&plain) {
@@ -185,7 +190,7 @@ fn plain(rest: &str) -> String {
 /// The known endpoint that a server may take a path for although it is written otherwise. It must not pass as something that is not
 /// understood, since that is judged by less.
 fn disguised(plain: &str) -> Option<&'static str> {
-    ENDPOINTS.iter().map(|(name, ..)| *name).find(|name| *name == plain)
+    ENDPOINTS.iter().map(|(name, ..)| *name).chain([MESSAGES]).find(|name| *name == plain)
 }
 
 fn find(path: &str) -> Option<Found<'_>> {

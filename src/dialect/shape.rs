@@ -16,6 +16,7 @@ pub(super) enum Field {
     Model,
     Stream,
     StreamOptions,
+    Usage,
     Messages,
     Prompt,
     Input,
@@ -49,10 +50,11 @@ pub(super) enum Field {
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 33] = [
+const FIELDS: [(Field, &str); 34] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
+    (Field::Usage, "usage"),
     (Field::Messages, "messages"),
     (Field::Prompt, "prompt"),
     (Field::Input, "input"),

@@ -136,8 +136,15 @@ fn append(answer: &mut String, value: Value<'_>) {
                 answer.push_str(&text);
             }
         }
-        // Mistral streams content as parts at times.
-        Type::Array => value.elements().filter_map(|part| part.get("text")).for_each(|part| append_text(answer, part)),
+        // Mistral streams content as parts at times, and what it thinks as parts within one
+        // (https://docs.mistral.ai/capabilities/reasoning/).
+        Type::Array => {
+            for part in value.elements() {
+                part.get("text").into_iter().for_each(|text| append_text(answer, text));
+                let thoughts = part.get("thinking").into_iter().flat_map(Value::elements);
+                thoughts.filter_map(|thought| thought.get("text")).for_each(|text| append_text(answer, text));
+            }
+        }
         _ => {}
     }
 }
@@ -220,6 +227,8 @@ impl Pieces {
                 for part in value.elements() {
                     let written = ["text", "refusal", "content"].into_iter().filter_map(|key| part.get(key));
                     written.for_each(|written| self.string(written));
+                    let thoughts = part.get("thinking").into_iter().flat_map(Value::elements);
+                    thoughts.filter_map(|thought| thought.get("text")).for_each(|text| self.string(text));
                     if part.kind() == Type::String {
                         self.string(part);
                     }
@@ -298,6 +307,9 @@ mod tests {
         let response = r#"{"instructions":"x","output":[{"type":"reasoning","summary":[{"text":"s"}]},
             {"type":"message","content":[{"type":"output_text","text":"a"}]}]}"#;
         assert_eq!(text(Operation::Responses, false, response), "s\na");
+        let thought = r#"{"choices":[{"message":{"content":[
+            {"type":"thinking","thinking":[{"type":"text","text":"t"}]},{"type":"text","text":"a"}]}}]}"#;
+        assert_eq!(text(Operation::Chat, false, thought), "t\na");
     }
 
     #[test]
@@ -309,6 +321,10 @@ mod tests {
             data: [DONE]\n\n\
             data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"cut o";
         assert_eq!(delivered_text(Operation::Chat, true, stream.as_bytes()), "hellof{!cut o\nB");
+        let thoughts = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":[{\"type\":\"thinking\",\"thinking\":[{\"type\":\"text\",\"text\":\"Hm\"}]}]}}]}\n\n\
+            data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"m\"}}]}\n\n\
+            data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning\":\".\"}}]}\n\n";
+        assert_eq!(delivered_text(Operation::Chat, true, thoughts.as_bytes()), "Hmm.");
         let stream = "event: x\ndata: {\"type\":\"response.output_text.delta\",\"output_index\":0,\"delta\":\"a\"}\n\n\
             data: {\"type\":\"response.output_audio.delta\",\"delta\":\"AAAA\"}\n\n\
             data: {\"type\":\"response.function_call_arguments.delta\",\"output_index\":1,\"delta\":\"b\"}\n\n\

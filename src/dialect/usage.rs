@@ -25,6 +25,8 @@ use crate::unit::usage::Usage;
 ///   (<https://discuss.ai.google.dev/t/question-with-usage-in-openai-compatibility/98760>).
 /// - Perplexity: `reasoning_tokens` beside the totals are billed apart from `completion_tokens`, and `citation_tokens`
 ///   like input (<https://docs.perplexity.ai/getting-started/pricing>).
+/// - Mistral: `prompt_audio_seconds` beside the totals, the tokens of that sound in `total_tokens` alone; cached tokens as
+///   `num_cached_tokens` or in `prompt_token_details` (<https://docs.mistral.ai/capabilities/audio/>).
 pub fn read(operation: Operation, usage: Value<'_>) -> Option<Report> {
     if !usage.raw().ends_with(b"}") {
         return None;
@@ -66,6 +68,14 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The report of an answer that was spoken: its output is sound.
+    pub fn spoken(mut self) -> Self {
+        self.usage.output_audio = self.usage.output_audio.saturating_add(std::mem::take(&mut self.usage.output));
+        self
+    }
+}
+
 /// The counts as a vendor wrote them; `None` where it wrote none.
 #[derive(Default)]
 struct Counts {
@@ -77,6 +87,8 @@ struct Counts {
     cached: Option<u64>,
     citations: Option<u64>,
     reasoning: Option<u64>,
+    /// Mistral counts the sound that it heard in seconds, and its tokens in the total alone.
+    heard: bool,
     /// Counts beside `input_tokens`, as Anthropic has them.
     beside_read: Option<u64>,
     beside_write: Option<u64>,
@@ -114,15 +126,19 @@ impl Counts {
                 b"total_tokens" => counts.total = value.u64(),
                 b"prompt_cache_hit_tokens" => counts.cache_hit = value.u64(),
                 b"prompt_cache_miss_tokens" => counts.cache_miss = value.u64(),
-                b"cached_tokens" => counts.cached = value.u64(),
+                b"cached_tokens" | b"num_cached_tokens" => counts.cached = value.u64().or(counts.cached),
                 b"citation_tokens" => counts.citations = value.u64(),
                 b"reasoning_tokens" => counts.reasoning = value.u64(),
+                b"prompt_audio_seconds" => counts.heard = value.f64().is_some_and(|seconds| seconds > 0.0),
                 b"cache_read_input_tokens" => counts.beside_read = value.u64(),
                 b"cache_creation_input_tokens" => counts.beside_write = value.u64(),
                 b"cache_creation" => {
                     counts.beside_write_1h = value.get("ephemeral_1h_input_tokens").and_then(Value::u64);
                 }
-                b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
+                b"prompt_tokens_details"
+                | b"prompt_token_details"
+                | b"input_tokens_details"
+                | b"input_token_details" => {
                     counts.input_details.collect(value);
                 }
                 b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => {
@@ -152,8 +168,24 @@ impl Counts {
     fn disjoint(&self, operation: Operation) -> Usage {
         let mut usage = Usage::default();
         let outside_cache = self.input_classes(&mut usage);
-        self.output_classes(operation, outside_cache, &mut usage);
+        let mut beyond = self.beyond(outside_cache);
+        let unnamed = self.output_details.reasoning.or(self.reasoning).is_none();
+        if unnamed && (self.heard || operation == Operation::Audio) {
+            usage.input_audio = usage.input_audio.saturating_add(std::mem::take(&mut beyond));
+        }
+        self.output_classes(operation, beyond, &mut usage);
         usage
+    }
+
+    /// What the total has beyond the input, the output and what a cache served or took beside them.
+    fn beyond(&self, outside_cache: u64) -> u64 {
+        match (self.input, self.output) {
+            (Some(input), Some(output)) => {
+                let sum = input.saturating_add(output).saturating_add(outside_cache);
+                self.total.unwrap_or(0).saturating_sub(sum)
+            }
+            _ => 0,
+        }
     }
 
     /// Splits the input. Gives the tokens that a cache served or took and that `input` does not contain.
@@ -191,14 +223,11 @@ impl Counts {
         beside > input || self.total == Some(sum)
     }
 
-    fn output_classes(&self, operation: Operation, outside_cache: u64, usage: &mut Usage) {
+    fn output_classes(&self, operation: Operation, beyond: u64, usage: &mut Usage) {
         let details = &self.output_details;
         // A total tells the output that is not named.
         let missing = || self.total.zip(self.input).map(|(total, input)| total.saturating_sub(input));
         let total = self.output.or_else(missing).unwrap_or(0);
-        let sum = self.input.unwrap_or(0).saturating_add(total).saturating_add(outside_cache);
-        let beyond =
-            if self.input.is_some() && self.output.is_some() { self.total.unwrap_or(0).saturating_sub(sum) } else { 0 };
         let mut rest = Rest(total);
         usage.reasoning = match details.reasoning.or(self.reasoning) {
             Some(reasoning) if reasoning > 0 && (beyond == reasoning || self.reasoning_is_apart(reasoning)) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dialect::operation::Operation;
+use crate::dialect::operation::{MESSAGES, Operation, Place};
 use crate::key::Key;
 use crate::unit::clock::Timestamp;
 use crate::unit::money::NanoUsd;
@@ -77,9 +77,13 @@ impl Action {
         }
     }
 
-    /// The action of an operation; `None` for those that no provider is asked for (lists of models).
-    pub fn of(operation: Operation) -> Option<Self> {
-        Self::ALL.iter().copied().find(|action| action.name() == operation.name())
+    /// The action of a request to a place; `None` where no provider is asked (lists of models). Anthropic's messages have one of
+    /// their own although they are passed through.
+    pub fn at(place: &Place) -> Option<Self> {
+        if place.operation == Operation::Passthrough && place.path == MESSAGES {
+            return Some(Self::Messages);
+        }
+        Self::ALL.iter().copied().find(|action| action.name() == place.operation.name())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::pipeline::attempt::{Current, Step};
 use crate::pipeline::commit::Content;
 use crate::pipeline::judge::Habits;
 use crate::pipeline::leave::Leave;
+use crate::pipeline::owed::Owed;
 use crate::pipeline::{Gateway, Held, InFlight, Live};
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::id::ExchangeId;
@@ -78,6 +79,8 @@ pub struct Exchange {
     pub tried: Vec<u32>,
     /// What is done with the answer's body.
     pub relaying: Relaying,
+    /// What its provider still owes it, should the caller leave.
+    pub owed: Owed,
     /// Whether the answer's bytes are not what their encoding says: then it has broken off.
     pub corrupt: bool,
     /// What it has committed to.
@@ -146,6 +149,7 @@ impl Exchange {
             tries_on_step: 0,
             tried: Vec::new(),
             relaying: Relaying::Nothing,
+            owed: Owed::default(),
             corrupt: false,
             content: Content::default(),
             last_failure: None,

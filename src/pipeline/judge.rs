@@ -151,7 +151,7 @@ impl Exchange {
     }
 
     fn action(&self) -> Action {
-        Action::of(self.operation()).unwrap_or(Action::Passthrough)
+        self.place.as_ref().and_then(Action::at).unwrap_or(Action::Passthrough)
     }
 
     /// The call as the gate judges it, without its target but with what it costs at the first, and its tokens and that cost as
@@ -244,7 +244,7 @@ impl Exchange {
             provider: Arc::clone(&step.provider.name),
             model: step.model.as_str().into(),
             price_class: self.price_class(step),
-            region: Arc::default(),
+            region: Arc::clone(&step.provider.settings.region),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod judge;
 pub mod label;
 pub mod leave;
 pub mod local;
+pub mod owed;
 pub mod papers;
 pub mod recall;
 pub mod relay;

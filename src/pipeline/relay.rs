@@ -62,12 +62,15 @@ impl Exchange {
         let kind = head.content_type.unwrap_or_default();
         let readable = !matches!(coding, Coding::Opaque);
         let event_stream = is_kind(kind, "text/event-stream");
-        // A usage chunk that the caller did not ask for is not shown to it, whoever asked for it; some providers send one unasked.
+        // A usage chunk that only Marg asked for is not shown. What a provider sends unasked is its own way to speak.
         let operation = self.operation();
         let wants = self.facts.as_ref().is_none_or(|facts| facts.wants_usage);
-        let hide = !wants && matches!(operation, Operation::Chat | Operation::Completions);
+        let hide = !wants && self.asks_for_usage() && matches!(operation, Operation::Chat | Operation::Completions);
         let unpacked = matches!(coding, Coding::Packed(_));
         let mut reader = AnswerReader::new(operation, event_stream && readable, hide);
+        if self.facts.as_ref().is_some_and(|facts| facts.choices > 1) {
+            reader = reader.expect_several();
+        }
         let guess = !event_stream && readable && self.wants_stream();
         if guess {
             reader = reader.guess_stream(hide);
@@ -124,10 +127,15 @@ impl Exchange {
                 if self.record.ttft_us.is_none() && reader.first_token_seen() {
                     self.record.ttft_us = Some(micros(self.started.elapsed()));
                 }
-                self.deliver(&relayed.bytes);
-                if relayed.complete || whole {
-                    self.settle(Outcome::Answered);
+                let due = reader.awaits_usage();
+                let left = self.owed.has_caller_left();
+                if !left {
+                    self.deliver(&relayed.bytes);
                 }
+                if relayed.complete || whole || (left && !due) {
+                    self.settle(if left { Outcome::ClientGone } else { Outcome::Answered });
+                }
+                self.owed.set_due(due && !self.settled);
                 Some(relayed.bytes)
             }
         };

@@ -95,7 +95,7 @@ impl Exchange {
     /// Orders the targets.
     ///
     /// # Errors
-    /// `ModelNotFound` if no route leads anywhere.
+    /// `ModelNotFound` if no route leads anywhere; `Unavailable` if only to providers that are switched off.
     pub fn plan(&mut self, headers: &HeaderMap) -> Result<()> {
         let downgrade = self.downgrade.as_ref().map(|downgrade| downgrade.to.clone());
         let asked = downgrade.or_else(|| self.facts.as_ref().and_then(|facts| facts.model.clone()));
@@ -104,23 +104,30 @@ impl Exchange {
             None => self.routed(asked.as_deref())?,
         };
         self.record.route = Some(plan.route.clone());
+        let is_off = |target: &Target| {
+            let provider = self.live.providers.get(&target.provider);
+            let model = target.model.as_deref().or(asked.as_deref());
+            provider.is_some_and(|provider| !provider.settings.enabled && provider.offers(model))
+        };
+        let some_are_off = plan.targets.iter().any(is_off);
         for target in plan.targets {
             let step = self.step(target, asked.as_deref());
             // A target that names the model which is asked for anyway is the same as one that names none.
             let is_new = |step: &Step| !self.plan.iter().any(|other| other.is_same_target(step));
             self.plan.extend(step.filter(is_new));
         }
-        if self.plan.is_empty() {
-            return Err(no_way(asked.as_deref()));
+        match self.plan.is_empty() {
+            true if some_are_off => Err(switched_off(asked.as_deref())),
+            true => Err(no_way(asked.as_deref())),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn routed(&self, asked: Option<&str>) -> Result<Plan> {
         let team = self.key.as_ref().and_then(|key| key.principal.team.as_deref());
         // The last 62 bits of a version 7 UUID are random (RFC 9562 section 5.7); they draw the sides of splits.
         let (_, draw) = self.record.id.0.as_u64_pair();
-        self.live.table.plan(asked, team, draw & (u64::MAX >> 2)).ok_or_else(|| no_way(asked))
+        self.live.plan(asked, team, draw & (u64::MAX >> 2)).ok_or_else(|| no_way(asked))
     }
 
     /// The plan that `x-marg-provider` asks for, where the operator allows that header.
@@ -142,6 +149,26 @@ impl Exchange {
         let provider = self.live.providers.get(&target.provider)?.clone();
         let model = target.model.as_deref().or(asked);
         provider.serves(model).then(|| Step { model: model.unwrap_or_default().to_owned(), provider, permit: None })
+    }
+}
+
+impl Live {
+    /// The plan of the route table for a call; `draw` decides splits among the providers that serve the model.
+    fn plan(&self, model: Option<&str>, team: Option<&str>, draw: u64) -> Option<Plan> {
+        self.table.plan(model, team, draw, |target| {
+            let provider = self.providers.get(&target.provider);
+            provider.is_some_and(|provider| provider.serves(target.model.as_deref().or(model)))
+        })
+    }
+}
+
+fn switched_off(asked: Option<&str>) -> Error {
+    match asked {
+        Some(model) => {
+            let text = format!("The provider of the model `{model}` is switched off here (providers.*.enabled).");
+            Error::new(Kind::Unavailable, text).param("model")
+        }
+        None => Error::new(Kind::Unavailable, "The provider of this is switched off here (providers.*.enabled)."),
     }
 }
 
@@ -203,7 +230,7 @@ fn first_server(
     named: bool,
     knows: impl Fn(&Provider, &str) -> bool,
 ) -> Option<Arc<str>> {
-    let plan = live.table.plan(Some(model), key.principal.team.as_deref(), 0)?;
+    let plan = live.plan(Some(model), key.principal.team.as_deref(), 0)?;
     plan.targets.iter().find_map(|target| {
         let provider = live.providers.get(&target.provider)?;
         let asked = target.model.as_deref().unwrap_or(model);

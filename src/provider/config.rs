@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -40,6 +41,8 @@ pub struct ProviderConfig {
     pub ca_file: Option<PathBuf>,
     /// The provider id in the price list; left out, as the preset says.
     pub price_provider: Option<String>,
+    /// Where it works, for policies: 1 to 64 of `a-z A-Z 0-9 . _ -`.
+    pub region: Option<String>,
     /// Whether `stream_options.include_usage` may be added to a streamed request, so that the provider reports what it
     /// used; left out, as the preset says, and yes without a preset.
     pub stream_usage: Option<bool>,
@@ -64,6 +67,7 @@ impl Default for ProviderConfig {
             http: HttpVersion::default(),
             ca_file: None,
             price_provider: None,
+            region: None,
             stream_usage: None,
             output_ceiling: None,
         }
@@ -102,6 +106,8 @@ pub struct ProviderSettings {
     pub ca_file: Option<PathBuf>,
     /// The provider id in the price list.
     pub price_provider: Option<String>,
+    /// Where it works, for policies; empty if the configuration does not say.
+    pub region: Arc<str>,
     /// Whether `stream_options.include_usage` may be added to a streamed request.
     pub stream_usage: bool,
     /// The field of a chat request that bounds its output, where Marg must set one.

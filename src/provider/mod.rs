@@ -70,13 +70,17 @@ impl Provider {
 
     /// Whether it may be asked for that model at all.
     pub fn serves(&self, model: Option<&str>) -> bool {
-        self.settings.enabled
-            && match model {
-                Some(model) if !self.settings.models.is_empty() => {
-                    self.settings.models.iter().any(|glob| glob.matches(model))
-                }
-                _ => true,
+        self.settings.enabled && self.offers(model)
+    }
+
+    /// Whether it would serve that model, were it enabled.
+    pub fn offers(&self, model: Option<&str>) -> bool {
+        match model {
+            Some(model) if !self.settings.models.is_empty() => {
+                self.settings.models.iter().any(|glob| glob.matches(model))
             }
+            _ => true,
+        }
     }
 }
 

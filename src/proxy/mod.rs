@@ -37,7 +37,7 @@ use crate::pipeline::arrive::Head;
 use crate::pipeline::attempt::{Current, Weighing, retry_after};
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::relay::{AnswerHead, Framing};
-use crate::proxy::replay::{Deadline, PIECE_PATIENCE, Pieces, Slot};
+use crate::proxy::replay::{Deadline, Ends, PIECE_PATIENCE, Pieces, Slot};
 use crate::unit::clock::Timestamp;
 
 /// The data plane of one gateway.
@@ -97,9 +97,20 @@ impl Context {
         if needs_replay || watched || old || exchange.leave.is_some() {
             let deadline = Arc::new(Deadline::new(exchange.started));
             self.pieces = needs_replay.then(Arc::default);
-            let ends = (deadline.clone(), exchange.leave.clone());
-            self.stand_in = Some(replay::wrap(session, self.pieces.clone(), ends));
+            self.stand_in = Some(replay::wrap(session, self.pieces.clone(), self.ends(deadline.clone())));
             self.deadline = Some(deadline);
+        }
+    }
+
+    fn ends(&self, deadline: Arc<Deadline>) -> Ends {
+        Ends { deadline, leave: self.exchange.leave.clone(), owed: self.exchange.owed.clone() }
+    }
+
+    /// From here on the caller may leave without ending the exchange, so somebody must stand in for it.
+    fn prepare_for_leaving(&mut self, session: &mut Session) {
+        if self.stand_in.is_none() && self.exchange.owed.is_due() {
+            let ends = self.ends(Arc::new(Deadline::new(self.exchange.started)));
+            self.stand_in = Some(replay::wrap(session, None, ends));
         }
     }
 
@@ -385,6 +396,7 @@ impl ProxyHttp for Front {
         if context.exchange.corrupt {
             return Err(context.give_up_corrupt(session));
         }
+        context.prepare_for_leaving(session);
         Ok(None)
     }
 

@@ -7,6 +7,10 @@
 //! caller's key is withdrawn and the operator wants running calls cut. For callers of HTTP/1.0 it
 //! also takes the chunks off an answer. The real session is put back before the exchange ends, so that keep-alive survives.
 //!
+//! When the caller leaves behind the end of the text, its provider still owes the usage (`pipeline::owed`). Pingora would drop the
+//! upstream at the first error of a caller, so the stand-in keeps it to itself: it lets the wait for the caller go on for a while
+//! and takes what is written to nobody. It is put in the session's place at that point of a stream, if it is not there yet.
+//!
 //! A large body is handed over in [`Pieces`], one sentinel for each: Pingora does not listen while it writes, and a provider may
 //! answer without reading on.
 
@@ -29,6 +33,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::pipeline::leave::Leave;
+use crate::pipeline::owed::{Owed, PATIENCE};
 use crate::unit::clock::Tick;
 
 /// Until when an upstream may be silent. Times are milliseconds since the exchange began; 0 means for ever.
@@ -150,16 +155,23 @@ impl Pieces {
 /// Where the real session is handed back when its stand-in is dropped.
 pub type Slot = Arc<Mutex<Option<ServerSession>>>;
 
+/// Until when the provider of an exchange is listened to.
+pub struct Ends {
+    /// Its silence.
+    pub deadline: Arc<Deadline>,
+    /// Whether the exchange may go on; `None` where it always may.
+    pub leave: Option<Leave>,
+    /// What it owes when the caller has left.
+    pub owed: Owed,
+}
+
 /// Puts a stand-in in the session's place; [`unwrap`] puts the real one back.
-pub fn wrap(
-    session: &mut Session,
-    replays: Option<Arc<Pieces>>,
-    (deadline, leave): (Arc<Deadline>, Option<Leave>),
-) -> Slot {
+pub fn wrap(session: &mut Session, replays: Option<Arc<Pieces>>, ends: Ends) -> Slot {
     let slot = Slot::default();
     let real = std::mem::replace(&mut *session.downstream_session, nobody());
     let old = real.req_header().version < http::Version::HTTP_11;
-    let stand_in = StandIn { real, replays, old, deadline, leave, slot: slot.clone() };
+    let Ends { deadline, leave, owed } = ends;
+    let stand_in = StandIn { real, replays, old, deadline, leave, owed, left: None, slot: slot.clone() };
     *session.downstream_session = ServerSession::new_custom(Box::new(stand_in));
     slot
 }
@@ -189,7 +201,48 @@ struct StandIn {
     deadline: Arc<Deadline>,
     /// Whether the exchange may go on; `None` where it always may.
     leave: Option<Leave>,
+    owed: Owed,
+    /// When the caller left, if its provider is heard out.
+    left: Option<Tick>,
     slot: Slot,
+}
+
+impl StandIn {
+    /// The caller has left, and its provider owes what it used.
+    fn lose_caller(&mut self) {
+        tracing::debug!("the caller has left; its provider is heard out");
+        self.left = Some(Tick::now());
+        self.owed.caller_leaves();
+        self.real.set_keepalive(None);
+    }
+
+    /// Waits in the place of a caller that left at that time.
+    async fn outwait(&mut self, left: Tick) -> Result<Option<Bytes>> {
+        tokio::select! {
+            biased;
+            () = ends(&mut self.leave) => withdrawn(),
+            () = tokio::time::sleep(PATIENCE.saturating_sub(left.elapsed())) => gone(),
+        }
+    }
+
+    /// Takes what is for a caller that left. Gives whether the answer has ended; an error ends it.
+    fn swallow(&self, tasks: &[HttpTask]) -> Result<bool> {
+        let ended = tasks.iter().any(HttpTask::is_end);
+        let failed = tasks.iter().any(|task| matches!(task, HttpTask::Failed(_)));
+        if failed || (!ended && !self.owed.is_due()) {
+            return gone();
+        }
+        Ok(ended)
+    }
+}
+
+/// What Pingora is told of a caller that left.
+fn gone<T>() -> Result<T> {
+    Error::e_explain(ErrorType::ConnectionClosed, "the caller has left").map_err(Error::into_down)
+}
+
+fn withdrawn<T>() -> Result<T> {
+    Error::e_explain(ErrorType::InternalError, "the key was withdrawn")
 }
 
 impl Drop for StandIn {
@@ -218,21 +271,33 @@ impl CustomSession for StandIn {
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if let Some(left) = self.left {
+            return self.outwait(left).await;
+        }
         if let Some(pieces) = self.replays.as_ref().filter(|pieces| pieces.are_left()) {
             // So that an answer which has arrived is noticed before the next piece is written.
             tokio::task::yield_now().await;
             pieces.left.fetch_sub(1, Ordering::Relaxed);
             return Ok(Some(SENTINEL));
         }
-        tokio::select! {
+        let read = tokio::select! {
             biased;
             read = self.real.read_body_or_idle(no_body_expected) => read,
-            () = self.deadline.passes() => Error::e_explain(ErrorType::ReadTimedout, "the upstream is silent"),
-            () = ends(&mut self.leave) => Error::e_explain(ErrorType::InternalError, "the key was withdrawn"),
+            () = self.deadline.passes() => return Error::e_explain(ErrorType::ReadTimedout, "the upstream is silent"),
+            () = ends(&mut self.leave) => return withdrawn(),
+        };
+        if read.is_ok() || !self.owed.is_due() {
+            return read;
         }
+        self.lose_caller();
+        self.outwait(Tick::now()).await
     }
 
     async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        if self.left.is_some() {
+            return self.swallow(&tasks);
+        }
+        let failed = tasks.iter().any(|task| matches!(task, HttpTask::Failed(_)));
         for task in tasks.iter_mut().filter(|_| self.old) {
             if let HttpTask::Header(response, _) = task
                 && response.remove_header(&http::header::TRANSFER_ENCODING).is_some()
@@ -250,9 +315,13 @@ impl CustomSession for StandIn {
             // A caller that does not read must not keep the provider busy; half a piece may be on its way to it.
             () = ends(&mut self.leave) => {
                 self.leave.iter().for_each(Leave::tear);
-                Error::e_explain(ErrorType::InternalError, "the key was withdrawn")
+                return withdrawn();
             }
         };
+        if written.is_err() && !failed && self.owed.is_due() {
+            self.lose_caller();
+            return Ok(false);
+        }
         // The time that a slow caller took is not the upstream's.
         self.deadline.expect_next_byte_if_begun();
         if let (Ok(true), Some(pieces)) = (&written, early) {
@@ -338,7 +407,7 @@ impl CustomSession for StandIn {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.real.finish_body().await
+        if self.left.is_some() { Ok(()) } else { self.real.finish_body().await }
     }
 
     fn is_body_empty(&mut self) -> bool {

@@ -82,7 +82,8 @@ pub trait Backend:
         Ok(Vec::new())
     }
 
-    /// Waits for running calls and closes every connection; later calls fail with [`StoreError::Away`].
+    /// Waits for running calls and closes every connection; later calls fail with [`StoreError::Away`]. A database that may hang
+    /// is waited for two seconds at most; connections that are still in use then are dropped.
     async fn close(&self);
 }
 

@@ -65,6 +65,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long it may take to find out why a database could not be opened.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
+/// How long a close waits for connections that are in use: their server may be gone without a word.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// After which rest a connection is tried before it is used: its other end may be gone.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -208,7 +211,10 @@ impl Backend for Store {
         if let Some(listener) = &self.listener {
             listener.end().await;
         }
-        self.pool.close().await;
+        // A connection that hangs in a call never comes back to be closed; the system closes it with the process.
+        if tokio::time::timeout(LAST_WORDS, self.pool.close()).await.is_err() {
+            tracing::warn!("the database does not answer; its connections are dropped without a word");
+        }
     }
 }
 

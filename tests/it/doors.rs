@@ -176,3 +176,35 @@ async fn a_hangup_during_the_start_does_not_end_the_process() {
     // The system hands over the signal of the lower number first, so the hangup was survived.
     assert_eq!(marg.ended().await.signal(), Some(Signal::TERM.as_raw()), "{}", marg.logged());
 }
+
+#[tokio::test]
+async fn callers_who_say_nothing_leave_descriptors_for_everybody_else() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    marg.signal(Signal::TERM);
+    assert_eq!(marg.ended().await.code(), Some(0), "{}", marg.logged());
+    // More than half of these would be set aside; a third of the other half is for callers.
+    marg.restart_with_descriptors((128, 600)).await;
+    marg.logs("callers get 100 connections instead of the 20000 of server.max_connections").await;
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(tokio::net::TcpStream::connect(marg.address).await.unwrap());
+    }
+    let is_open = |stream: &tokio::net::TcpStream| {
+        stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    until("those beyond the bound are closed", || async {
+        (silent.iter().filter(|stream| is_open(stream)).count() <= 100).then_some(())
+    })
+    .await;
+    assert_eq!(marg.ask_admin("GET", "/admin/status", None).await.status, 200);
+    drop(silent);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    let answer = until("a call is taken again", || async {
+        let mut client = Client::http1(marg.address, &marg.key).await;
+        client.try_send(Call::chat("after", &body)).await.ok()
+    })
+    .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(!marg.logged().contains("Accept() failed"), "{}", marg.logged());
+}

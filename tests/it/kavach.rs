@@ -144,6 +144,32 @@ async fn a_target_that_is_refused_is_left_out_of_the_plan() {
 }
 
 #[tokio::test]
+async fn calls_are_judged_by_where_the_provider_works() {
+    let upstream = Upstream::http1().await;
+    let no = "@id(\"eu\") forbid(principal, action, resource) unless { resource.region == \"eu\" };\n";
+    let policies = format!("{EVERYONE}{no}");
+    let nowhere = gateway(&upstream, "enforce", &policies).await;
+    nowhere.chat("nowhere", &chat(json!({}))).await.assert_error(403, "permission_denied");
+    let here = Setup::new().provider("main", &upstream, json!({"region": "eu"})).set("default_provider", json!("main"));
+    let here = setup(here, "enforce", &policies).start().await;
+    assert_eq!(here.chat("here", &chat(json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn messages_are_an_action_of_their_own() {
+    let upstream = Upstream::http1().await;
+    let no = "@id(\"no-messages\") forbid(principal, action == Action::\"messages\", resource);\n";
+    let marg = gateway(&upstream, "enforce", &format!("{EVERYONE}{no}")).await;
+    let call = |path: &str| Call::new("POST", path).header("content-type", "application/json").body(r#"{"model":"m"}"#);
+    marg.send(call("/v1/messages")).await.assert_error(403, "permission_denied");
+    for path in ["/v1/Messages", "/v1/messages/", "/v1/%6Dessages"] {
+        marg.send(call(path)).await.assert_error(400, "invalid_request");
+    }
+    assert_eq!(marg.send(call("/v1/message_lists")).await.status, 200);
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
 async fn tools_are_judged_by_every_name_that_they_have() {
     let upstream = Upstream::http1().await;
     let no = "@id(\"no-shell\") forbid(principal, action, resource) when { context.tools.contains(\"shell\") };\n";

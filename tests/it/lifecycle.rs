@@ -112,6 +112,11 @@ async fn a_broken_configuration_changes_nothing_when_reloaded() {
         unknown_key.to_string(),
         no_provider.to_string(),
         no_secret.to_string(),
+        // What is left of a file while it is being rewritten.
+        String::new(),
+        "# The gateway of the third floor\n".to_owned(),
+        "---\n# nothing\n...\n".to_owned(),
+        "null\n".to_owned(),
     ];
     for text in &texts {
         let refusals = || marg.logged().matches("was not reloaded").count();
@@ -224,6 +229,7 @@ async fn a_reload_names_a_secret_that_waits_for_a_restart_and_logs_its_warnings(
         (&report["changed"], &report["needs_restart"]),
         (&json!(["server", "keys.hash_key"]), &json!(["keys.hash_key"]))
     );
+    assert_eq!(report["warnings"][0]["path"], "server.body_idle_timeout_ms", "{report}");
     marg.logs("server.body_idle_timeout_ms: longer than server.body_timeout_ms").await;
     assert_eq!(marg.chat("kept", &chat("m")).await.status, 200, "the key's hash is still the old one");
 }

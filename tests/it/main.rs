@@ -45,6 +45,7 @@ mod overruns;
 mod passthrough;
 mod permits;
 mod postgres;
+mod routes;
 mod settlement;
 mod slow_readers;
 mod streaming;

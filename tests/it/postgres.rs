@@ -59,6 +59,31 @@ async fn while_postgres_is_away_every_call_is_served_and_recorded_once_afterward
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_at_rest_says_that_postgres_is_away_and_that_it_is_back() {
+    let mut server = PostgresServer::start();
+    let upstream = Upstream::http1().await;
+    let database = json!({"url": format!("plain:{}", server.database()), "connect_timeout_ms": 500});
+    let marg = Setup::with_default(&upstream).set("database", database).start().await;
+    let database = async || {
+        let ready = Client::http1(marg.address, "").await.send(Call::new("GET", "/ready").without_key()).await.json();
+        let parts = ready["parts"].as_array().unwrap().clone();
+        (ready["status"].clone(), parts.into_iter().find(|part| part["name"] == "database").unwrap())
+    };
+    until("the database is there", || async { (database().await.0 == "ready").then_some(()) }).await;
+    server.stop();
+    // Nobody calls, so there is nothing to store.
+    let part = until("the database is said to be away", || async {
+        let (status, part) = database().await;
+        (status == "degraded" && part["ok"] == false).then_some(part)
+    })
+    .await;
+    assert!(part["detail"].as_str().unwrap().starts_with("away since 2"), "{part}");
+    assert_eq!(database().await.1["detail"], part["detail"], "it is away since the first failure");
+    server.resume();
+    until("the database is back", || async { (database().await.0 == "ready").then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_instance_writes_the_other_knows_within_a_second() {
     let server = PostgresServer::start();
     let upstream = Upstream::http1().await;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::answers::{self, events, said};
-use crate::support::client::{Call, assert_openai_error};
+use crate::support::client::{Call, Client, assert_openai_error};
 use crate::support::marg::{Marg, Setup};
-use crate::support::reply::{Answer, Body, End, Reply};
+use crate::support::reply::{Answer, Body, End, Feed, Reply};
 use crate::support::upstream::Upstream;
 use crate::support::{CREDENTIAL, within};
 
@@ -92,6 +93,85 @@ async fn a_caller_that_leaves_stops_the_provider_and_pays_for_what_it_got() {
     assert!((3..=8).contains(&output), "{record}");
     assert!(record["usage"]["input"].as_u64().unwrap() >= 3, "{record}");
     assert_eq!(record["attempts"][0]["end"], "abandoned", "{record}");
+}
+
+/// What the gateway logs when it goes on to hear a provider out.
+const HEARS_OUT: &str = "the caller has left; its provider is heard out";
+
+/// A gateway that tells when it hears a provider out, and callers of both kinds.
+async fn listening(upstream: &Upstream) -> (Marg, [Client; 2]) {
+    let http = if upstream.speaks_http2() { "2" } else { "1.1" };
+    let setup = Setup::new().provider("main", upstream, json!({"http": http})).set("default_provider", json!("main"));
+    let setup = setup.set("server", json!({"h2c": true})).set("log", json!({"level": "debug", "format": "json"}));
+    let marg = setup.start().await;
+    let clients = [marg.http1().await, marg.http2().await];
+    (marg, clients)
+}
+
+/// Opens a stream, reads the pieces, and leaves.
+async fn leave_after(mut client: Client, case: &str, body: &Value, feed: &Feed, pieces: &[Bytes]) -> String {
+    let opening = client.open(Call::chat(case, body));
+    let (mut answer, ()) = tokio::join!(opening, feed.send(pieces[0].clone()));
+    answer.read_until(&pieces[0]).await;
+    for piece in &pieces[1..] {
+        feed.send(piece.clone()).await;
+        answer.read_until(piece).await;
+    }
+    answer.id()
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_at_the_end_of_the_text_pays_what_the_provider_reports() {
+    for upstream in [Upstream::http1().await, Upstream::http2().await] {
+        for which in [0, 1] {
+            let (marg, clients) = listening(&upstream).await;
+            let client = clients.into_iter().nth(which).unwrap();
+            let case = format!("caller {which}");
+            let (reply, feed) = Reply::fed();
+            upstream.answer(&case, reply);
+            let pieces = [answers::text("m", "Hi"), answers::chunk("m", &json!({}), Some("stop"))];
+            let id = leave_after(client, &case, &streamed(), &feed, &pieces).await;
+            // What was thought in secret is known to the provider alone, and it tells only now.
+            marg.logs(HEARS_OUT).await;
+            feed.send(answers::usage_chunk("m", answers::usage(9, 2010))).await;
+            let record = marg.record(&id).await;
+            assert_eq!((&record["outcome"], &record["usage_source"]), (&json!("client_gone"), &json!("reported")));
+            assert_eq!(record["usage"]["output"], 2010, "{record}");
+            within(Duration::from_secs(1), "the provider's connection is closed", feed.abandoned()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_says_no_more_is_not_heard_out_for_long() {
+    let upstream = Upstream::http1().await;
+    let (marg, [client, _]) = listening(&upstream).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("silent", reply);
+    let pieces = [answers::text("m", "One two three four"), answers::chunk("m", &json!({}), Some("stop"))];
+    let id = leave_after(client, "silent", &streamed(), &feed, &pieces).await;
+    marg.logs(HEARS_OUT).await;
+    within(Duration::from_secs(10), "the provider's connection is closed", feed.abandoned()).await;
+    let record = marg.record_when(&id, |record| record["usage"].is_object()).await;
+    assert_eq!((&record["outcome"], &record["usage_source"]), (&json!("client_gone"), &json!("estimated")), "{record}");
+    assert!((3..=8).contains(&record["usage"]["output"].as_u64().unwrap()), "{record}");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_before_every_answer_has_ended_stops_the_provider() {
+    let upstream = Upstream::http1().await;
+    let (marg, [client, _]) = listening(&upstream).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("two", reply);
+    let second = String::from_utf8(answers::text("m", "B").to_vec()).unwrap().replace("\"index\":0", "\"index\":1");
+    let pieces = [second.into(), answers::text("m", "A"), answers::chunk("m", &json!({}), Some("stop"))];
+    let mut body = streamed();
+    body["n"] = json!(2);
+    let id = leave_after(client, "two", &body, &feed, &pieces).await;
+    within(Duration::from_secs(1), "the provider's connection is closed", feed.abandoned()).await;
+    let record = marg.record_when(&id, |record| record["usage"].is_object()).await;
+    assert_eq!((&record["outcome"], &record["usage_source"]), (&json!("client_gone"), &json!("estimated")), "{record}");
+    assert!(!marg.logged().contains(HEARS_OUT));
 }
 
 #[tokio::test]
@@ -181,6 +261,36 @@ async fn a_usage_chunk_is_shown_only_to_those_who_ask() {
         assert_eq!(record["outcome"], "answered", "{case}: {record}");
         assert_eq!(record["stream"], true);
         assert!(record["ttft_us"].as_u64().unwrap() > 0, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn usage_that_marg_did_not_ask_for_is_not_hidden() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::new()
+        .provider("unasked", &upstream, json!({"stream_usage": false}))
+        .provider("asked", &upstream, json!({}))
+        .route(json!({"match": {"model": "unasked"}, "to": "unasked"}))
+        .route(json!({"match": {"model": "asked"}, "to": "asked"}));
+    let marg = setup.start().await;
+    for (model, wish, shown) in [
+        ("asked", json!({}), false),
+        ("asked", json!({"usage": {"include": false}}), false),
+        // OpenRouter's way to ask.
+        ("asked", json!({"usage": {"include": true}}), true),
+        ("unasked", json!({"usage": {"include": true}}), true),
+        ("unasked", json!({}), true),
+    ] {
+        let case = format!("{model} {wish}");
+        upstream.answer(&case, answers::stream(model, Some(answers::usage(9, 3))).into());
+        let mut body = streamed();
+        body["model"] = json!(model);
+        body.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+        let answer = marg.chat(&case, &body).await;
+        assert_eq!(answer.text().contains("prompt_tokens"), shown, "{case}: {}", answer.text());
+        let sent = upstream.only(&case).await.json();
+        assert_eq!(sent["stream_options"]["include_usage"] == true, model == "asked", "{case}: {sent}");
+        assert_eq!(marg.record(&answer.id()).await["usage"]["output"], 3, "{case}");
     }
 }
 

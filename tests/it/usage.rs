@@ -138,6 +138,38 @@ async fn embeddings_consume_input_only() {
 }
 
 #[tokio::test]
+async fn a_stream_of_messages_counts_what_its_first_event_says_of_the_input() {
+    let (upstream, marg) = gateway().await;
+    let opening = json!({"type": "message_start", "message": {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "priced",
+        "usage": {"input_tokens": 5000, "cache_read_input_tokens": 2000, "cache_creation_input_tokens": 0, "output_tokens": 1},
+    }});
+    let events = [
+        opening,
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 15}}),
+        json!({"type": "message_stop"}),
+    ];
+    let events: Vec<bytes::Bytes> = events
+        .iter()
+        .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()).into())
+        .collect();
+    let ask =
+        json!({"model": "priced", "max_tokens": 100, "stream": true, "messages": [{"role": "user", "content": "x"}]});
+    upstream.answer("whole", Answer::event_stream(Body::Pieces(events.clone(), End::Clean)).into());
+    let answer = marg.send(Call::post("/v1/messages", "whole", ask.to_string())).await;
+    let record = marg.record(&answer.id()).await;
+    let class = |name: &str| record["usage"][name].as_u64().unwrap_or(0);
+    assert_eq!((class("input"), class("cache_read"), class("output")), (5000, 2000, 15), "{record}");
+    assert_eq!(record["cost_nano_usd"], 5000 * 2_000 + 2000 * 500 + 15 * 10_000, "{record}");
+    // One that breaks off has said nothing yet of what it wrote: what is not known is not nearly nothing.
+    upstream.answer("cut", Answer::event_stream(Body::Pieces(events[..2].to_vec(), End::Cut)).into());
+    let answer = marg.send(Call::post("/v1/messages", "cut", ask.to_string())).await;
+    let record = marg.record(&answer.id()).await;
+    assert!(record["usage"].is_null(), "{record}");
+}
+
+#[tokio::test]
 async fn a_report_that_comes_early_or_leaves_a_side_out_does_not_make_the_rest_free() {
     let (upstream, marg) = gateway().await;
     let early = answers::chunk("priced", &json!({"role": "assistant", "content": ""}), None);
@@ -187,4 +219,23 @@ async fn an_estimate_costs_what_the_model_costs_that_was_served_and_is_in_the_fi
     };
     assert_eq!(figure("marg_cost_nano_usd_total"), cost as f64, "{figures}");
     assert_eq!(figure("marg_unpriced_total"), 1.0, "{figures}");
+}
+
+#[tokio::test]
+async fn speech_is_sound_however_it_comes() {
+    let (upstream, marg) = gateway().await;
+    let events = [
+        json!({"type": "speech.audio.delta", "audio": "AAAA"}),
+        json!({"type": "speech.audio.done", "usage": {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}}),
+    ];
+    let events = events.iter().map(|event| format!("data: {event}\n\n").into()).collect();
+    upstream.answer("events", Answer::event_stream(Body::Pieces(events, End::Clean)).into());
+    upstream.answer("sound", Answer::new(200, "audio/mpeg", Body::Whole("sound".into())).into());
+    for (case, format) in [("events", "sse"), ("sound", "audio")] {
+        let ask = json!({"model": "priced", "voice": "alloy", "input": "Fifteen letters", "stream_format": format});
+        let answer = marg.send(Call::post("/v1/audio/speech", case, ask.to_string())).await;
+        let record = marg.record_when(&answer.id(), |record| record["usage"].is_object()).await;
+        assert_eq!(record["usage"]["output"].as_u64().unwrap_or(0), 0, "{record}");
+        assert!(record["usage"]["output_audio"].as_u64().unwrap() > 0, "{record}");
+    }
 }

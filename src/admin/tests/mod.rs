@@ -227,7 +227,7 @@ impl Control for Fake {
 
     fn routes(&self) -> Vec<RouteView> {
         let route = RouteConfig::default();
-        vec![RouteView { id: None, origin: RouteOrigin::Config, name: "route-1".to_owned(), route }]
+        vec![RouteView { id: None, origin: RouteOrigin::Config, name: "route-1".to_owned(), route, problem: None }]
     }
 
     fn check_route(&self, route: &RouteConfig) -> Result<()> {

@@ -74,6 +74,7 @@ fn the_annotated_example_holds_every_key_once_switched_on() {
         auth: Some(Auth::Bearer),
         ca_file: Some("/etc/marg/tls/company-ca.pem".into()),
         price_provider: Some("openai".to_owned()),
+        region: Some("eu".to_owned()),
         stream_usage: Some(true),
         output_ceiling: Some(CeilingField::MaxTokens),
         ..ProviderConfig::default()

@@ -37,7 +37,9 @@ fn one_mistake_is_reported_once() {
 fn headers_that_would_break_a_request_are_refused() {
     let header =
         |line: &str| format!("providers: {{a: {{preset: ollama, credentials: ['plain:k'], headers: {{{line}}}}}}}");
-    for name in ["Host", "content-length", "Transfer-Encoding", "connection", "expect", "accept-encoding"] {
+    for name in
+        ["Host", "content-length", "Transfer-Encoding", "connection", "expect", "accept-encoding", "X-Request-Id"]
+    {
         refuses(&header(&format!("{name}: x")), "1:", "Marg's own");
     }
     refuses(&header("Authorization: x"), "1:", "would replace the provider's credential");
@@ -160,6 +162,7 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
     warns("providers: {a: {preset: ollama, auth: none, credentials: ['plain:k']}}", "1:", "never sent");
     warns("providers: {a: {base_url: 'http://a', credentials: ['plain:k']}}", "1:13", "unencrypted");
     warns("providers: {a: {preset: openai, credentials: ['plain:k', 'plain:k']}}", "1:", "the same as one before");
+    warns("audit: {enabled: false, mode: enforce}", "1:31", "the log is off");
     warns("providers: {a: {preset: ollama, price_provider: opnai}}", "1:49", "did you mean openai?");
     warns("server: {body_idle_timeout_ms: 9000, body_timeout_ms: 8000}", "1:32", "never ends anything");
 }

@@ -118,7 +118,7 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
         assert_eq!(reload::restart_needed(&old, &new), expected, "{path}");
         assert_eq!(reload::restart_needed(&new, &new), Vec::<&str>::new());
     }
-    assert_eq!(reload::restart_needed(&parse(""), &parse(A)), Vec::<&str>::new());
+    assert_eq!(reload::restart_needed(&parse("{}"), &parse(A)), Vec::<&str>::new());
 }
 
 #[test]

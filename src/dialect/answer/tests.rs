@@ -76,6 +76,37 @@ fn usage_beside_a_choice_or_an_error_is_not_hidden() {
 }
 
 #[test]
+fn what_stands_beside_the_usage_is_not_hidden_with_it() {
+    let shown = |event: &str| {
+        let stream = [WORD, event, DONE].concat();
+        let whole = relay(Operation::Chat, true, &[stream.as_bytes()]);
+        assert_eq!(whole.1.usage(), counted(), "{event}");
+        for cut in 0..stream.len() {
+            let (one, other) = stream.as_bytes().split_at(cut);
+            assert_eq!(relay(Operation::Chat, true, &[one, other]).0, whole.0, "cut at {cut}");
+        }
+        let out = String::from_utf8(whole.0).unwrap();
+        out.strip_prefix(WORD).unwrap().strip_suffix(DONE).unwrap().to_owned()
+    };
+    let usage = r#""usage": {"prompt_tokens":9,"completion_tokens":2}"#;
+    let nothing = r#""id":"a","object":"chat.completion.chunk","created":1,"model":"m","system_fingerprint":"f","service_tier":"default","provider":"p","obfuscation":"x","p":"ab","x_groq":{"id":"q"},"timings":null,"warnings":[],"more":{}"#;
+    assert_eq!(shown(&format!("data: {{\"choices\":[],{nothing},{usage}}}\n\n")), "");
+    // An answer without words stands where callers look for one, as they do who did not ask for usage.
+    let choice = r#""choices":[{"index":0,"delta":{},"finish_reason":null}]"#;
+    let timings = r#""timings": {"prompt_n": 6}"#;
+    for (event, expected) in [
+        (format!("{{\"choices\":[],{usage},{timings}}}"), format!("{{{choice},{timings}}}")),
+        (format!("{{\"choices\":[], {timings} , {usage} }}"), format!("{{{choice}, {timings} }}")),
+        (format!("{{ {usage} ,{timings},\"choices\":[ ]}}"), format!("{{ {timings},{choice}}}")),
+        (format!("{{{usage},{timings}}}"), format!("{{{timings}}}")),
+        (format!("{{\"choices\":null,{usage},{timings}}}"), format!("{{\"choices\":null,{timings}}}")),
+    ] {
+        assert_eq!(shown(&format!("data: {event}\n\n")), format!("data: {expected}\n\n"));
+        assert_eq!(shown(&format!("event: e\r\ndata:{event}\r\n\r\n")), format!("event: e\r\ndata:{expected}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn whole_events_are_not_copied() {
     let mut reader = AnswerReader::new(Operation::Chat, true, true);
     for (chunk, range) in [
@@ -152,6 +183,39 @@ fn an_answer_is_complete_when_the_caller_thinks_so() {
     let mut reader = AnswerReader::new(Operation::Chat, false, false);
     assert!(!reader.push(Bytes::from_static(b"{}"), false).complete);
     assert!(reader.push(Bytes::new(), true).complete);
+}
+
+#[test]
+fn usage_is_awaited_from_the_end_of_every_choice_until_it_is_told() {
+    let awaits = |several: bool, events: &[&str]| {
+        let mut reader = AnswerReader::new(Operation::Chat, true, true);
+        if several {
+            reader = reader.expect_several();
+        }
+        events.iter().for_each(|event| drop(reader.push(Bytes::copy_from_slice(event.as_bytes()), false)));
+        reader.awaits_usage()
+    };
+    let second = |event: &str| event.replace("\"index\":0", "\"index\":1");
+    let with = |event: &str, usage: &str| event.replace("\"usage\":null", &format!("\"usage\":{usage}"));
+    let (other_word, other_stop) = (second(WORD), second(STOP));
+    let told = with(STOP, "{\"prompt_tokens\":9,\"completion_tokens\":2}");
+    let early = with(ROLE, "{\"prompt_tokens\":9,\"completion_tokens\":0}");
+    let empty = WORD.replace("\"finish_reason\":null", "\"finish_reason\":\"\"");
+    assert!(!awaits(false, &[ROLE, WORD]));
+    assert!(!awaits(false, &[ROLE, &empty]));
+    assert!(!awaits(false, &[WORD, STOP, USAGE]));
+    assert!(!awaits(false, &[WORD, &told]));
+    assert!(awaits(false, &[ROLE, WORD, STOP]));
+    assert!(awaits(false, &[ROLE, &other_word, &other_stop]));
+    assert!(awaits(false, &[&early, WORD, STOP]), "what was told before the text is not the whole");
+    assert!(!awaits(true, &[WORD, &other_word, STOP]));
+    assert!(awaits(true, &[WORD, &other_word, STOP, &other_stop]));
+    // Answers may come one behind the other.
+    assert!(awaits(true, &[WORD, STOP]));
+    assert!(!awaits(true, &[WORD, STOP, &other_word]));
+    let mut plain = AnswerReader::new(Operation::Chat, false, true);
+    plain.push(Bytes::from_static(b"{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}"), true);
+    assert!(!plain.awaits_usage());
 }
 
 #[test]

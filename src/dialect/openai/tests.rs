@@ -15,6 +15,31 @@ fn refused(operation: Operation, body: &str, text: &str, param: Option<&str>) {
 }
 
 #[test]
+fn usage_is_asked_for_in_two_ways() {
+    let wants = |more: &str| {
+        let body = format!(r#"{{"model":"a","messages":[{{}}],"stream":true{more}}}"#);
+        let facts = read(Operation::Chat, &body).unwrap();
+        let sent = facts.body_for(&Bytes::from(body), &Changes { ask_usage: true, ..Changes::default() });
+        let asks = String::from_utf8(sent.to_vec()).unwrap().matches("\"include_usage\":true").count();
+        assert_eq!(asks, 1, "a provider is asked in the way that it knows: {more}");
+        facts.wants_usage
+    };
+    for no in [
+        "",
+        r#","usage":null"#,
+        r#","usage":{}"#,
+        r#","usage":{"include":false}"#,
+        r#","usage":true"#,
+        r#","usage":{"include":1}"#,
+    ] {
+        assert!(!wants(no), "{no}");
+    }
+    for yes in [r#","usage":{"include":true}"#, r#","stream_options":{"include_usage":true}"#] {
+        assert!(wants(yes), "{yes}");
+    }
+}
+
+#[test]
 fn a_chat_that_lacks_what_it_needs_is_refused_by_name() {
     let check = |body: &str, text: &str, param: &str| refused(Operation::Chat, body, text, Some(param));
     let m = "you must provide a model parameter";

@@ -281,6 +281,19 @@ impl Marg {
         self.child = launch(self.folder.path(), &self.variables, &self.log);
     }
 
+    /// Starts it again after its end under such limits of descriptors, the soft one and the hard one, and waits until it is ready.
+    pub async fn restart_with_descriptors(&mut self, (soft, hard): (u64, u64)) {
+        let marg = binary(self.folder.path(), &self.variables);
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(marg.get_program()).env_clear().current_dir(self.folder.path());
+        for (name, value) in marg.get_envs() {
+            shell.env(name, value.unwrap_or_default());
+        }
+        self.child = watched(shell, &self.log);
+        self.ready().await;
+    }
+
     /// Starts it again where it may refuse calls, and waits until it listens.
     pub async fn restart_degraded(&mut self) {
         self.child = launch(self.folder.path(), &self.variables, &self.log);
@@ -352,8 +365,13 @@ fn binary(folder: &Path, variables: &[(String, String)]) -> Command {
 }
 
 fn launch(folder: &Path, variables: &[(String, String)], log: &Arc<Mutex<Vec<u8>>>) -> Child {
-    let mut command = binary(folder, variables);
-    command.args(["start", "--config", "marg.yaml"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    watched(binary(folder, variables), log)
+}
+
+/// Starts a gateway and reads its log.
+fn watched(mut command: Command, log: &Arc<Mutex<Vec<u8>>>) -> Child {
+    command.args(["start", "--config", "marg.yaml"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut pipe, log) = (child.stderr.take().unwrap(), log.clone());
     std::thread::spawn(move || {
