@@ -226,7 +226,8 @@ async fn what_a_clock_that_ran_ahead_wrote_is_reckoned_as_the_program_does() {
     let rows = sqlx::query("SELECT id, state FROM counter").fetch_all(&twin.counters.0.pool).await.unwrap();
     twin.mirror = rows.iter().map(|row| (identify(&row.word("id").unwrap()).unwrap(), read(row).unwrap())).collect();
     let minute = ids.iter().find(|id| id.window == WindowId::Sliding { seconds: 60 } && &*id.limit == "lim_1").unwrap();
-    let want = Want { counter: minute.clone(), cap: 12, pace: None, need: 1, wish: 1, ahead: 0 };
+    let cap = 12 + twin.mirror[minute].leased();
+    let want = Want { counter: minute.clone(), cap, pace: None, need: 1, wish: 1, ahead: 0 };
     let refused = twin.counters.acquire("o2", std::slice::from_ref(&want)).await.unwrap();
     assert_eq!(refused.grants[0].spent, 12);
     assert!(refused.grants[0].retry_after.is_some_and(|wait| wait < Duration::from_secs(62)), "{refused:?}");
