@@ -12,15 +12,14 @@ use crate::admin::control::{
 };
 use crate::admin::jwks;
 use crate::assemble::core::{Core, feeder_settings, journal_settings};
-use crate::assemble::{audit, events, limits, live, load, permits, protection, tell_warnings};
+use crate::assemble::{audit, changes, events, limits, live, load, permits, protection, tell_warnings};
 use crate::audit::witness::Witness;
 use crate::budget::Budget;
 use crate::budget::authority::Standing;
 use crate::budget::limit::Limit;
 use crate::catalog::Pricing;
-use crate::config::load::Loaded;
 use crate::config::problem::Problem;
-use crate::config::reload::{changed, looked_up, waiting};
+use crate::config::reload::waiting;
 use crate::error::{Error, Kind, Result};
 use crate::kavach::config::SessionConfig;
 use crate::key::draft::KeyDefaults;
@@ -278,9 +277,11 @@ impl Core {
             live::build(&loaded, &self.house.folder, &stored, &self.prices.load(), Some(&self.gateway.live.load()));
         let live = built.map_err(|faults| faults.into_iter().map(unplaced).collect::<Vec<_>>())?;
         self.peers.apply(&loaded.config).map_err(|error| vec![unplaced(format!("{error:#}"))])?;
+        let old = self.gateway.live.load_full();
+        let changes = changes::between((&before, &old), (&loaded, &live));
         let report = ReloadReport {
             applied: true,
-            changed: changes(&before, &loaded),
+            changed: changes.paths.clone(),
             needs_restart: waiting(&self.first, &loaded).into_iter().map(str::to_owned).collect(),
             warnings: loaded.warnings.iter().cloned().map(tell).collect(),
             errors: Vec::new(),
@@ -290,13 +291,13 @@ impl Core {
         self.gateway.journal.configure(journal_settings(&loaded.config));
         self.gateway.journal.set_strict(loaded.config.ledger.strict_sync);
         self.feeder.configure(feeder_settings(&loaded.config));
-        let (old, live) = (self.gateway.live.load_full(), Arc::new(live));
+        let live = Arc::new(live);
         self.gateway.live.store(live.clone());
         protection::note_change(&self.gateway.journal, actor, (&old.gate, &live.gate));
         permits::note_change(&self.gateway.journal, actor, (Some(&old.permits), &live.permits));
         protection::configure(&self.gateway, &loaded.config.kavach);
         let configs = (&before.config, &loaded.config);
-        events::note_reload(&self.gateway.journal, (&self.source, actor), configs, &report.changed);
+        events::note_reload(&self.gateway.journal, (&self.source, actor), configs, &changes);
         self.loaded.store(Arc::new(loaded));
         self.gateway.budget.configure(limits::settings(&self.config(), self.house.store.name()));
         self.apply_limits();
@@ -340,27 +341,6 @@ fn consumer(state: &ConsumerState) -> PartStatus {
         }
     };
     PartStatus { name: state.name.to_owned(), ok: state.away_since.is_none(), detail }
-}
-
-fn changes(before: &Loaded, after: &Loaded) -> Vec<String> {
-    let mut paths = changed(&before.config, &after.config);
-    // A secret may have changed behind a reference that did not.
-    let other = [("kavach", before.permits != after.permits), ("budget", before.webhook != after.webhook)];
-    let other = other.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section);
-    let waiting = looked_up(before, after).into_iter().filter_map(|key| key.split('.').next());
-    for section in other.chain(waiting) {
-        if !paths.iter().any(|path| path == section) {
-            paths.push(section.to_owned());
-        }
-    }
-    for settings in &after.providers {
-        let path = format!("providers.{}", settings.name);
-        let same = before.providers.iter().any(|other| other == settings);
-        if !same && !paths.iter().any(|known| known.starts_with(&path)) {
-            paths.push(path);
-        }
-    }
-    paths
 }
 
 /// A problem as `line:column: key: text`, without the parts that are not known.

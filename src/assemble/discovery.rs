@@ -71,7 +71,7 @@ async fn ask(provider: &Provider) -> Option<Vec<String>> {
     request.insert_header("host", provider.endpoint.authority.as_str()).ok()?;
     request.insert_header("accept", "application/json").ok()?;
     request.insert_header("accept-encoding", "identity").ok()?;
-    if let Pick::Use(_, secret) = provider.credentials.pick("", Tick::now()) {
+    if let Pick::Use(_, secret) = provider.credentials.pick("", &[], Tick::now()) {
         authorize(&mut request, provider, &secret).ok()?;
     }
     for (name, value) in &provider.settings.headers {

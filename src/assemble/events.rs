@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::assemble::Source;
 use crate::assemble::audit::Keeper;
+use crate::assemble::changes::Changes;
 use crate::audit::merkle::sha256;
 use crate::audit::texts::Texts;
 use crate::config::{AuditMode, Config};
@@ -40,23 +41,23 @@ pub fn note_stop(journal: &Journal) {
     note(journal, event::Event::of_gateway("stop", json!({"process": journal.owner()})));
 }
 
-/// Notes that another configuration is in force, and each mode that it changed.
+/// Notes that another configuration is in force, or other content behind its references, and each part and mode that it changed.
 pub fn note_reload(
     journal: &Journal,
     (source, actor): (&Source, &str),
     (before, after): (&Config, &Config),
-    changed: &[String],
+    changes: &Changes,
 ) {
-    if changed.is_empty() {
+    if changes.paths.is_empty() {
         return;
     }
     let tell = |noun: &str, subject: Option<String>, verb: &str, detail: serde_json::Value| {
         let event = event::Event::of_gateway(verb, detail);
         note(journal, event::Event { noun: noun.to_owned(), subject, actor: actor.into(), ..event });
     };
-    tell("config", None, "reload", json!({"changed": changed, "config_sha256": config_hash(source)}));
-    for (noun, subject, verb) in parts(before, after) {
-        tell(noun, Some(subject), verb, serde_json::Value::Null);
+    tell("config", None, "reload", json!({"changed": changes.paths, "config_sha256": config_hash(source)}));
+    for (noun, subject, verb, detail) in parts(before, after, changes) {
+        tell(noun, Some(subject), verb, detail);
     }
     let modes = [
         ("audit", before.audit.mode.name(), after.audit.mode.name()),
@@ -67,8 +68,11 @@ pub fn note_reload(
     }
 }
 
-/// Which providers, routes, limits and prices of the file came, went or changed, each with its name and a verb.
-fn parts(before: &Config, after: &Config) -> Vec<(&'static str, String, &'static str)> {
+/// A noun, its name, a verb, and what more there is to tell.
+type Part = (&'static str, String, &'static str, serde_json::Value);
+
+/// Which providers, routes, limits and prices came, went or changed, in the file or behind its references.
+fn parts(before: &Config, after: &Config, changes: &Changes) -> Vec<Part> {
     let providers = |config: &Config| config.providers.clone();
     let named = |(place, route): (usize, &crate::route::config::RouteConfig)| {
         (route.name.clone().unwrap_or_else(|| format!("route-{}", place + 1)), route.clone())
@@ -77,10 +81,18 @@ fn parts(before: &Config, after: &Config) -> Vec<(&'static str, String, &'static
     let limits = |config: &Config| config.limits.iter().map(|limit| (limit.id.to_string(), limit.clone())).collect();
     let mut parts = Vec::new();
     parts.extend(differences("provider", &providers(before), &providers(after)));
+    for (name, keys) in &changes.providers {
+        let detail = json!({ "changed": keys });
+        match parts.iter_mut().find(|(_, known, ..)| known == name) {
+            Some(part) => part.3 = detail,
+            None => parts.push(("provider", name.clone(), "update", detail)),
+        }
+    }
     parts.extend(differences("route", &routes(before), &routes(after)));
     parts.extend(differences("limit", &limits(before), &limits(after)));
-    if before.prices != after.prices {
-        parts.push(("price", "prices".to_owned(), "update"));
+    if before.prices != after.prices || changes.prices {
+        let hash = after.prices.overlay.as_deref().and_then(hash_of);
+        parts.push(("price", "prices".to_owned(), "update", json!({ "overlay_sha256": hash })));
     }
     parts
 }
@@ -89,14 +101,14 @@ fn differences<T: PartialEq>(
     noun: &'static str,
     before: &BTreeMap<String, T>,
     after: &BTreeMap<String, T>,
-) -> Vec<(&'static str, String, &'static str)> {
+) -> Vec<Part> {
     let gone = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name, "delete"));
     let rest = after.iter().filter_map(|(name, now)| match before.get(name) {
         None => Some((name, "create")),
         Some(old) if old != now => Some((name, "update")),
         Some(_) => None,
     });
-    gone.chain(rest).map(|(name, verb)| (noun, name.clone(), verb)).collect()
+    gone.chain(rest).map(|(name, verb)| (noun, name.clone(), verb, serde_json::Value::Null)).collect()
 }
 
 /// What `sha256sum` says of the configuration file; `None` if there is none.

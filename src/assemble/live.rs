@@ -83,10 +83,10 @@ pub fn with_routes(loaded: &Loaded, stored: &[StoredRoute], before: &Live) -> Re
     })
 }
 
-/// The same, with other prices: for a change of stored prices.
+/// The same, with other prices: for a change of stored prices. The file of prices stays as it was read at the last reload.
 ///
 /// # Errors
-/// Every fault of the prices.
+/// Every fault of the stored prices.
 pub fn with_prices(
     loaded: &Loaded,
     stored: &[StoredRoute],
@@ -97,7 +97,7 @@ pub fn with_prices(
         settings: before.settings.clone(),
         providers: before.providers.clone(),
         table: table(loaded, stored, &before.providers)?,
-        catalog: Arc::new(catalog(loaded, prices)?),
+        catalog: Arc::new(before.catalog.restored(prices)?),
         gate: before.gate.clone(),
         places: before.places.clone(),
         permits: before.permits.clone(),

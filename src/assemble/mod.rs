@@ -8,6 +8,7 @@
 mod alarm;
 pub mod audit;
 mod banner;
+mod changes;
 mod connector;
 mod control;
 pub mod core;

@@ -17,6 +17,10 @@ use crate::unit::clock::Timestamp;
 /// How long a refusal keeps asking other owners for what they do not use. One who still waits asks again, which renews it.
 pub const RECALL: Duration = Duration::from_secs(2);
 
+/// How far the clock may lie behind what it said before without more than a paced window standing still meanwhile. Beyond that it has
+/// been put back, and the window flows on from now.
+const PUT_BACK: Duration = Duration::from_secs(5);
+
 /// An owner gets at most this part of what is free at once, unless its need is more: the nearer the cap, the smaller the
 /// leases, so that several processes share the rest.
 pub const SHARE: i64 = 4;
@@ -120,7 +124,7 @@ impl Counter {
 
     /// Whether that owner should bring back what it does not use.
     pub fn recalled(&self, owner: &str, now: Timestamp) -> bool {
-        self.lease(owner) > 0 && self.wanted.iter().any(|(other, until)| &**other != owner && *until > now)
+        self.lease(owner) > 0 && self.wanted.iter().any(|(other, until)| &**other != owner && is_asked(*until, now))
     }
 
     /// Forgets who was refused.
@@ -210,11 +214,20 @@ impl Counter {
         }
     }
 
+    /// Drops what a counter need not know any more. What lies in the future was written by a clock that has been put back since: it was
+    /// spent now at the latest, or nobody could spend until that time comes.
     fn forget(&mut self, window: WindowId, now: Timestamp) {
         if let WindowId::Sliding { seconds } = window {
             self.buckets = self.buckets.split_off(&(now.seconds() - i64::from(seconds)));
+            for amount in self.buckets.split_off(&(now.seconds() + 1)).into_values() {
+                let bucket = self.buckets.entry(now.seconds()).or_default();
+                *bucket = bucket.saturating_add(amount);
+            }
         }
-        self.wanted.retain(|_, until| *until > now);
+        if let Some(flow) = self.flow.as_mut().filter(|flow| flow.at > now.plus(PUT_BACK)) {
+            flow.at = now;
+        }
+        self.wanted.retain(|_, until| is_asked(*until, now));
     }
 
     fn flow(&mut self, want: &Want, pace: Pace, now: Timestamp) -> Grant {
@@ -253,6 +266,11 @@ impl Flow {
     }
 }
 
+/// Whether a refusal that counts until then counts now. One that counts for longer than any comes from a clock that ran ahead.
+fn is_asked(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until <= now.plus(RECALL)
+}
+
 /// Whether a window holds that time.
 pub fn holds(window: WindowId, now: Timestamp) -> bool {
     match window {
@@ -263,4 +281,47 @@ pub fn holds(window: WindowId, now: Timestamp) -> bool {
 
 fn micros(span: Duration) -> i128 {
     i128::try_from(span.as_micros()).unwrap_or(i128::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::charge::CounterId;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000);
+    const MINUTE: WindowId = WindowId::Sliding { seconds: 60 };
+
+    fn want(need: i64, pace: Option<Pace>) -> Want {
+        let counter = CounterId { limit: "lim_1".into(), window: MINUTE, subject: "".into() };
+        Want { counter, cap: 5, pace, need, wish: need, ahead: 0 }
+    }
+
+    #[test]
+    fn what_was_spent_while_the_clock_ran_ahead_leaves_a_sliding_window_a_window_later() {
+        let (ahead, mut counter) = (NOW.plus(Duration::from_secs(172_800)), Counter::default());
+        assert_eq!(counter.acquire("a", &want(5, None), ahead).granted, 5);
+        counter.charge("a", MINUTE, 5, ahead);
+        let refused = counter.acquire("a", &want(1, None), NOW);
+        assert_eq!((refused.granted, refused.spent), (0, 5), "it was spent, whenever that was");
+        assert!(refused.retry_after.is_some_and(|wait| wait <= Duration::from_secs(61)), "{refused:?}");
+        let later = NOW.plus(Duration::from_secs(61));
+        assert_eq!(counter.acquire("a", &want(5, None), later).granted, 5);
+    }
+
+    #[test]
+    fn a_paced_window_flows_on_after_the_clock_was_put_back() {
+        let pace = Some(Pace { burst: 5, period: Duration::from_secs(60) });
+        let (ahead, mut counter) = (NOW.plus(Duration::from_secs(172_800)), Counter::default());
+        assert_eq!(counter.acquire("a", &want(5, pace), ahead).granted, 5);
+        assert_eq!(counter.acquire("a", &want(1, pace), NOW).granted, 0);
+        assert_eq!(counter.acquire("a", &want(1, pace), NOW.plus(Duration::from_secs(12))).granted, 1);
+    }
+
+    #[test]
+    fn a_refusal_of_a_clock_that_ran_ahead_recalls_nothing() {
+        let (ahead, mut counter) = (NOW.plus(Duration::from_secs(172_800)), Counter::default());
+        counter.acquire("a", &want(5, None), ahead);
+        counter.acquire("b", &want(5, None), ahead);
+        assert!(counter.recalled("a", ahead) && !counter.recalled("a", NOW));
+    }
 }

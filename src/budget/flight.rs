@@ -437,7 +437,8 @@ impl Budget {
     }
 
     /// Gives back parts of leases; never repeated. They are taken off the accounts while nobody else talks to the authority,
-    /// so that no answer counts them still.
+    /// so that no answer counts them still. What was given back without an answer is not taken again: the authority may have given
+    /// it to another process by then. Once it answers, what it still holds for this process is found.
     pub(super) async fn release(&self, parts: impl FnOnce() -> Vec<(Arc<Period>, Arc<Account>, i64)>) {
         let _talk = self.flights.talk.lock().await;
         let parts = parts();

@@ -167,8 +167,10 @@ impl Budget {
         METRICS.reservations.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
     }
 
-    /// Gives back leases that nobody uses, those of limits that are gone, and those of windows that are over.
+    /// Gives back leases that nobody uses, those of limits that are gone, and those of windows that are over. While the authority is
+    /// away nothing goes back: nobody would take it, and this process could no longer live on it.
     async fn return_idle(&self) {
+        let away = self.away.load(Relaxed);
         let micros = self.clock.micros();
         let idle = span(self.settings.load().idle);
         let table = self.house.load_full();
@@ -181,11 +183,13 @@ impl Budget {
                 // What is paced was spent when it was granted, and flows back.
                 let idle = if account.line.paced { idle.min(span(Duration::from_secs(1))) } else { idle };
                 let unused = micros.saturating_sub(account.used.load(Relaxed)) >= idle;
-                (unused || !in_force(account)) && account.waiting.load(Relaxed) == 0
+                !away && (unused || !in_force(account)) && account.waiting.load(Relaxed) == 0
             });
             {
                 let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-                parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period, micros)));
+                if !away {
+                    parts.extend(past.iter().filter_map(|(account, period)| free_part(account, period, micros)));
+                }
                 past.retain(|(_, period)| Arc::strong_count(period) > 1 || period.free() > 0 || period.owes());
                 leased += i64::try_from(past.len()).unwrap_or(0);
             }

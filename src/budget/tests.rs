@@ -341,6 +341,27 @@ async fn idle_leases_go_back_and_idle_counters_are_forgotten() {
 }
 
 #[tokio::test]
+async fn what_a_process_holds_stays_with_it_while_the_authority_is_away() {
+    let bench = Bench::new();
+    let (budget, key) = (bench.process("a", &[limit("daily", Scope::Key, Unit::Tokens, 1_000)]), key("k"));
+    drop(budget.reserve(&payer(&key), &amounts(1), false).await.unwrap());
+    let held = bench.standing("daily").await.1;
+    bench.memory.set_away(true);
+    budget.set_away(true);
+    for _ in 0..9 {
+        bench.pass(6);
+        budget.tend().await;
+    }
+    drop(budget.reserve_now(&payer(&key), &amounts(1)).unwrap());
+    bench.memory.set_away(false);
+    assert_eq!(bench.standing("daily").await.1, held, "the authority still counts it as taken");
+    budget.set_away(false);
+    bench.pass(6);
+    budget.tend().await;
+    assert_eq!(bench.standing("daily").await.1, 0, "it goes back as soon as somebody takes it");
+}
+
+#[tokio::test]
 async fn counters_in_memory_are_bounded() {
     let bench = Bench::new();
     let budget = bench.process("a", &[limit("daily", Scope::Key, Unit::Tokens, 1_000)]);

@@ -28,7 +28,7 @@ use crate::unit::usage::{Images, ServiceTier, Usage};
 /// Every price that this process knows. Share it behind an `Arc`; a new overlay file makes a new catalog.
 pub struct Catalog {
     stored: Overlay,
-    overlay: Overlay,
+    overlay: Arc<Overlay>,
     default: Option<Card>,
     hasher: RandomState,
     shards: [RwLock<HashMap<u64, Known>>; SHARDS],
@@ -142,7 +142,7 @@ impl Catalog {
     /// # Errors
     /// Every fault of the file, each as `path:line:column: sentence`; a missing file is a fault.
     pub fn load(overlay: Option<&Path>) -> Result<Self, Vec<String>> {
-        let overlay = overlay.map(Overlay::load).transpose()?.unwrap_or_default();
+        let overlay = Arc::new(overlay.map(Overlay::load).transpose()?.unwrap_or_default());
         let stored = Overlay::default();
         Ok(Self { stored, overlay, default: None, hasher: RandomState::new(), shards: Default::default() })
     }
@@ -155,6 +155,21 @@ impl Catalog {
         self.stored = Overlay::stored(prices)?;
         self.shards = Default::default();
         Ok(self)
+    }
+
+    /// A catalog with the same file, as it was read, and the same default, and with other prices that operators stored.
+    ///
+    /// # Errors
+    /// As for [`Catalog::with_stored`].
+    pub fn restored(&self, prices: &[StoredPrice]) -> Result<Self, Vec<String>> {
+        let (overlay, default) = (Arc::clone(&self.overlay), self.default.clone());
+        let stored = Overlay::stored(prices)?;
+        Ok(Self { stored, overlay, default, hasher: RandomState::new(), shards: Default::default() })
+    }
+
+    /// Whether the file of the other one held the same prices when it was read.
+    pub fn has_file_of(&self, other: &Self) -> bool {
+        self.overlay == other.overlay
     }
 
     /// The same catalog with a price for models that nothing else prices, in dollars per million tokens of input and output of

@@ -20,6 +20,7 @@ use crate::provider::config::{Auth, HeaderRef, HttpVersion, ProviderConfig, UrlR
 use crate::provider::preset::{self, Preset};
 use crate::route::config::{RouteConfig, RouteMatch, SplitConfig, TargetConfig};
 use crate::unit::glob::Glob;
+use crate::unit::net;
 use crate::unit::secret::SecretRef;
 
 /// The whole file.
@@ -249,8 +250,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
-    let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or(single).map_err(|_| {
+    net::network(text).map_err(|_| {
         let shown = suggest::shorten(text);
         format!("{shown:?} is not a network; write one such as 10.0.0.0/8, 192.0.2.7 or fd00::/8")
     })

@@ -18,7 +18,7 @@ pub enum StoreError {
     NotFound,
     /// The database cannot be reached, is locked for too long, or its disk is full. Repeating it may succeed.
     #[error("the database is away: {0}")]
-    Away(#[source] Box<dyn StdError + Send + Sync>),
+    Away(Box<dyn StdError + Send + Sync>),
     /// What is stored cannot be read: a damaged file, or a value that this program did not write.
     #[error("the database holds something unreadable: {0}")]
     Corrupt(Cow<'static, str>),

@@ -4,7 +4,6 @@
 //! ahead. An error names the field at fault.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::unit::clock::Timestamp;
 use crate::unit::glob::Glob;
 use crate::unit::id;
+use crate::unit::net::network;
 
 /// The longest name, organisation, team or user, in characters.
 pub const MAX_NAME_CHARS: usize = 128;
@@ -258,19 +258,12 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<IpNet>> {
     texts.iter().map(|text| parse_address(text)).collect()
 }
 
-/// A network, or an address as the network that holds only it. IPv4 written as IPv6 becomes IPv4, as a caller's address does.
 fn parse_address(text: &str) -> Result<IpNet> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(address.to_canonical()));
-    }
-    match text.parse::<IpNet>() {
-        Ok(net) => Ok(net.trunc()),
-        Err(cause) => {
-            let shown: String = text.chars().filter(|symbol| !symbol.is_control()).take(64).collect();
-            let sentence = format!("`{shown}` is neither an address nor a network; write 10.0.0.7 or 10.0.0.0/8.");
-            Err(refuse("addresses", sentence).because(cause))
-        }
-    }
+    network(text).map_err(|cause| {
+        let shown: String = text.chars().filter(|symbol| !symbol.is_control()).take(64).collect();
+        let sentence = format!("`{shown}` is neither an address nor a network; write 10.0.0.7 or 10.0.0.0/8.");
+        refuse("addresses", sentence).because(cause)
+    })
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptEnd {
-    /// Its answer went to the caller (whatever its status).
+    /// Its answer went to the caller, whatever its `status`: also the 429 or 503 of the last one that could be asked.
     Served,
     /// A connection could not be made.
     ConnectFailed,

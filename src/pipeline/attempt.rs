@@ -14,7 +14,7 @@ use crate::kavach::Permit;
 use crate::ledger::{Attempt, AttemptEnd};
 use crate::pipeline::exchange::{Exchange, clip};
 use crate::provider::Provider;
-use crate::provider::credential::{Pick, REST_AFTER_401, REST_AFTER_429, Why};
+use crate::provider::credential::{LEAST_REST_AFTER_429, Pick, REST_AFTER_401, REST_AFTER_429, Why};
 use crate::telemetry::metrics::METRICS;
 use crate::unit::clock::{Tick, Timestamp};
 use crate::unit::secret::Secret;
@@ -62,6 +62,8 @@ pub struct Current {
     pub started: Tick,
     /// Whether it began anew on a fresh connection, because the one before was of no use.
     pub renewed: bool,
+    /// What speaks against the provider in an answer that the caller gets for want of another.
+    pub fault: Option<AttemptEnd>,
 }
 
 /// What is to be done with an upstream's answer.
@@ -84,7 +86,7 @@ impl Exchange {
                 self.at += 1;
                 continue;
             };
-            let credential = match step.provider.credentials.pick(&step.model, now) {
+            let credential = match step.provider.credentials.pick(&step.model, &self.tried, now) {
                 Pick::Use(index, secret) if self.tries_on_step < MAX_CREDENTIALS => Some((index, secret)),
                 Pick::NoneNeeded if self.tries_on_step == 0 => None,
                 Pick::AllRest(left, why) if self.tries_on_step == 0 => {
@@ -93,16 +95,21 @@ impl Exchange {
                     continue;
                 }
                 _ => {
-                    self.at += 1;
-                    self.tries_on_step = 0;
+                    self.next_step();
                     continue;
                 }
             };
             self.tries_on_step += 1;
-            self.current = Some(Current { step, permit, credential, started: now, renewed: false });
+            self.current = Some(Current { step, permit, credential, started: now, renewed: false, fault: None });
             return true;
         }
         false
+    }
+
+    fn next_step(&mut self) {
+        self.at += 1;
+        self.tries_on_step = 0;
+        self.tried.clear();
     }
 
     /// The error that stands for the failure of every target.
@@ -130,8 +137,7 @@ impl Exchange {
         self.last_failure = Some(error);
         current.step.provider.health.failed(Timestamp::now(), text);
         self.end_attempt(&current, end, None, Some(text));
-        self.at += 1;
-        self.tries_on_step = 0;
+        self.next_step();
         self.advance()
     }
 
@@ -165,9 +171,10 @@ impl Exchange {
         rest(&current, status, retry_after);
         // Whether another target is left is known only by looking; if none is, this attempt is the one that is served.
         let (at, tries) = (self.at, self.tries_on_step);
-        if !(same_target && current.step.provider.credentials.secrets().len() > 1) {
-            self.at += 1;
-            self.tries_on_step = 0;
+        if same_target && current.step.provider.credentials.secrets().len() > 1 {
+            self.tried.extend(current.credential.as_ref().map(|(index, _)| *index));
+        } else {
+            self.next_step();
         }
         let attempts = self.record.attempts.len();
         if self.advance() {
@@ -178,13 +185,15 @@ impl Exchange {
         }
         self.record.attempts.truncate(attempts);
         (self.at, self.tries_on_step) = (at, tries);
-        self.current = Some(current);
+        self.current = Some(Current { fault: Some(end), ..current });
         Weighing::Serve
     }
 
-    /// Writes an attempt down.
+    /// Writes an attempt down. The metric has no status beside the end, so an answer that speaks against the provider counts there as
+    /// what it is, also where it was passed on.
     pub(crate) fn end_attempt(&mut self, current: &Current, end: AttemptEnd, status: Option<u16>, text: Option<&str>) {
-        METRICS.attempts.with_label_values(&[&*current.step.provider.name, end.as_str()]).inc();
+        let counted = current.fault.filter(|_| end == AttemptEnd::Served).unwrap_or(end);
+        METRICS.attempts.with_label_values(&[&*current.step.provider.name, counted.as_str()]).inc();
         let now = Tick::now();
         self.record.attempts.push(Attempt {
             provider: current.step.provider.name.clone(),
@@ -252,6 +261,10 @@ fn rest(current: &Current, status: u16, retry_after: Option<Duration>) {
     let (index, others) = (current.credential.as_ref().map_or(0, |(index, _)| *index), credentials.secrets().len() > 1);
     let now = Tick::now();
     match (status, retry_after) {
+        (429, Some(span)) if others => {
+            let span = span.max(LEAST_REST_AFTER_429);
+            credentials.rest(index, Some(&current.step.model), (span, Why::Limited), now);
+        }
         (429, Some(span)) => credentials.rest(index, Some(&current.step.model), (span, Why::Limited), now),
         (429, None) if others => {
             credentials.rest(index, Some(&current.step.model), (REST_AFTER_429, Why::Limited), now)
@@ -261,10 +274,15 @@ fn rest(current: &Current, status: u16, retry_after: Option<Duration>) {
     }
 }
 
-/// The delay that a `retry-after-ms` header, as OpenAI and Azure send it, or else `retry-after` asks for.
+/// The delay that a `retry-after-ms` header, as OpenAI and Azure send it, or else `retry-after` asks for. A date that is over says
+/// nothing.
 pub fn retry_after(headers: &http::HeaderMap, now: Timestamp) -> Option<Duration> {
     let millis = headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    millis.map(Duration::from_millis).or_else(|| retry_after_alone(headers, now))
+    let is_number =
+        || headers.get("retry-after").is_some_and(|value| value.as_bytes().first().is_some_and(u8::is_ascii_digit));
+    // Of a date that is over nobody knows what was meant: the provider's clock may be behind.
+    let alone = || retry_after_alone(headers, now).filter(|span| !span.is_zero() || is_number());
+    millis.map(Duration::from_millis).or_else(alone)
 }
 
 /// The delay that a `retry-after` header asks for: seconds, or a date in any of the three forms of RFC 9110 section 5.6.7. A date
@@ -310,7 +328,8 @@ mod tests {
             assert_eq!(read("retry-after", nonsense), None, "{nonsense}");
         }
         assert_eq!(read("retry-after", "1.5"), Some(Duration::from_millis(1_500)));
-        assert_eq!(read("retry-after", "Mon, 12 Jan 1970 13:46:35 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("retry-after", "Mon, 12 Jan 1970 13:46:35 GMT"), None, "it is over");
+        assert_eq!(read("retry-after", "0"), Some(Duration::ZERO));
         assert_eq!(read("retry-after", "Monday, 12-Jan-70 13:46:45 GMT"), Some(Duration::from_secs(5)));
         assert_eq!(read("retry-after", "Mon Jan 12 13:46:45 1970"), Some(Duration::from_secs(5)));
         assert_eq!(read("retry-after", "Tue Feb  3 13:46:40 1970"), Some(Duration::from_secs(22 * 86_400)));

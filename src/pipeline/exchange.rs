@@ -80,6 +80,8 @@ pub struct Exchange {
     pub(crate) papers_made: u32,
     /// How many credentials of the present step have been tried.
     pub tries_on_step: u32,
+    /// The positions of those that were answered with 429 or 401.
+    pub tried: Vec<u32>,
     /// What is done with the answer's body.
     pub relaying: Relaying,
     /// What its provider still owes it, should the caller leave.
@@ -152,6 +154,7 @@ impl Exchange {
             papers: None,
             papers_made: 0,
             tries_on_step: 0,
+            tried: Vec::new(),
             relaying: Relaying::Nothing,
             owed: Owed::default(),
             corrupt: false,

@@ -12,6 +12,8 @@ use crate::unit::secret::Secret;
 pub const LONGEST_REST: Duration = Duration::from_secs(600);
 /// The rest after a 429 that does not say how long.
 pub const REST_AFTER_429: Duration = Duration::from_secs(1);
+/// The shortest rest after a 429, whatever the provider says, where another credential may be used meanwhile.
+pub const LEAST_REST_AFTER_429: Duration = Duration::from_millis(100);
 /// The rest after a 401: long enough not to be locked out, short enough to notice that the key was mended.
 pub const REST_AFTER_401: Duration = Duration::from_secs(60);
 /// The most rests that are remembered for one provider.
@@ -63,8 +65,9 @@ impl Credentials {
         &self.secrets
     }
 
-    /// The next one that does not rest for this model, in turn.
-    pub fn pick(&self, model: &str, now: Tick) -> Pick {
+    /// The next one that does not rest for this model, in turn; never one of those that the call has tried, by their positions. The
+    /// turn is that of all calls, so without them one call could come to the same one again and again.
+    pub fn pick(&self, model: &str, tried: &[u32], now: Tick) -> Pick {
         if self.secrets.is_empty() {
             return match self.rest_left(0, model, now) {
                 Some((left, why)) => Pick::AllRest(left, why),
@@ -77,6 +80,9 @@ impl Credentials {
         for step in 0..count {
             let index = start.wrapping_add(step) % count;
             let number = u32::try_from(index).unwrap_or(u32::MAX);
+            if tried.contains(&number) {
+                continue;
+            }
             match (self.rest_left(number, model, now), self.secrets.get(index)) {
                 (None, Some(secret)) => return Pick::Use(number, secret.clone()),
                 (Some((left, why)), _) => {
@@ -150,9 +156,9 @@ mod tests {
         let (credentials, now) = (two(), Tick::now());
         credentials.rest(0, Some("m"), (Duration::from_secs(5), Why::Limited), now);
         for _ in 0..4 {
-            assert_eq!(index(credentials.pick("m", now)), Some(1));
+            assert_eq!(index(credentials.pick("m", &[], now)), Some(1));
         }
-        let others: Vec<_> = (0..2).map(|_| index(credentials.pick("n", now))).collect();
+        let others: Vec<_> = (0..2).map(|_| index(credentials.pick("n", &[], now))).collect();
         assert!(others.contains(&Some(0)));
     }
 
@@ -161,19 +167,28 @@ mod tests {
         let (credentials, now) = (two(), Tick::now());
         credentials.rest(0, Some("m"), (Duration::from_secs(5), Why::Limited), now);
         credentials.rest(1, None, (Duration::from_secs(9_999), Why::Refused), now);
-        let pick = credentials.pick("m", now);
+        let pick = credentials.pick("m", &[], now);
         assert!(matches!(pick, Pick::AllRest(left, Why::Limited) if left == Duration::from_secs(5)), "{pick:?}");
         credentials.rest(0, None, (Duration::from_secs(9), Why::Refused), now);
-        let pick = credentials.pick("m", now);
+        let pick = credentials.pick("m", &[], now);
         assert!(matches!(pick, Pick::AllRest(left, Why::Refused) if left == Duration::from_secs(9)), "{pick:?}");
-        assert_eq!(index(credentials.pick("m", now.plus(Duration::from_secs(10)))), Some(0));
-        assert!(index(credentials.pick("m", now.plus(LONGEST_REST + Duration::from_secs(1)))).is_some());
+        assert_eq!(index(credentials.pick("m", &[], now.plus(Duration::from_secs(10)))), Some(0));
+        assert!(index(credentials.pick("m", &[], now.plus(LONGEST_REST + Duration::from_secs(1)))).is_some());
+    }
+
+    #[test]
+    fn a_credential_that_the_call_has_tried_is_passed_over() {
+        let (credentials, now) = (two(), Tick::now());
+        for _ in 0..4 {
+            assert_eq!(index(credentials.pick("m", &[1], now)), Some(0));
+        }
+        assert_eq!(index(credentials.pick("m", &[0, 1], now)), None);
     }
 
     #[test]
     fn credentials_take_turns() {
         let (credentials, now) = (two(), Tick::now());
-        let seen: Vec<_> = (0..4).filter_map(|_| index(credentials.pick("m", now))).collect();
+        let seen: Vec<_> = (0..4).filter_map(|_| index(credentials.pick("m", &[], now))).collect();
         assert_eq!(seen, [0, 1, 0, 1]);
     }
 }

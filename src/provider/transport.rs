@@ -126,6 +126,11 @@ impl Transport {
         self.group_key.wrapping_add(generation)
     }
 
+    /// Whether connections of the other one trust the same authorities and offer the same versions of HTTP.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.group_key == other.group_key
+    }
+
     /// The time to the first byte and the time between chunks, in milliseconds, if they differ and so must be watched apart.
     pub fn watched(&self) -> Option<(u64, u64)> {
         (self.first_byte_ms != self.idle_ms).then_some((self.first_byte_ms, self.idle_ms))

@@ -6,8 +6,10 @@
 //! another connection (the whole suite runs `behind_a_pooler`). What PostgreSQL and the driver say in errors may hold
 //! hosts, users and values: it is translated (`failed`) and never passed on.
 
+mod address;
 mod copy;
 mod counters;
+mod failure;
 mod keys;
 mod ledger;
 mod limits;
@@ -21,17 +23,18 @@ mod routes;
 mod tokens;
 
 use std::borrow::Cow;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::query::Query;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Postgres, QueryBuilder, Row as _, Transaction,
-};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, QueryBuilder, Row as _, Transaction};
+
+pub(super) use address::check;
+use address::options;
+use failure::{at_a_start, away, failed};
 
 use super::value::{Row, Value};
 use super::{Address, Applied, Backend, CounterStore, Opened};
@@ -50,18 +53,17 @@ pub struct Store {
     changed: Arc<tokio::sync::Notify>,
     /// The schema is up to date; until then no call goes through.
     arrived: Arc<AtomicBool>,
-    _listener: Option<Arc<listen::Listener>>,
+    listener: Option<Arc<listen::Listener>>,
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-/// The parameters that a URL may carry; the driver would log the value of any other.
-const PARAMETERS: &[&str] =
-    &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "dbname", "user", "password", "application_name"];
-
 /// How long a transaction may wait for its process before the server ends it: one that is frozen, or cut off from the network,
 /// would hold its locks on counters against all others for as long as TCP believes in it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long it may take to find out why a database could not be opened.
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// How long a close waits for connections that are in use: their server may be gone without a word.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -119,15 +121,34 @@ impl Store {
             node: address.node.as_str().into(),
             changed: Arc::default(),
             arrived: Arc::default(),
-            _listener: None,
+            listener: None,
         };
         // A pooler cannot pass notifications on: without a way around it, the generation alone tells of changes.
         let listen_at = address.listen_url.as_ref().or(Some(&address.url).filter(|_| !address.pooler));
         if let Some(url) = listen_at {
             let options = options(url.expose(), false)?;
-            store._listener = Some(Arc::new(listen::Listener::start(options, store.changed.clone())));
+            store.listener = Some(Arc::new(listen::Listener::start(options, store.changed.clone())));
         }
         Ok(store)
+    }
+
+    /// Why the database could not be opened. The pool tries again where nothing listens, until its time is up and the cause lost; one
+    /// connection by itself tells it.
+    async fn explained(&self, error: StoreError) -> StoreError {
+        let error = match error {
+            StoreError::Away(_) => self.reach().await.err().unwrap_or(error),
+            other => other,
+        };
+        at_a_start(error)
+    }
+
+    async fn reach(&self) -> Result<(), StoreError> {
+        let options = self.pool.connect_options();
+        let connection = tokio::time::timeout(LONGEST_LOOK, PgConnection::connect_with(&options)).await;
+        let connection = connection.map_err(|_| away("it does not answer in time"))?.map_err(failed)?;
+        // The server ends it by itself if this cannot be said any more.
+        drop(tokio::time::timeout(LONGEST_LOOK, connection.close()).await);
+        Ok(())
     }
 
     /// The pool, once the schema is known to be the program's.
@@ -175,12 +196,21 @@ impl Backend for Store {
             return Ok(Vec::new());
         }
         let through = Self { arrived: Arc::new(AtomicBool::new(true)), ..self.clone() };
-        let applied = migrate::run(&through).await?;
+        let applied = match migrate::run(&through).await {
+            Ok(applied) => applied,
+            Err(error) => return Err(self.explained(error).await),
+        };
         self.arrived.store(true, Ordering::Release);
+        if let Some(listener) = &self.listener {
+            listener.begin();
+        }
         Ok(applied)
     }
 
     async fn close(&self) {
+        if let Some(listener) = &self.listener {
+            listener.end().await;
+        }
         // A connection that hangs in a call never comes back to be closed; the system closes it with the process.
         if tokio::time::timeout(LAST_WORDS, self.pool.close()).await.is_err() {
             tracing::warn!("the database does not answer; its connections are dropped without a word");
@@ -268,90 +298,8 @@ impl Row for PgRow {
     }
 }
 
-/// How to connect. Whatever the URL leaves out comes from the variables that PostgreSQL's own tools read (`PGHOST` and others).
-/// Whether an address can be one of this backend, listening included.
-pub(super) fn check(address: &Address) -> Result<(), StoreError> {
-    let urls = [Some(&address.url), address.listen_url.as_ref()];
-    urls.into_iter().flatten().try_for_each(|url| options(url.expose(), address.pooler).map(drop))
-}
-
-fn options(url: &str, pooler: bool) -> Result<PgConnectOptions, StoreError> {
-    let parameters = url.split_once('?').map_or("", |(_, query)| query);
-    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
-        let name = parameter.split('=').next().unwrap_or_default();
-        if !PARAMETERS.contains(&name) {
-            let name: String = name.chars().take(32).filter(char::is_ascii_alphanumeric).collect();
-            let text = format!("the database URL has the parameter {name:?}; known are {}", PARAMETERS.join(", "));
-            return Err(StoreError::Conflict(text.into()));
-        }
-    }
-    let unusable =
-        || StoreError::Conflict("the database URL is malformed; write postgres://USER:PASSWORD@HOST:PORT/NAME".into());
-    let options = PgConnectOptions::from_str(url).map_err(|_| unusable())?;
-    let options = match url.contains("application_name=") {
-        true => options,
-        false => options.application_name("marg"),
-    };
-    // Calls on counters hold names in their text.
-    let options = options.disable_statement_logging();
-    // PgBouncer refuses a connection that names a setting which it does not know.
-    Ok(if pooler { options.extra_float_digits(None).statement_cache_capacity(0) } else { options })
-}
-
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, 86_400_000)
-}
-
-fn away(why: impl Into<Cow<'static, str>>) -> StoreError {
-    StoreError::Away(why.into().into_owned().into())
-}
-
-/// What a failure of the database means, in words that hold nothing of what it was about. Codes: PostgreSQL's manual,
-/// appendix A.
-fn failed(error: sqlx::Error) -> StoreError {
-    match error {
-        sqlx::Error::Database(cause) => {
-            let code = cause.code().unwrap_or_default().into_owned();
-            match code.as_str() {
-                // The row is at fault: data exceptions and violated constraints.
-                code if code.starts_with("22") || code.starts_with("23") => {
-                    let which = cause.constraint().map(|name| format!(" ({name})")).unwrap_or_default();
-                    StoreError::Conflict(format!("the database refuses the row: SQLSTATE {code}{which}").into())
-                }
-                // The schema is not ours.
-                "42P01" | "42703" | "42883" | "42804" => {
-                    StoreError::Corrupt(format!("the schema is not the program's: SQLSTATE {code}").into())
-                }
-                code => away(format!("{} (SQLSTATE {code})", meaning(code))),
-            }
-        }
-        sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Decode(_)
-        | sqlx::Error::ColumnNotFound(_)
-        | sqlx::Error::RowNotFound
-        | sqlx::Error::TypeNotFound { .. } => StoreError::Corrupt("a row is not of the program's form".into()),
-        sqlx::Error::PoolTimedOut => away("no connection in time"),
-        sqlx::Error::PoolClosed => away("the store is closed"),
-        sqlx::Error::Io(cause) => away(format!("the connection failed: {}", cause.kind())),
-        sqlx::Error::Tls(_) => away("TLS could not be agreed with the server; see sslmode and sslrootcert"),
-        sqlx::Error::Configuration(_) => away("the connection's settings are not usable"),
-        _ => away("the connection broke"),
-    }
-}
-
-fn meaning(code: &str) -> &'static str {
-    match code {
-        "28P01" | "28000" => "the server refuses the user or the password",
-        "3D000" => "there is no such database",
-        "42501" => "the user lacks a right",
-        "53300" => "the server has no connection left",
-        "53100" => "the server's disk is full",
-        "57014" | "55P03" => "a statement took too long",
-        "57P01" | "57P02" | "57P03" => "the server starts or stops",
-        "25006" => "the server is read-only",
-        "40001" | "40P01" => "another transaction was in the way",
-        _ => "the server refuses",
-    }
 }
 
 /// Turns a violated constraint into a sentence about the noun.

@@ -1,4 +1,4 @@
-//! Values that every other room shares: money, token counts, ids, time, secrets, patterns.
+//! Values that every other room shares: money, token counts, ids, time, secrets, patterns, networks.
 //!
 //! Nothing here reads the network or the environment; only `clock` reads the time, and only `file` touches the disk.
 
@@ -10,6 +10,7 @@ pub mod file;
 pub mod glob;
 pub mod id;
 pub mod money;
+pub mod net;
 pub mod object;
 pub mod raw;
 pub mod secret;

@@ -226,6 +226,65 @@ async fn what_operators_and_the_gateway_do_is_in_the_log_with_its_actor() {
 }
 
 #[tokio::test]
+async fn what_a_reload_finds_behind_unchanged_references_is_named_and_in_the_log() {
+    let upstream = Upstream::http1().await;
+    let setup = Setup::with_default(&upstream);
+    let write = |name: &str, text: &str| {
+        std::fs::write(setup.path(name), text).unwrap();
+        setup.path(name).display().to_string()
+    };
+    let price = |dollars: u32| {
+        format!("prices:\n  - {{model: \"m*\", usd_per_million_tokens: {{input: {dollars}, output: 4}}}}\n")
+    };
+    let policy = "@id(\"all\") permit(principal, action, resource);\n";
+    let places = setup.path("places.mmdb");
+    let database = include_bytes!("../golden/kavach/places.mmdb");
+    std::fs::write(&places, database).unwrap();
+    let other = json!({
+        "base_url": format!("file:{}", write("url", "http://127.0.0.1:9/v1")),
+        "credentials": [format!("file:{}", write("credential", "sk-before"))],
+        "headers": {"x-tenant": format!("file:{}", write("tenant", "one"))},
+    });
+    let mut kavach = json!({"mode": "observe", "policy": write("policy.cedar", policy)});
+    kavach["drift"] = json!({"geo": true, "geo_database": places});
+    let overlay = write("prices.yaml", &price(3));
+    let setup = setup.set("prices", json!({ "overlay": overlay })).set("kavach", kavach);
+    let marg = setup.set("providers", json!({ "other": other })).start().await;
+    let reload = async || marg.ask_admin("POST", "/admin/reload", None).await.json();
+    assert_eq!(reload().await["changed"], json!([]));
+    let write = |name: &str, text: &str| std::fs::write(marg.path(name), text).unwrap();
+
+    write("prices.yaml", &price(3000));
+    assert_eq!(reload().await["changed"], json!(["prices.overlay"]));
+    write("policy.cedar", &policy.replace("all", "every"));
+    std::fs::write(marg.path("places.mmdb"), [&database[..], b"\0"].concat()).unwrap();
+    let report = reload().await;
+    assert_eq!(report["changed"], json!(["kavach.policy", "kavach.drift.geo_database"]), "{report}");
+    write("url", "http://127.0.0.1:10/v1");
+    write("credential", "sk-after");
+    write("tenant", "two");
+    let named = json!(["providers.other.base_url", "providers.other.credentials", "providers.other.headers"]);
+    assert_eq!(reload().await["changed"], named);
+    assert_eq!(reload().await["changed"], json!([]));
+
+    let provider = until("the provider is in the log", || async {
+        entries(&marg, "kind=provider&subject=other").await.into_iter().next()
+    })
+    .await;
+    let detail = &provider["entry"]["detail"]["detail"];
+    assert_eq!(detail["changed"], json!(["base_url", "credentials", "headers"]), "{provider}");
+    let prices = entries(&marg, "kind=price&subject=prices").await;
+    assert_eq!((prices.len(), &prices[0]["entry"]["verb"]), (1, &json!("update")));
+    assert!(prices[0]["entry"]["detail"]["detail"]["overlay_sha256"].is_string(), "{}", prices[0]);
+    assert_eq!(entries(&marg, "kind=policy").await.len(), 1);
+    let all = json!(entries(&marg, "").await).to_string();
+    assert!(all.contains("kavach.drift.geo_database") && all.contains(r#""changed":["prices.overlay"]"#), "{all}");
+    for secret in ["sk-after", "127.0.0.1:10", "sk-before"] {
+        assert!(!all.contains(secret) && !marg.logged().contains(secret), "{secret} is told");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_goes_over_to_the_next_key_at_its_start() {
     let upstream = Upstream::http1().await;
     let mut marg = Setup::with_default(&upstream).start().await;

@@ -109,7 +109,8 @@ async fn a_reload_believes_the_authorities_that_the_file_holds_by_then() {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
     assert_eq!(marg.chat("a stranger", &body).await.status, 502);
     std::fs::write(&authorities, include_bytes!("../tls/localhost.pem")).unwrap();
-    assert_eq!(marg.ask_admin("POST", "/admin/reload", None).await.status, 200);
+    let report = marg.ask_admin("POST", "/admin/reload", None).await.json();
+    assert_eq!(report["changed"], json!(["providers.main.ca_file"]), "{report}");
     assert_eq!(marg.chat("believed", &body).await.status, 200);
     std::fs::write(&authorities, include_bytes!("../tls/stranger.pem")).unwrap();
     assert_eq!(marg.ask_admin("POST", "/admin/reload", None).await.status, 200);

@@ -337,6 +337,52 @@ async fn credentials_take_turns_and_rest_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_call_tries_each_credential_once_however_soon_a_throttled_one_may_be_asked_again() {
+    let upstream = Upstream::http1().await;
+    let credentials = json!([format!("plain:{CREDENTIAL}good"), format!("plain:{CREDENTIAL}throttled")]);
+    let setup = Setup::new().provider("main", &upstream, json!({"credentials": credentials, "models": ["m"]}));
+    let marg = setup.set("default_provider", json!("main")).start().await;
+    upstream.script("throttled", |_, seen| match seen.header("authorization") {
+        Some(value) if value.ends_with("throttled") => Reply::error(429).header("retry-after-ms", "0"),
+        _ => answers::by_request(),
+    });
+    let body = small("m");
+    let call = async || {
+        let mut client = marg.http1().await;
+        for _ in 0..25 {
+            let answer = client.send(Call::chat("throttled", &body)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(["1", "2"].contains(&answer.header("x-marg-attempts")), "{}", answer.header("x-marg-attempts"));
+        }
+    };
+    tokio::join!(call(), call(), call(), call());
+}
+
+#[tokio::test]
+async fn an_answer_that_speaks_against_its_provider_is_counted_as_that_also_where_the_caller_gets_it() {
+    let upstream = Upstream::http1().await;
+    let marg = Setup::with_default(&upstream).start().await;
+    for (status, times) in [(200_u16, 1), (503, 2), (429, 3), (401, 4), (400, 5)] {
+        for _ in 0..times {
+            let case = status.to_string();
+            if status != 200 {
+                upstream.answer(&case, Reply::error(status));
+            }
+            let answer = marg.chat(&case, &small("m")).await;
+            assert_eq!(answer.status, status, "{}", answer.text());
+            let attempt = marg.record(&answer.id()).await["attempts"][0].clone();
+            assert_eq!((&attempt["end"], &attempt["status"]), (&json!("served"), &json!(status)), "{attempt}");
+        }
+    }
+    let metrics = marg.ask_admin("GET", "/metrics", None).await.text();
+    let count = |end: &str| {
+        let line = format!("marg_attempts_total{{end=\"{end}\",gen_ai_provider_name=\"main\"}} ");
+        metrics.lines().find_map(|found| found.strip_prefix(&line)).map(str::to_owned).unwrap_or_default()
+    };
+    assert_eq!((count("served"), count("bad_status"), count("rate_limited")), ("6".into(), "6".into(), "3".into()));
+}
+
+#[tokio::test]
 async fn a_split_draws_by_weight_and_falls_back_like_any_route() {
     let (one, two, none, last) =
         (Upstream::http1().await, Upstream::http1().await, Upstream::http1().await, Upstream::http1().await);

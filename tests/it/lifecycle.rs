@@ -225,7 +225,10 @@ async fn a_reload_names_a_secret_that_waits_for_a_restart_and_logs_its_warnings(
     config["server"]["body_idle_timeout_ms"] = json!(200_000);
     marg.rewrite(&config);
     let report = marg.ask_admin("POST", "/admin/reload", None).await.json();
-    assert_eq!((&report["changed"], &report["needs_restart"]), (&json!(["server", "keys"]), &json!(["keys.hash_key"])));
+    assert_eq!(
+        (&report["changed"], &report["needs_restart"]),
+        (&json!(["server", "keys.hash_key"]), &json!(["keys.hash_key"]))
+    );
     assert_eq!(report["warnings"][0]["path"], "server.body_idle_timeout_ms", "{report}");
     marg.logs("server.body_idle_timeout_ms: longer than server.body_timeout_ms").await;
     assert_eq!(marg.chat("kept", &chat("m")).await.status, 200, "the key's hash is still the old one");

@@ -82,11 +82,21 @@ fn country(text: &str) -> Option<[u8; 2]> {
 }
 
 /// A database of addresses in MaxMind's format, held in memory.
-pub struct Places(Reader<Vec<u8>>);
+pub struct Places {
+    reader: Reader<Vec<u8>>,
+    /// What tells its content from any other.
+    hash: blake3::Hash,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
 
 impl fmt::Debug for Places {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Places").field(&self.0.metadata().database_type).finish()
+        out.debug_tuple("Places").field(&self.reader.metadata().database_type).finish()
     }
 }
 
@@ -96,13 +106,16 @@ impl Places {
     /// # Errors
     /// A sentence, when it cannot be read or is none.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let reader = Reader::open_readfile(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self(reader))
+        let cannot = |text: String| format!("{}: {text}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
+        let hash = blake3::hash(&bytes);
+        let reader = Reader::from_source(bytes).map_err(|error| cannot(error.to_string()))?;
+        Ok(Self { reader, hash })
     }
 
     /// Where an address is, if the database knows.
     pub fn find(&self, address: IpAddr) -> Option<Place> {
-        let city: geoip2::City<'_> = self.0.lookup(address.to_canonical()).ok()?.decode().ok()??;
+        let city: geoip2::City<'_> = self.reader.lookup(address.to_canonical()).ok()?.decode().ok()??;
         let position = city.location.latitude.zip(city.location.longitude);
         Some(Place { country: country(city.country.iso_code?)?, position })
     }

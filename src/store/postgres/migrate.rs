@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     (8, "images", include_str!("../migrations/postgres/0008_images.sql")),
     (9, "key changes", include_str!("../migrations/postgres/0009_key_changes.sql")),
     (10, "protocol", include_str!("../migrations/postgres/0010_protocol.sql")),
+    (11, "clock put back", include_str!("../migrations/postgres/0011_clock_put_back.sql")),
 ];
 
 type Step = (i64, &'static str, &'static str);

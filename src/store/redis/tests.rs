@@ -89,6 +89,32 @@ async fn counters_in_redis_behave_as_every_authority_must() {
 }
 
 #[tokio::test]
+async fn what_a_clock_that_ran_ahead_wrote_counts_from_now_on() {
+    const AHEAD: &str = "for _, key in ipairs(redis.call('KEYS', '*c:*')) do \
+        redis.call('HSET', key, 'b:' .. ARGV[1], '3', 'b:' .. ARGV[2], '4', 'b:' .. (ARGV[2] + 1), '5', \
+                   'w:1-2', ARGV[2] .. '000000') end return {'OK'}";
+    let server = RedisServer::start();
+    let bench = Bench::new(vec![server.url()], RedisMode::Standalone).await;
+    let counters = bench.process().await;
+    let minute = CounterId { window: WindowId::Sliding { seconds: 60 }, ..total() };
+    let want = |need| [Want { counter: minute.clone(), cap: 13, pace: None, need, wish: need, ahead: 0 }];
+    assert_eq!(counters.acquire("1-1", &want(1)).await.unwrap().grants[0].granted, 1);
+    let now = counters.beat("1-1").await.unwrap().now.seconds();
+    let seconds = [(now - 30).to_string(), (now + 172_800).to_string()];
+    let redis = Redis::open(bench.settings.clone()).unwrap();
+    timeout(SOON, redis.connected()).await.unwrap();
+    redis.run(&Script::new(AHEAD), &seconds, SOON).await.unwrap();
+    assert_eq!(counters.beat("1-1").await.unwrap().recalled, [], "nobody waits for two days");
+    for _ in 0..2 {
+        let refused = counters.acquire("1-3", &want(1)).await.unwrap().grants[0];
+        assert_eq!((refused.granted, refused.spent, refused.leased), (0, 12, 1));
+        assert!(refused.retry_after.is_some_and(|wait| wait < Duration::from_secs(62)), "{refused:?}");
+    }
+    counters.adjust(&minute, -9).await.unwrap();
+    assert_eq!(counters.acquire("1-3", &want(1)).await.unwrap().grants[0].spent, 3);
+}
+
+#[tokio::test]
 async fn charges_are_taken_with_their_position_or_not_at_all() {
     let server = RedisServer::start();
     let bench = Bench::new(vec![server.url()], RedisMode::Standalone).await;

@@ -195,6 +195,49 @@ async fn the_functions_reckon_as_the_program_does() {
     }
 }
 
+/// What a clock that ran ahead for two days has written.
+async fn run_ahead(counters: &Counters, now: Timestamp) {
+    let write = format!(
+        "UPDATE counter SET state = (state::jsonb
+            || CASE WHEN kind = 's' AND limit_id = 'lim_1' THEN '{{\"buckets\": {{\"{0}\": 3, \"{1}\": 4, \"{2}\": 5}}}}' ELSE '{{}}' END::jsonb
+            || '{{\"wanted\": {{\"o3\": {3}}}}}'
+            || CASE WHEN limit_id = 'lim_2' THEN jsonb_build_object('flow', (state::jsonb -> 'flow') || '{{\"at\": {3}}}')
+               ELSE '{{}}' END)::text",
+        now.seconds() - 30,
+        now.seconds() + 172_800,
+        now.seconds() + 172_801,
+        now.micros() + 172_800_000_000,
+    );
+    sqlx::query(sqlx::AssertSqlSafe(write)).execute(&counters.0.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_clock_that_ran_ahead_wrote_is_reckoned_as_the_program_does() {
+    let counters = counters(&database()).await;
+    let mut twin = Twin { counters, mirror: BTreeMap::new(), dice: Dice(9), segments: 0 };
+    let now = twin.counters.beat("o1").await.unwrap().now;
+    let ids: Vec<CounterId> =
+        Twin::ids(now).into_iter().filter(|id| !matches!(id.window, WindowId::Calendar { .. })).collect();
+    for _ in 0..20 {
+        twin.acquire(&ids, "o1").await;
+    }
+    run_ahead(&twin.counters, now).await;
+    assert_eq!(twin.counters.beat("o1").await.unwrap().recalled, []);
+    let rows = sqlx::query("SELECT id, state FROM counter").fetch_all(&twin.counters.0.pool).await.unwrap();
+    twin.mirror = rows.iter().map(|row| (identify(&row.word("id").unwrap()).unwrap(), read(row).unwrap())).collect();
+    let minute = ids.iter().find(|id| id.window == WindowId::Sliding { seconds: 60 } && &*id.limit == "lim_1").unwrap();
+    let cap = 12 + twin.mirror[minute].leased();
+    let want = Want { counter: minute.clone(), cap, pace: None, need: 1, wish: 1, ahead: 0 };
+    let refused = twin.counters.acquire("o2", std::slice::from_ref(&want)).await.unwrap();
+    assert_eq!(refused.grants[0].spent, 12);
+    assert!(refused.grants[0].retry_after.is_some_and(|wait| wait < Duration::from_secs(62)), "{refused:?}");
+    twin.mirror.get_mut(minute).unwrap().acquire("o2", &want, refused.now);
+    for _ in 0..40 {
+        twin.acquire(&ids, "o2").await;
+        twin.compare().await;
+    }
+}
+
 /// Calls in all orders on the same counters, and one that deletes them meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_on_the_same_counters_never_block_each_other_for_ever() {

@@ -11,6 +11,8 @@ elseif counter.kind == 's' then
   else
     local rest = -delta
     for i = #counter.buckets, 1, -1 do
+      -- The opposite of nothing would be written as -0, which Redis takes for no number.
+      if rest <= 0 then break end
       local part = math.min(rest, counter.buckets[i][2])
       rest = rest - part
       if part == counter.buckets[i][2] then

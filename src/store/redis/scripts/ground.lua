@@ -31,13 +31,38 @@ local function window(id)
   return kind, tonumber(string.sub(word, 2)), nil
 end
 
+-- Adds a whole number given as text; at the end of the range it stays there.
+local function add(id, field, amount)
+  local done = redis.pcall('HINCRBY', key(id), field, amount)
+  if type(done) == 'table' and done.err then redis.call('HSET', key(id), field, '9223372036854775807') end
+end
+
+-- What lies in the future was written by a clock that has been put back since: it was spent now at the latest.
+local function bring_back(counter, ahead)
+  if #ahead == 0 then return end
+  local present
+  for _, bucket in ipairs(counter.buckets) do
+    if bucket[1] == second then present = bucket end
+  end
+  if not present then
+    present = {second, 0}
+    counter.buckets[#counter.buckets + 1] = present
+  end
+  for _, bucket in ipairs(ahead) do
+    redis.call('HDEL', key(counter.id), bucket[1])
+    add(counter.id, 'b:' .. text(second), bucket[2])
+    present[2] = present[2] + tonumber(bucket[2])
+    counter.spent = counter.spent + tonumber(bucket[2])
+  end
+end
+
 -- Reads a counter; what has left its window is dropped.
 local function load(id)
   local kind, from, till = window(id)
   local counter = {id = id, kind = kind, from = from, till = till, cap = 0, spent = 0, leased = 0, own = 0, leases = {},
                    buckets = {}, wanted = {}, exists = false}
   local fields = redis.call('HGETALL', key(id))
-  local stale = {}
+  local stale, ahead = {}, {}
   for i = 1, #fields, 2 do
     counter.exists = true
     local name, value = fields[i], fields[i + 1]
@@ -51,12 +76,14 @@ local function load(id)
       local at = tonumber(string.sub(name, 3))
       if kind == 's' and at < second - from then
         stale[#stale + 1] = name
+      elseif kind == 's' and at > second then
+        ahead[#ahead + 1] = {name, value}
       else
         counter.spent = counter.spent + tonumber(value)
         counter.buckets[#counter.buckets + 1] = {at, tonumber(value)}
       end
     elseif mark == 'w:' then
-      if tonumber(value) > now then
+      if tonumber(value) > now and tonumber(value) <= now + 2000000 then
         counter.wanted[#counter.wanted + 1] = string.sub(name, 3)
       else
         stale[#stale + 1] = name
@@ -68,6 +95,7 @@ local function load(id)
     end
   end
   counter.stale = stale
+  bring_back(counter, ahead)
   if counter.burst then
     local flowed = math.max(0, now - counter.at) * counter.cap / counter.period
     counter.room = math.min(counter.burst, counter.room + flowed)
@@ -109,12 +137,6 @@ local function lower_own(counter, amount)
     counter.leased = counter.leased - counter.own + left
     counter.own = left
   end
-end
-
--- Adds a whole number given as text; at the end of the range it stays there.
-local function add(id, field, amount)
-  local done = redis.pcall('HINCRBY', key(id), field, amount)
-  if type(done) == 'table' and done.err then redis.call('HSET', key(id), field, '9223372036854775807') end
 end
 
 local function set_room(counter)
