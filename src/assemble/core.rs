@@ -141,12 +141,7 @@ impl Core {
         };
         let keeper = Keeper::start(&loaded)?;
         let peers = Peers::start(&loaded, audit::origin(keeper.as_deref(), &loaded.config)?)?;
-        let entries = keeper.clone().map(|keeper| Arc::new(audit::Feed(keeper)) as Arc<dyn Consumer>);
-        let takers = Takers {
-            ledger: house.store.clone(),
-            consumers: charges.into_iter().chain(entries).collect(),
-            owner_end: Some(Arc::new(limits::Closing(authority.clone()))),
-        };
+        let takers = takers(&house, keeper.clone(), (charges, authority.clone()));
         if loaded.config.budget.authority == crate::config::AuthorityConfig::Redis {
             runtime.block_on(limits::introduce(&*authority, &journal.owner()));
         }
@@ -361,6 +356,20 @@ fn runtime() -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("cannot start the core runtime")
+}
+
+/// Who takes the journal's lines: the request log, whoever counts what limits bound, and the audit log.
+fn takers(
+    house: &House,
+    keeper: Option<Arc<Keeper>>,
+    (charges, authority): (Vec<Arc<dyn Consumer>>, Arc<dyn Authority>),
+) -> Takers {
+    let entries = keeper.map(|keeper| Arc::new(audit::Feed(keeper)) as Arc<dyn Consumer>);
+    Takers {
+        ledger: house.store.clone(),
+        consumers: charges.into_iter().chain(entries).collect(),
+        owner_end: Some(Arc::new(limits::Closing(authority))),
+    }
 }
 
 /// What the gate remembers; nothing yet.

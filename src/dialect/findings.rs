@@ -1,7 +1,7 @@
 //! What can be read off an answer: usage, model, id, end, first token, error.
 //!
-//! An ordinary delta costs three substring searches; an event is parsed only if one of them hits, or while the model, the
-//! id or the first token is still to come.
+//! An ordinary delta costs a few substring searches; an event is parsed only if one of them hits, or while the model, the
+//! id or the first token is still to come, or where more than one choice was asked for.
 
 use std::sync::LazyLock;
 
@@ -64,7 +64,8 @@ pub(super) struct Findings {
     parsed: u32,
 }
 
-/// Which choices of a stream have begun and ended, by the bits of their indexes; no more than 128 are ever asked for.
+/// Which choices of a stream, or items of a response, have begun and ended, by the bits of their indexes; no more than 128
+/// choices are ever asked for.
 #[derive(Debug, Default)]
 pub(super) struct Endings {
     /// More than one was asked for, so that each event says which it belongs to.
@@ -76,8 +77,7 @@ pub(super) struct Endings {
 impl Endings {
     fn read(&mut self, choices: Value<'_>) {
         for choice in choices.elements() {
-            let index = choice.get("index").and_then(Value::u64).unwrap_or(0);
-            let bit = u32::try_from(index).ok().and_then(|index| 1_u128.checked_shl(index)).unwrap_or(0);
+            let bit = bit(choice.get("index"));
             self.begun |= bit;
             if choice.get("finish_reason").is_some_and(|reason| reason.raw().len() > 2 && !reason.is_null()) {
                 self.ended |= bit;
@@ -85,9 +85,29 @@ impl Endings {
         }
     }
 
+    /// The text of an item ends a moment before the item does, and callers leave there.
+    ///
+    /// *Source*: <https://platform.openai.com/docs/api-reference/responses-streaming>.
+    fn read_item(&mut self, kind: &str, index: Option<Value<'_>>) {
+        let bit = bit(index);
+        match kind {
+            "response.output_item.added" => self.begun |= bit,
+            "response.output_item.done" | "response.output_text.done" => {
+                self.begun |= bit;
+                self.ended |= bit;
+            }
+            _ => {}
+        }
+    }
+
     fn are_all(&self) -> bool {
         self.ended != 0 && self.begun == self.ended
     }
+}
+
+fn bit(index: Option<Value<'_>>) -> u128 {
+    let index = index.and_then(Value::u64).unwrap_or(0);
+    u32::try_from(index).ok().and_then(|index| 1_u128.checked_shl(index)).unwrap_or(0)
 }
 
 /// The searches, made once.
@@ -97,6 +117,8 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
     error: memmem::Finder::new(b"\"error\""),
     response: memmem::Finder::new(b"\"response\""),
     drawn: memmem::Finder::new(b"image_generation_call.completed"),
+    added: memmem::Finder::new(b".added\""),
+    done: memmem::Finder::new(b".done\""),
 });
 
 struct Finders {
@@ -105,6 +127,8 @@ struct Finders {
     error: memmem::Finder<'static>,
     response: memmem::Finder<'static>,
     drawn: memmem::Finder<'static>,
+    added: memmem::Finder<'static>,
+    done: memmem::Finder<'static>,
 }
 
 impl Findings {
@@ -154,6 +178,8 @@ impl Findings {
             || memchr::memchr(b'{', event).is_none()
             || (self.speaks_responses()
                 && (has_value(&finders.response, event) || finders.drawn.find(event).is_some()))
+            || (self.operation == Operation::Responses
+                && (finders.added.find(event).is_some() || finders.done.find(event).is_some()))
     }
 
     fn speaks_responses(&self) -> bool {
@@ -181,6 +207,9 @@ impl Findings {
             self.keep_error(Value::whole(&data));
         }
         parts.choices.into_iter().for_each(|choices| self.endings.read(choices));
+        if self.operation == Operation::Responses {
+            self.endings.read_item(&kind, parts.output_index);
+        }
         let no_choice = parts.choices.is_none_or(|choices| choices.elements().next().is_none());
         Meaning {
             last: matches!(&*kind, "response.completed" | "response.failed" | "response.incomplete"),
@@ -299,7 +328,7 @@ impl Findings {
         Missing { output: missing.output || (self.stale && self.operation.writes()), ..missing }
     }
 
-    /// Whether every choice has ended, and no report counts all that was written.
+    /// Whether every choice has ended, or every item of a response, and no report counts all that was written.
     pub(super) fn awaits_usage(&self) -> bool {
         self.endings.are_all() && (self.report.is_none() || self.stale)
     }
@@ -409,6 +438,7 @@ struct Parts<'a> {
     service_tier: Option<Value<'a>>,
     data: Option<Value<'a>>,
     output: Option<Value<'a>>,
+    output_index: Option<Value<'a>>,
     size: Option<Value<'a>>,
     quality: Option<Value<'a>>,
 }
@@ -432,6 +462,7 @@ impl<'a> Parts<'a> {
                 b"service_tier" => &mut parts.service_tier,
                 b"data" => &mut parts.data,
                 b"output" => &mut parts.output,
+                b"output_index" => &mut parts.output_index,
                 b"size" => &mut parts.size,
                 b"quality" => &mut parts.quality,
                 _ => continue,

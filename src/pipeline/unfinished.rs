@@ -221,17 +221,15 @@ impl Exchange {
 
     /// What the answer costs, by the price of the time when it was asked for.
     fn bill_unfinished(&self, charged: &Charged, count: &Count) -> Option<Cost> {
-        let cost = |model: &str| {
-            let query = PriceQuery {
-                provider_name: &charged.provider.name,
-                price_provider: charged.provider.settings.price_provider.as_deref(),
-                model,
-                at: charged.at,
-                tier: count.tier,
-            };
-            self.live.catalog.bill(&query, Some(&count.usage), count.images.as_ref())
+        let query = PriceQuery {
+            provider_name: &charged.provider.name,
+            price_provider: charged.provider.settings.price_provider.as_deref(),
+            model: &charged.asked,
+            served: count.served.as_deref(),
+            at: charged.at,
+            tier: count.tier,
         };
-        count.served.as_deref().and_then(cost).or_else(|| cost(&charged.asked))
+        self.live.catalog.bill(&query, Some(&count.usage), count.images.as_ref())
     }
 }
 

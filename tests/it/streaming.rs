@@ -109,8 +109,8 @@ async fn listening(upstream: &Upstream) -> (Marg, [Client; 2]) {
 }
 
 /// Opens a stream, reads the pieces, and leaves.
-async fn leave_after(mut client: Client, case: &str, body: &Value, feed: &Feed, pieces: &[Bytes]) -> String {
-    let opening = client.open(Call::chat(case, body));
+async fn leave_after(mut client: Client, call: Call, feed: &Feed, pieces: &[Bytes]) -> String {
+    let opening = client.open(call);
     let (mut answer, ()) = tokio::join!(opening, feed.send(pieces[0].clone()));
     answer.read_until(&pieces[0]).await;
     for piece in &pieces[1..] {
@@ -130,7 +130,7 @@ async fn a_caller_that_leaves_at_the_end_of_the_text_pays_what_the_provider_repo
             let (reply, feed) = Reply::fed();
             upstream.answer(&case, reply);
             let pieces = [answers::text("m", "Hi"), answers::chunk("m", &json!({}), Some("stop"))];
-            let id = leave_after(client, &case, &streamed(), &feed, &pieces).await;
+            let id = leave_after(client, Call::chat(&case, &streamed()), &feed, &pieces).await;
             // What was thought in secret is known to the provider alone, and it tells only now.
             marg.logs(HEARS_OUT).await;
             feed.send(answers::usage_chunk("m", answers::usage(9, 2010))).await;
@@ -143,13 +143,36 @@ async fn a_caller_that_leaves_at_the_end_of_the_text_pays_what_the_provider_repo
 }
 
 #[tokio::test]
+async fn a_caller_that_leaves_at_the_end_of_a_responses_text_pays_what_the_provider_reports() {
+    let upstream = Upstream::http1().await;
+    let (marg, [client, _]) = listening(&upstream).await;
+    let (reply, feed) = Reply::fed();
+    upstream.answer("responses", reply);
+    let event = |event: Value| Bytes::from(format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()));
+    let pieces = [
+        event(json!({"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}})),
+        event(json!({"type": "response.output_text.delta", "output_index": 0, "delta": "Hi"})),
+        event(json!({"type": "response.output_text.done", "output_index": 0, "text": "Hi"})),
+    ];
+    let ask = json!({"model": "m", "input": "Say hello.", "stream": true}).to_string();
+    let id = leave_after(client, Call::post("/v1/responses", "responses", ask), &feed, &pieces).await;
+    marg.logs(HEARS_OUT).await;
+    let usage = json!({"input_tokens": 9, "output_tokens": 2010, "total_tokens": 2019});
+    let response = json!({"id": "resp_it", "model": "m", "status": "completed", "usage": usage});
+    feed.send(event(json!({"type": "response.completed", "response": response}))).await;
+    let record = marg.record(&id).await;
+    assert_eq!((&record["outcome"], &record["usage_source"]), (&json!("client_gone"), &json!("reported")), "{record}");
+    assert_eq!(record["usage"]["output"], 2010, "{record}");
+}
+
+#[tokio::test]
 async fn a_provider_that_says_no_more_is_not_heard_out_for_long() {
     let upstream = Upstream::http1().await;
     let (marg, [client, _]) = listening(&upstream).await;
     let (reply, feed) = Reply::fed();
     upstream.answer("silent", reply);
     let pieces = [answers::text("m", "One two three four"), answers::chunk("m", &json!({}), Some("stop"))];
-    let id = leave_after(client, "silent", &streamed(), &feed, &pieces).await;
+    let id = leave_after(client, Call::chat("silent", &streamed()), &feed, &pieces).await;
     marg.logs(HEARS_OUT).await;
     within(Duration::from_secs(10), "the provider's connection is closed", feed.abandoned()).await;
     let record = marg.record_when(&id, |record| record["usage"].is_object()).await;
@@ -167,7 +190,7 @@ async fn a_caller_that_leaves_before_every_answer_has_ended_stops_the_provider()
     let pieces = [second.into(), answers::text("m", "A"), answers::chunk("m", &json!({}), Some("stop"))];
     let mut body = streamed();
     body["n"] = json!(2);
-    let id = leave_after(client, "two", &body, &feed, &pieces).await;
+    let id = leave_after(client, Call::chat("two", &body), &feed, &pieces).await;
     within(Duration::from_secs(1), "the provider's connection is closed", feed.abandoned()).await;
     let record = marg.record_when(&id, |record| record["usage"].is_object()).await;
     assert_eq!((&record["outcome"], &record["usage_source"]), (&json!("client_gone"), &json!("estimated")), "{record}");

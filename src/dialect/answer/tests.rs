@@ -213,6 +213,18 @@ fn usage_is_awaited_from_the_end_of_every_choice_until_it_is_told() {
     // Answers may come one behind the other.
     assert!(awaits(true, &[WORD, STOP]));
     assert!(!awaits(true, &[WORD, STOP, &other_word]));
+    let responds = |kinds: &[(&str, u8)]| {
+        let mut reader = AnswerReader::new(Operation::Responses, true, false);
+        for (kind, index) in kinds {
+            let event = format!("data: {{\"type\":\"response.{kind}\",\"output_index\":{index},\"delta\":\"x\"}}\n\n");
+            reader.push(Bytes::from(event), false);
+        }
+        reader.awaits_usage()
+    };
+    let opening =
+        [("output_item.added", 0), ("output_item.done", 0), ("output_item.added", 1), ("output_text.delta", 1)];
+    assert!(responds(&opening[..2]) && !responds(&opening[..3]) && !responds(&opening));
+    assert!(responds(&[&opening[..], &[("output_text.done", 1)]].concat()));
     let mut plain = AnswerReader::new(Operation::Chat, false, true);
     plain.push(Bytes::from_static(b"{\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}"), true);
     assert!(!plain.awaits_usage());
