@@ -77,7 +77,8 @@ pub(super) struct Endings {
 impl Endings {
     fn read(&mut self, choices: Value<'_>) {
         for choice in choices.elements() {
-            let bit = bit(choice.get("index"));
+            // A lone one is itself, whatever number it has.
+            let bit = if self.several { bit(choice.get("index")) } else { 1 };
             self.begun |= bit;
             if choice.get("finish_reason").is_some_and(|reason| reason.raw().len() > 2 && !reason.is_null()) {
                 self.ended |= bit;

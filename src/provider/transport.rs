@@ -34,9 +34,9 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 /// The most calls that share a connection over HTTP/2.
 const H2_STREAMS: u32 = 100;
 
-/// How much of one answer a provider may send over HTTP/2 before Marg has taken it: 5 MB/s to a provider 100 ms away, and the most
+/// How much of one answer a provider may send over HTTP/2 before Marg has taken it: a good megabyte a second from a provider 100 ms away, and the most
 /// that a caller which does not read can pile up here.
-const H2_STREAM_WINDOW: u32 = 512 * 1024;
+const H2_STREAM_WINDOW: u32 = 128 * 1024;
 
 /// The same for all answers of a connection. With less than its streams' windows together, callers that do not read would use it up
 /// and hold up those that do (RFC 9113 section 5.2.1).

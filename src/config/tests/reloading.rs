@@ -110,7 +110,7 @@ fn a_reload_reports_exactly_the_keys_that_need_a_restart() {
                 (urls.to_owned(), format!("{urls}budget: {{authority: redis}}"))
             }
             "default_provider" => (A.to_owned(), format!("{A}default_provider: a")),
-            _ => (String::new(), with(path, value)),
+            _ => ("{}".to_owned(), with(path, value)),
         };
         let (old, new) = (parse(&old), parse(&new));
         assert_ne!(old, new, "{path}");

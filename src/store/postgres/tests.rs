@@ -110,7 +110,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, lost: Arc<Atom
 #[tokio::test]
 async fn a_close_does_not_wait_for_a_server_that_is_gone_without_a_word() {
     let (address, lost) = by_a_way_that_may_be_lost(&database()).await;
-    let (store, _) = open(&Address { call_timeout: Duration::from_millis(200), ..address }).await.unwrap();
+    let (store, _) = open(&Address { call_timeout: Duration::from_secs(3), ..address }).await.unwrap();
     lost.store(true, Ordering::SeqCst);
     assert!(matches!(store.generation().await, Err(StoreError::Away(_))));
     let closed = tokio::time::timeout(Duration::from_secs(60), store.close()).await;
