@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
+use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::listening::Service;
@@ -76,6 +77,9 @@ fn data_plane(core: &Arc<Core>, (config, share): (&Config, Share), listener: Lis
     options.h2c = config.server.h2c;
     options.h2_idle_timeout = Some(std::time::Duration::from_millis(config.server.keepalive_ms));
     proxy.server_options = Some(options);
+    let mut http2 = default_h2_options();
+    http2.max_header_list_size(largest_head(config.server.max_header_bytes));
+    proxy.h2_options = Some(http2);
     proxy.handle_init_modules();
     let limits = Limits {
         connections: share.callers,
@@ -85,6 +89,12 @@ fn data_plane(core: &Arc<Core>, (config, share): (&Config, Share), listener: Lis
     let mut service = Service::new("data plane".to_owned(), Door::new(proxy, limits));
     service.add_listener(listener);
     service
+}
+
+/// The largest head that is read over HTTP/2, where each field counts for 32 bytes more than it has (RFC 9113 section 6.5.2). What is
+/// larger than `server.max_header_bytes` and fits is refused in Marg's words, what does not fit with a bare 431.
+fn largest_head(max_header_bytes: usize) -> u32 {
+    u32::try_from(max_header_bytes.saturating_mul(2)).unwrap_or(u32::MAX)
 }
 
 /// Where the data plane listens. Pingora would give each connection a read buffer of 64 KiB, most of what an idle one takes;

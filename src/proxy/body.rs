@@ -100,7 +100,8 @@ pub async fn read(session: &mut Session, exchange: &Exchange) -> Result<Read> {
             session.enable_retry_buffering();
             keeping = true;
         }
-        let Some(chunk) = next_chunk(session, started, deadline).await? else { break };
+        let patience = deadline.saturating_sub(started.elapsed()).min(settings.body_idle_timeout);
+        let Some(chunk) = next_chunk(session, patience).await? else { break };
         if read + chunk.len() > limit {
             return Err(too_large(limit));
         }
@@ -155,21 +156,24 @@ pub async fn linger(session: &mut Session) {
         // It was not told to send anything.
         return;
     }
-    session.set_read_timeout(Some(LINGERING_IDLE));
-    let drop_all = async { while let Ok(Some(_)) = session.as_mut().read_request_body().await {} };
+    let next = async |session: &mut Session| {
+        let read = session.as_mut().read_request_body();
+        matches!(tokio::time::timeout(LINGERING_IDLE, read).await, Ok(Ok(Some(_))))
+    };
+    let drop_all = async { while next(session).await {} };
     // A caller that sends for longer is cut off.
     drop(tokio::time::timeout(LINGERING, drop_all).await);
 }
 
-async fn next_chunk(session: &mut Session, started: Tick, deadline: Duration) -> Result<Option<Bytes>> {
-    let left = deadline.saturating_sub(started.elapsed());
+/// The next piece, or `None` at the end; `patience` is how long it may take. Pingora's own time-outs hold for HTTP/1 only.
+async fn next_chunk(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
     let late = || {
         Error::new(
             Kind::RequestTimeout,
             "The request's body took too long to arrive (server.body_timeout_ms, server.body_idle_timeout_ms).",
         )
     };
-    match tokio::time::timeout(left, session.as_mut().read_request_body()).await {
+    match tokio::time::timeout(patience, session.as_mut().read_request_body()).await {
         Err(_) => Err(late()),
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) if matches!(error.etype(), pingora_error::ErrorType::ReadTimedout) => Err(late().because(error)),

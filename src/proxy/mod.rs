@@ -382,8 +382,8 @@ impl ProxyHttp for Front {
         let outgoing = &mut context.exchange.outgoing;
         *body = match &context.pieces {
             Some(pieces) => pieces.next(outgoing, end),
-            None if end => Some(std::mem::take(outgoing)).filter(|whole| !whole.is_empty()),
-            None => None,
+            // At the first call, which may not be the last: behind trailers (RFC 9113 section 8.1) the end comes by itself.
+            None => Some(std::mem::take(outgoing)).filter(|whole| !whole.is_empty()),
         };
         Ok(())
     }

@@ -125,7 +125,41 @@ async fn a_caller_of_http_1_0_gets_a_body_without_chunks() {
 }
 
 #[tokio::test]
-async fn a_caller_that_has_finished_writing_still_gets_its_answer() {
+async fn a_body_with_trailers_reaches_the_provider_whole() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        for (case, call) in [
+            ("announced", Call::chat("announced", &chat()).with_trailers()),
+            ("unannounced", Call::chat("unannounced", &chat()).without_length().with_trailers()),
+        ] {
+            assert_eq!(marg.http2().await.send(call).await.status, 200, "HTTP/2 {http2} {case}");
+            let seen = &upstream.seen(case)[0];
+            assert!(seen.whole && serde_json::from_slice::<Value>(&seen.body).unwrap() == chat(), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stops_over_http2_is_not_waited_for() {
+    let upstream = Upstream::http1().await;
+    let server = json!({"body_idle_timeout_ms": 300, "body_timeout_ms": 600_000});
+    let marg = Setup::with_default(&upstream).set("server", server).start().await;
+    let call = Call::chat("stalled", &chat()).without_length().without_end();
+    marg.http2().await.send(call).await.assert_error(408, "request_timeout");
+}
+
+#[tokio::test]
+async fn a_large_head_over_http2_is_taken_as_the_operator_says() {
+    let upstream = Upstream::http1().await;
+    let with = |bytes: usize| Call::chat("head", &chat()).header("x-filler", &"x".repeat(bytes));
+    let marg = Setup::with_default(&upstream).set("server", json!({"max_header_bytes": 262_144})).start().await;
+    assert_eq!(marg.http2().await.send(with(100_000)).await.status, 200);
+    let marg = Setup::with_default(&upstream).start().await;
+    marg.http2().await.send(with(100_000)).await.assert_error(413, "request_too_large");
+}
+
+#[tokio::test]
+async fn a_caller_that_asks_for_the_end_of_the_connection_gets_its_answer_first() {
     let (_upstream, marg) = gateway(false).await;
     let body = chat().to_string();
     let mut caller = Raw::connect(marg.address).await;

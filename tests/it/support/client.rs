@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
@@ -44,6 +44,15 @@ pub struct Call {
     body: Bytes,
     announces_length: bool,
     sends_key: bool,
+    end: End,
+}
+
+/// What comes behind the bytes of a body.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Nothing,
+    Trailers,
+    Silence,
 }
 
 impl Call {
@@ -56,6 +65,7 @@ impl Call {
             body: Bytes::new(),
             announces_length: true,
             sends_key: true,
+            end: End::Nothing,
         }
     }
 
@@ -87,6 +97,18 @@ impl Call {
         self
     }
 
+    /// Sends a trailer behind the body.
+    pub fn with_trailers(mut self) -> Self {
+        self.end = End::Trailers;
+        self
+    }
+
+    /// Sends the body and never ends it.
+    pub fn without_end(mut self) -> Self {
+        self.end = End::Silence;
+        self
+    }
+
     /// Sends no key of its own.
     pub fn without_key(mut self) -> Self {
         self.sends_key = false;
@@ -105,10 +127,16 @@ impl Call {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let body = if self.announces_length {
-            Full::new(self.body).boxed()
-        } else {
-            Unannounced(self.body.chunks(PIECE).map(|piece| self.body.slice_ref(piece)).collect()).boxed()
+        let trailers =
+            || HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("7"))]);
+        let body = match (self.announces_length, self.end) {
+            (true, End::Nothing) => Full::new(self.body).boxed(),
+            (true, End::Trailers) => Full::new(self.body).with_trailers(async move { Some(Ok(trailers())) }).boxed(),
+            (_, end) => {
+                let pieces = self.body.chunks(PIECE).map(|piece| Frame::data(self.body.slice_ref(piece)));
+                let last = (end == End::Trailers).then(|| Frame::trailers(trailers()));
+                Unannounced { pieces: pieces.chain(last).collect(), ends: end != End::Silence }.boxed()
+            }
         };
         request.body(body).unwrap()
     }
@@ -312,13 +340,19 @@ pub fn assert_openai_error(body: &Value) -> String {
 }
 
 /// A body that does not say how long it is.
-struct Unannounced(VecDeque<Bytes>);
+struct Unannounced {
+    pieces: VecDeque<Frame<Bytes>>,
+    ends: bool,
+}
 
 impl hyper::body::Body for Unannounced {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        match self.pieces.pop_front() {
+            None if !self.ends => Poll::Pending,
+            piece => Poll::Ready(piece.map(Ok)),
+        }
     }
 }
