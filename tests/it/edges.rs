@@ -17,7 +17,8 @@ use crate::support::{PATIENCE, until};
 async fn gateway(http2: bool) -> (Upstream, Marg) {
     let upstream = if http2 { Upstream::http2().await } else { Upstream::http1().await };
     let http = json!({"http": if http2 { "2" } else { "1.1" }});
-    let marg = Setup::new().provider("main", &upstream, http).set("default_provider", json!("main")).start().await;
+    let setup = Setup::new().provider("main", &upstream, http).set("default_provider", json!("main"));
+    let marg = setup.set("server", json!({"h2c": true})).start().await;
     (upstream, marg)
 }
 
@@ -142,7 +143,7 @@ async fn a_body_with_trailers_reaches_the_provider_whole() {
 #[tokio::test]
 async fn a_body_that_stops_over_http2_is_not_waited_for() {
     let upstream = Upstream::http1().await;
-    let server = json!({"body_idle_timeout_ms": 300, "body_timeout_ms": 600_000});
+    let server = json!({"h2c": true, "body_idle_timeout_ms": 300, "body_timeout_ms": 600_000});
     let marg = Setup::with_default(&upstream).set("server", server).start().await;
     let call = Call::chat("stalled", &chat()).without_length().without_end();
     marg.http2().await.send(call).await.assert_error(408, "request_timeout");
@@ -152,9 +153,10 @@ async fn a_body_that_stops_over_http2_is_not_waited_for() {
 async fn a_large_head_over_http2_is_taken_as_the_operator_says() {
     let upstream = Upstream::http1().await;
     let with = |bytes: usize| Call::chat("head", &chat()).header("x-filler", &"x".repeat(bytes));
-    let marg = Setup::with_default(&upstream).set("server", json!({"max_header_bytes": 262_144})).start().await;
+    let server = json!({"h2c": true, "max_header_bytes": 262_144});
+    let marg = Setup::with_default(&upstream).set("server", server).start().await;
     assert_eq!(marg.http2().await.send(with(100_000)).await.status, 200);
-    let marg = Setup::with_default(&upstream).start().await;
+    let marg = Setup::with_default(&upstream).set("server", json!({"h2c": true})).start().await;
     marg.http2().await.send(with(100_000)).await.assert_error(413, "request_too_large");
 }
 
