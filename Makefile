@@ -40,6 +40,7 @@ test-sdk: test-env ## Run only the SDK suites and the check of the admin API, ag
 lint: need-build $(DENY) ## Check format, lints, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo fetch --locked
 	$(DENY) --offline --locked --all-features check --hide-inclusion-graph bans licenses sources
 	@tools/advisories "$(DENY)"
 

@@ -2,9 +2,10 @@
 //!
 //! A session belongs to its key: the same name under two keys is two sessions. A caller that says nothing has one session
 //! for each key, which ends at a pause of `idle_ms`. Memory is bounded: at most 1,000 sessions for each key and
-//! `max_sessions` in all; those that were idle longest make room, those that an operator ended go last
-//! (`a_flood_of_sessions_does_not_reopen_one_that_was_ended`). What is counted here is shared with other processes, and kept, by
-//! `memory`: a session's figures are what all together had counted when this process last wrote, and what it counted since.
+//! `max_sessions` in all; those that were idle longest make room, first those of a key that has more than its share
+//! (`a_flood_of_sessions_of_one_key_leaves_those_of_others_alone`), and those that an operator ended go last
+//! (`a_flood_of_sessions_does_not_reopen_one_that_was_ended`). What is counted here is shared with other processes, and kept,
+//! by `memory`: a session's figures are what all together had counted when this process last wrote, and what it counted since.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -502,15 +503,19 @@ impl Shard {
         if self.count < most {
             return;
         }
-        let open = |entry: &Entry| entry.ended_until.is_some_and(|until| until > now);
-        let mut ages: Vec<(bool, Timestamp)> =
-            self.keys.values().flat_map(|own| own.values().map(|entry| (open(entry), entry.seen_at))).collect();
+        let age = |entry: &Entry| (entry.ended_until.is_some_and(|until| until > now), entry.seen_at);
+        // A key that has more than its share makes room among its own, so that its flood drives out nobody else's.
+        let is_flood = self.keys.get(key).is_some_and(|own| own.len() * self.keys.len() > self.count);
+        let gives = |of: &Arc<str>| !is_flood || of == key;
+        let giving = self.keys.iter().filter(|(of, _)| gives(of));
+        let mut ages: Vec<_> = giving.flat_map(|(_, own)| own.values().map(age)).collect();
         ages.sort_unstable();
         let cut = ages.get(ages.len() / 16).copied().unwrap_or_default();
-        for own in self.keys.values_mut() {
+        for (of, own) in &mut self.keys {
             own.retain(|_, entry| {
-                let stale = !open(entry) && entry.seen_at.plus(idle) < now;
-                !stale && (open(entry), entry.seen_at) > cut
+                let (is_ended, seen_at) = age(entry);
+                let is_stale = !is_ended && seen_at.plus(idle) < now;
+                !is_stale && (!gives(of) || (is_ended, seen_at) > cut)
             });
         }
         self.keys.retain(|_, own| !own.is_empty());
