@@ -123,6 +123,7 @@ struct Inner {
     text: Cow<'static, str>,
     param: Option<Cow<'static, str>>,
     retry_after_seconds: Option<u64>,
+    lasts: bool,
     limit: Option<String>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -139,6 +140,7 @@ impl Error {
             text: text.into(),
             param: None,
             retry_after_seconds: None,
+            lasts: false,
             limit: None,
             cause: None,
         }))
@@ -155,6 +157,13 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Says that trying again helps nobody until an operator does something.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.0.lasts = true;
         self
     }
 
@@ -185,6 +194,11 @@ impl Error {
     /// The request field at fault, if one is.
     pub fn field(&self) -> Option<&str> {
         self.0.param.as_deref()
+    }
+
+    /// Whether it stays until an operator does something.
+    pub fn lasts(&self) -> bool {
+        self.0.lasts
     }
 
     /// How the limit that refused stands, as a JSON object.

@@ -1,8 +1,8 @@
 //! The admin side as a Pingora service: every connection is handed to hyper with the router behind it.
 //!
 //! Bounds: [`CONNECTIONS`] connections at one time (more are closed at once), [`HEADER_TIMEOUT`] for a head to arrive (it
-//! also closes idle connections), [`HEAD_BYTES`] for its size. HTTP/1.1 only: without TLS, telling HTTP/2 apart would mean to
-//! wait for bytes without a limit. At shutdown idle connections close, running requests finish, live streams end.
+//! also closes idle and silent connections), [`HEAD_BYTES`] for its size, [`WRITE_TIMEOUT`] for a reader to take something.
+//! HTTP/1.1 only: without TLS, telling HTTP/2 apart would mean to wait for bytes without a limit. At shutdown idle connections close, running requests finish, live streams end.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ pub const CONNECTIONS: usize = 256;
 
 /// The time for a request head, and the time that an idle connection is kept.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a reader may take nothing of an answer.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest request head.
 pub const HEAD_BYTES: usize = 64 * 1024;
@@ -158,6 +161,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_never_says_anything_is_closed() {
+        let (_house, mut client, _stop, task) = connect().await;
+        tokio::time::pause();
+        task.await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_who_takes_nothing_is_given_up() {
+        let house = House::new().await;
+        let app = Arc::new(AdminApp::new(house.state.clone()));
+        let (mut client, server) = tokio::io::duplex(1024);
+        let (_stop, stopped) = watch::channel(false);
+        let task = crate::telemetry::task::spawn("connection", async move {
+            assert!(app.process_new(Box::new(server), &stopped).await.is_none());
+        });
+        client.write_all(b"GET /admin/openapi.json HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.read_u8().await.unwrap();
+        tokio::time::pause();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_head_beyond_its_limit_is_refused() {
         let (_house, mut client, _stop, task) = connect().await;
         let head = format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(2 * HEAD_BYTES));
@@ -219,7 +245,7 @@ mod tests {
         let head = format!("GET /admin/requests/tail HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();
         let mut text = Vec::new();
-        while !text.ends_with(b"retry: 2000\n\n\r\n") {
+        while !text.ends_with(b"retry: 2000\nid: 0.0\n\n\r\n") {
             text.push(client.read_u8().await.unwrap());
         }
         stop.send_replace(true);

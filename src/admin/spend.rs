@@ -12,6 +12,7 @@ use crate::admin::time::Time;
 use crate::error::Error;
 use crate::ledger::query::{Filter, Group, Spender, Summary};
 use crate::unit::clock::Timestamp;
+use crate::unit::money::NanoUsd;
 
 /// The period that is meant when the request does not say: 24 hours.
 const PERIOD: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -40,10 +41,12 @@ pub struct Sums {
     pub input_tokens: u64,
     /// Output tokens of every class, where known.
     pub output_tokens: u64,
-    /// The cost in dollars, as decimal text, where known.
-    pub cost_usd: String,
-    /// The cost in nano-dollars, where known.
-    pub cost_nano_usd: i64,
+    /// The cost in dollars, as decimal text, of those where it is known; null where exchanges were served and of none it is known.
+    pub cost_usd: Option<String>,
+    /// The same in nano-dollars.
+    pub cost_nano_usd: Option<i64>,
+    /// Exchanges that a provider served at a cost that is not known: those are not in the cost.
+    pub unpriced: u64,
 }
 
 impl From<&Summary> for Sums {
@@ -53,8 +56,9 @@ impl From<&Summary> for Sums {
             errors: sums.errors,
             input_tokens: sums.input_tokens,
             output_tokens: sums.output_tokens,
-            cost_usd: sums.cost.to_string(),
-            cost_nano_usd: sums.cost.nanos(),
+            cost_usd: sums.known_cost().map(|cost| cost.to_string()),
+            cost_nano_usd: sums.known_cost().map(NanoUsd::nanos),
+            unpriced: sums.unpriced,
         }
     }
 }

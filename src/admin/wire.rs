@@ -5,15 +5,17 @@
 //! that hyper finds it broken. And what hyper refuses by itself – a head that is too large or broken – gets the one error shape
 //! in place of hyper's empty body.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use crate::admin::respond::{ErrorAnswer, ErrorBody, FIXED_HEADERS};
-use crate::admin::service::HEAD_BYTES;
+use crate::admin::service::{HEAD_BYTES, HEADER_TIMEOUT, WRITE_TIMEOUT};
 use crate::error::Kind;
 
 /// As much of a line of a head as is kept: the names that matter, and a length.
@@ -31,12 +33,35 @@ pub struct Wire<S> {
     is_between: bool,
     /// What is written in place of an answer of hyper's own, and not written yet.
     answer: Vec<u8>,
+    /// Until the first byte: hyper's own time begins with that.
+    silent: Option<Pin<Box<Sleep>>>,
+    /// While the reader takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Wire<S> {
     /// A connection on which nothing was read.
     pub fn new(stream: S) -> Self {
-        Self { stream, heads: Heads::default(), has_two_lengths: false, is_between: true, answer: Vec::new() }
+        Self {
+            stream,
+            heads: Heads::default(),
+            has_two_lengths: false,
+            is_between: true,
+            answer: Vec::new(),
+            silent: Some(Box::pin(sleep(HEADER_TIMEOUT))),
+            stalled: None,
+        }
+    }
+}
+
+/// Gives a wait up that its clock has ended.
+fn in_time<T>(polled: Poll<T>, clock: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    if let Poll::Ready(done) = polled {
+        return Poll::Ready(Ok(done));
+    }
+    match clock.as_mut().map(|clock| clock.as_mut().poll(context)) {
+        Some(Poll::Ready(())) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        _ => Poll::Pending,
     }
 }
 
@@ -57,7 +82,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = bytes.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, bytes))?;
+        let polled = Pin::new(&mut this.stream).poll_read(context, bytes);
+        ready!(in_time(polled, &mut this.silent, context))??;
+        this.silent = None;
         let new = bytes.filled_mut().get_mut(before..).unwrap_or_default();
         if let Some(last) = this.heads.look(new).and_then(|end| new.get_mut(end)) {
             *last = 0;
@@ -75,7 +102,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             this.answer = answer;
             return Poll::Ready(Ok(bytes.len()));
         }
-        let taken = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+        let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
+        if polled.is_pending() && this.stalled.is_none() {
+            this.stalled = Some(Box::pin(sleep(WRITE_TIMEOUT)));
+        }
+        let taken = ready!(in_time(polled, &mut this.stalled, context))??;
+        this.stalled = None;
         this.is_between = taken == bytes.len();
         Poll::Ready(Ok(taken))
     }

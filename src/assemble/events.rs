@@ -13,6 +13,8 @@ use crate::audit::texts::Texts;
 use crate::config::{AuditMode, Config};
 use crate::ledger::{Journal, Line};
 use crate::pipeline::Gateway;
+use crate::route::config::RouteConfig;
+use crate::route::name_of;
 use crate::unit::event;
 
 /// Writes something that the gateway did to the journal, from where it goes to the log.
@@ -74,9 +76,7 @@ type Part = (&'static str, String, &'static str, serde_json::Value);
 /// Which providers, routes, limits and prices came, went or changed, in the file or behind its references.
 fn parts(before: &Config, after: &Config, changes: &Changes) -> Vec<Part> {
     let providers = |config: &Config| config.providers.clone();
-    let named = |(place, route): (usize, &crate::route::config::RouteConfig)| {
-        (route.name.clone().unwrap_or_else(|| format!("route-{}", place + 1)), route.clone())
-    };
+    let named = |(place, route): (usize, &RouteConfig)| (name_of(route, place), route.clone());
     let routes = |config: &Config| config.routes.iter().enumerate().map(named).collect();
     let limits = |config: &Config| config.limits.iter().map(|limit| (limit.id.to_string(), limit.clone())).collect();
     let mut parts = Vec::new();

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -275,7 +275,7 @@ fn write(audit: &Path, number: u64, rows: &[u8]) -> io::Result<()> {
     let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(&path))?;
             open()?
         }
         opened => opened?,

@@ -283,7 +283,7 @@ pub fn contradictions(limits: &[Limit]) -> Vec<Contradiction> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::limit;
+    use super::super::bench::limit;
     use super::*;
 
     fn faulty(field: &str, change: impl Fn(&mut Limit)) {

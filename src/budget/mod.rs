@@ -17,6 +17,8 @@
 
 mod account;
 pub mod authority;
+#[cfg(test)]
+mod bench;
 pub mod check;
 #[cfg(test)]
 pub(crate) mod conformance;

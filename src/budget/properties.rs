@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::authority::Authority;
+use super::bench::{Bench, START, amounts, key, limit, payer};
 use super::limit::{Limit, Scope, Unit, Window};
-use super::tests::{Bench, START, amounts, key, limit, payer};
 use super::{Budget, Reservation};
 use crate::unit::charge::{Charge, WindowId};
 use std::sync::Arc;

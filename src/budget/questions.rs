@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::bench::{Bench, amounts, key, limit, payer, refused};
 use super::limit::{Limit, Scope, Unit, Window};
 use super::memory::Memory;
-use super::tests::{Bench, amounts, key, limit, payer, refused};
 use super::*;
 use crate::key::Key;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::bench::{amounts, key, limit, payer};
 use super::limit::{Limit, Scope, Unit, Window};
 use super::memory::Memory;
-use super::tests::{amounts, key, limit, payer};
 use super::{Budget, BudgetSettings, Refusal};
 
 /// Processes on one authority, with their background.

@@ -143,8 +143,8 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::super::Refusal;
+    use super::super::bench::{Bench, key, limit, payer};
     use super::super::limit::{Unit, Window};
-    use super::super::tests::{Bench, key, limit, payer};
     use super::*;
 
     fn named(id: &str, scope: Scope, subject: Option<&str>) -> Limit {

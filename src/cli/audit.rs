@@ -100,14 +100,14 @@ pub async fn run(command: Audit, common: &Common) -> Result {
         Audit::Verify(command) => verify(&command, format),
         Audit::Proof(command) => proof::run(&command),
         Audit::Receipt(wanted) => find::receipt(&wanted),
-        Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?).await,
+        Audit::Search(search) if common.server.is_some() => remote::search(&search, &common.door()?, format).await,
         Audit::Export(matching) if common.server.is_some() => remote::export(&matching, &common.door()?).await,
         Audit::Tail(matching) if common.server.is_some() => {
-            until_interrupted(remote::tail(&matching, &common.door()?)).await
+            until_interrupted(remote::tail(&matching, &common.door()?, format)).await
         }
-        Audit::Search(search) => find::search(&search),
+        Audit::Search(search) => find::search(&search, format),
         Audit::Export(matching) => find::export(&matching),
-        Audit::Tail(matching) => until_interrupted(find::tail(&matching)).await,
+        Audit::Tail(matching) => until_interrupted(find::tail(&matching, format)).await,
         Audit::Prune(prune) => keep::prune(&prune),
         Audit::Erase(erase) => keep::erase(&erase, common).await,
         Audit::Text(text) => find::text(&text, common).await,

@@ -125,6 +125,18 @@ impl Door {
         self.send(request.body(body).map_err(|error| Failure::usage(error.to_string()))?).await
     }
 
+    /// Asks for a stream of events, behind the last one that an earlier stream gave.
+    ///
+    /// # Errors
+    /// What the server refused, or why it could not be asked.
+    pub async fn follow(&self, path: &str, last: Option<&str>) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(Method::GET).uri(path);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        self.send(request.body(Body::empty()).map_err(|error| Failure::usage(error.to_string()))?).await
+    }
+
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
         let answer = match self {
             Self::Server { authority, token } => send(authority, token, request).await?,

@@ -33,6 +33,19 @@ pub fn line(text: &str) -> Result {
     Ok(out.flush()?)
 }
 
+/// Prints one of many things that come one by one: a JSON object a line, in YAML one document after another.
+///
+/// # Errors
+/// When the standard output cannot be written.
+pub fn entry(format: Format, json: &str) -> Result {
+    if format != Format::Yaml {
+        return line(json);
+    }
+    let value: Value = serde_json::from_str(json).map_err(|error| Failure::failed(error.to_string()))?;
+    let text = serde_saphyr::to_string(&value).map_err(|error| Failure::failed(error.to_string()))?;
+    line(&format!("---\n{}", text.trim_end()))
+}
+
 /// Prints bytes as they are.
 ///
 /// # Errors
@@ -113,7 +126,7 @@ pub fn aligned(cells: &[String], widths: &[usize]) -> String {
 }
 
 /// A value as a cell: `-` for nothing, lists joined, objects as `name=value`. Control characters, with which a value from
-/// outside could steer a terminal, become `?`.
+/// outside could steer a terminal, become `?`, and so do those that no one sees but that reorder or hide others.
 pub fn text(value: Option<&Value>) -> String {
     let plain = match value {
         None | Some(Value::Null) => "-".to_owned(),
@@ -129,7 +142,22 @@ pub fn text(value: Option<&Value>) -> String {
         }
         Some(Value::Number(number)) => number.to_string(),
     };
-    plain.chars().map(|symbol| if symbol.is_control() { '?' } else { symbol }).collect()
+    plain.chars().map(|symbol| if symbol.is_control() || is_unseen(symbol) { '?' } else { symbol }).collect()
+}
+
+/// Marks of direction, line ends and characters without width (Unicode's category Cf, as far as it deceives, Zl and Zp).
+fn is_unseen(symbol: char) -> bool {
+    matches!(
+        symbol,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -139,6 +167,8 @@ mod tests {
     #[test]
     fn a_value_cannot_steer_the_terminal() {
         assert_eq!(text(Some(&Value::from("a\u{1b}[2Jb\nc"))), "a?[2Jb?c");
+        assert_eq!(text(Some(&Value::from("a\u{202e}b\u{200b}c\u{2028}d"))), "a?b?c?d");
+        assert_eq!(text(Some(&Value::from("Zoë 日本"))), "Zoë 日本");
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::Method;
+use axum::http::{Method, Response};
 use clap::{Args, Subcommand, ValueEnum};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -125,6 +126,9 @@ const COLUMNS: &[(Column, usize)] = &[
     (("ID", "/id"), 36),
 ];
 
+/// How long a server that ended the stream is left alone before it is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Runs one of the commands.
 pub async fn run(command: Requests, door: &Door, format: Format) -> Result {
     match command {
@@ -146,10 +150,10 @@ pub async fn run(command: Requests, door: &Door, format: Format) -> Result {
 async fn follow(tail: Tail, door: &Door, format: Format) -> Result {
     // Connected before the list is read, so that nothing falls between the two.
     let path = with_query("/admin/requests/tail", &tail.which.pairs());
-    let stream = door.open(Method::GET, &path, None).await?;
+    let mut stream = door.follow(&path, None).await?;
     if format == Format::Table {
         let headings: Vec<String> = COLUMNS.iter().map(|((heading, _), _)| (*heading).to_owned()).collect();
-        print(&output::aligned(&headings, &widths()))?;
+        output::raw(output::aligned(&headings, &widths()).as_bytes())?;
     }
     let mut printed = Printed { format, latest: VecDeque::new() };
     if tail.lines > 0 {
@@ -160,18 +164,28 @@ async fn follow(tail: Tail, door: &Door, format: Format) -> Result {
         rows.into_iter().rev().try_for_each(|row| printed.row(row))?;
     }
     let mut events = Events::default();
-    let mut body = stream.into_body();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| broken_off())?;
-        for row in events.feed(frame.data_ref().map(AsRef::as_ref).unwrap_or_default()) {
-            printed.row(row)?;
+    loop {
+        let mut body = stream.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            for row in events.feed(frame.data_ref().map(AsRef::as_ref).unwrap_or_default()) {
+                printed.row(row)?;
+            }
         }
+        stream = again(door, &path, &mut events).await?;
     }
-    Err(broken_off())
 }
 
-fn broken_off() -> Failure {
-    Failure::new(Exit::Unreachable, "The server ended the stream.")
+/// Goes on where the stream ended, once the server is back: a restart is no reason to stop watching it.
+async fn again(door: &Door, path: &str, events: &mut Events) -> Result<Response<Body>> {
+    eprintln!("The server ended the stream; going on as soon as it is back.");
+    events.begin();
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        match door.follow(path, events.last.as_deref()).await {
+            Err(failure) if failure.exit == Exit::Unreachable => {}
+            other => return other,
+        }
+    }
 }
 
 /// Rows that were printed, so that none is printed twice where the list and the stream overlap.
@@ -195,26 +209,15 @@ impl Printed {
                 sum_up(&mut row);
                 let cells: Vec<String> =
                     COLUMNS.iter().map(|((_, pointer), _)| output::text(row.pointer(pointer))).collect();
-                print(&output::aligned(&cells, &widths()))
+                output::raw(output::aligned(&cells, &widths()).as_bytes())
             }
-            // One document a line, and one document after another.
-            Format::Json => print(&format!("{row}\n")),
-            Format::Yaml => {
-                let text = serde_saphyr::to_string(&row).map_err(|error| Failure::failed(error.to_string()))?;
-                print(&format!("---\n{}\n", text.trim_end()))
-            }
+            Format::Json | Format::Yaml => output::entry(self.format, &row.to_string()),
         }
     }
 }
 
 fn widths() -> Vec<usize> {
     COLUMNS.iter().map(|(_, width)| *width).collect()
-}
-
-fn print(text: &str) -> Result {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 /// Adds to a record what the table shows of it: sums of tokens, and milliseconds.
@@ -238,15 +241,26 @@ fn sum_up(row: &mut Value) {
 #[derive(Default)]
 struct Events {
     rest: Vec<u8>,
+    /// The last id: the place to come back to.
+    last: Option<String>,
 }
 
 impl Events {
+    /// Another stream begins; what was left of the one before is no part of it.
+    fn begin(&mut self) {
+        self.rest.clear();
+    }
+
     /// The data of every event that is complete now.
     fn feed(&mut self, bytes: &[u8]) -> Vec<Value> {
         self.rest.extend_from_slice(bytes);
         let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
         let lines: Vec<u8> = self.rest.drain(..=end).collect();
-        let data = lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data: "));
+        let lines = || lines.split(|byte| *byte == b'\n');
+        if let Some(id) = lines().filter_map(|line| line.strip_prefix(b"id: ")).next_back() {
+            self.last = Some(String::from_utf8_lossy(id).into_owned());
+        }
+        let data = lines().filter_map(|line| line.strip_prefix(b"data: "));
         data.filter_map(|data| serde_json::from_slice(data).ok()).collect()
     }
 }
@@ -321,6 +335,7 @@ mod tests {
             let mut events = Events::default();
             let rows: Vec<Value> = text.chunks(size).flat_map(|piece| events.feed(piece)).collect();
             assert_eq!(rows, [serde_json::json!({"id": "a"}), serde_json::json!({"id": "b"})], "{size}");
+            assert_eq!(events.last.as_deref(), Some("1.2"), "{size}");
         }
     }
 }

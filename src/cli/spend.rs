@@ -48,6 +48,7 @@ const COLUMNS: &[Column] = &[
     ("INPUT TOKENS", "/input_tokens"),
     ("OUTPUT TOKENS", "/output_tokens"),
     ("COST USD", "/cost_usd"),
+    ("UNPRICED", "/unpriced"),
 ];
 
 /// Prints who spent most.

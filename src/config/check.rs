@@ -178,6 +178,12 @@ fn carries_credential(name: &HeaderName, auth: Auth) -> bool {
     name == header || name == "authorization"
 }
 
+/// Whether a header of that name holds a secret, however its value is written in the file.
+pub(super) fn names_a_secret(name: &HeaderName) -> bool {
+    let words = ["authorization", "key", "token", "secret", "password", "cookie"];
+    name.as_str().ends_with("-auth") || words.iter().any(|word| name.as_str().contains(word))
+}
+
 /// The value as a header, marked as not to be shown.
 ///
 /// # Errors

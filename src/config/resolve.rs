@@ -148,6 +148,20 @@ struct Resolver<'a> {
     lenient: bool,
 }
 
+/// A header as it is sent.
+type Header = (http::HeaderName, http::HeaderValue);
+
+/// Shorter values of headers are words, not secrets; taken out of a provider's sentences they would leave no sense.
+const SHORTEST_HEADER_SECRET_BYTES: usize = 8;
+
+/// What of a header's value must not be seen: all of it, and what stands behind the word of a scheme (RFC 9110 section 11.4).
+fn secret_parts(value: &Secret) -> impl Iterator<Item = Secret> {
+    let text = value.expose().trim();
+    let behind = text.split_once(' ').map(|(_, rest)| rest.trim()).filter(|rest| !rest.contains(' '));
+    let parts = std::iter::once(text).chain(behind).filter(|part| part.len() >= SHORTEST_HEADER_SECRET_BYTES);
+    parts.map(Secret::new).collect::<Vec<_>>().into_iter()
+}
+
 impl Resolver<'_> {
     fn provider(&mut self, name: &str, config: &ProviderConfig) -> Option<ProviderSettings> {
         let ProviderConfig {
@@ -171,8 +185,9 @@ impl Resolver<'_> {
         let path = join("providers", name);
         let row = preset.map(|preset| preset.row());
         let credentials = self.credentials(&join(&path, "credentials"), credentials);
-        let headers =
+        let headers: Vec<_> =
             headers.iter().filter_map(|(name, value)| self.header(&join(&path, "headers"), name, value)).collect();
+        let (headers, secrets): (_, Vec<_>) = headers.into_iter().unzip();
         let base_url = match (base_url, row.map(|row| row.base_url)) {
             (Some(base_url), _) => self.url(&join(&path, "base_url"), base_url)?,
             (None, Some(BaseUrl::Known(url))) => url.to_owned(),
@@ -196,6 +211,7 @@ impl Resolver<'_> {
             enabled: *enabled,
             models: models.clone(),
             headers,
+            header_secrets: secrets.iter().flatten().flat_map(secret_parts).collect(),
             connect_timeout: Duration::from_millis(*connect_timeout_ms),
             first_byte_timeout: Duration::from_millis(*first_byte_timeout_ms),
             idle_timeout: Duration::from_millis(*idle_timeout_ms),
@@ -224,16 +240,20 @@ impl Resolver<'_> {
         credentials
     }
 
-    fn header(&mut self, path: &str, name: &str, value: &HeaderRef) -> Option<(http::HeaderName, http::HeaderValue)> {
+    /// The header, and its value once more if that is a secret.
+    fn header(&mut self, path: &str, name: &str, value: &HeaderRef) -> Option<(Header, Option<Secret>)> {
         let at = join(path, name);
         // The check of the text has refused other names.
         let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
         match value {
-            HeaderRef::Bare(text) => check::header_value(text).ok().map(|value| (name, value)),
+            HeaderRef::Bare(text) => {
+                let secret = check::names_a_secret(&name).then(|| Secret::new(text.as_str()));
+                check::header_value(text).ok().map(|value| ((name, value), secret))
+            }
             HeaderRef::Ref(reference) => {
                 let secret = self.secret(&at, reference)?;
                 match check::header_value(secret.expose()) {
-                    Ok(value) => Some((name, value)),
+                    Ok(value) => Some(((name, value), Some(secret))),
                     Err(text) => {
                         self.fault(&at, text);
                         None

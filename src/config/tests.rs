@@ -255,6 +255,26 @@ default_provider: a
 }
 
 #[test]
+fn what_of_a_providers_headers_is_secret_is_known() {
+    let yaml = "\
+providers:
+  a:
+    base_url: 'http://localhost:1'
+    headers:
+      x-a: 'plain:hidden-value'
+      x-b: 'plain:Bearer hidden-token'
+      x-c: 'plain:short'
+      x-d: not-hidden-at-all
+      x-e-auth: hidden-by-name
+      x-f: 'plain:hidden words of a sentence'
+";
+    let loaded = load(yaml).unwrap();
+    let secrets: Vec<_> = loaded.providers[0].header_secrets.iter().map(|secret| secret.expose()).collect();
+    let all = ["hidden-value", "Bearer hidden-token", "hidden-token", "hidden-by-name", "hidden words of a sentence"];
+    assert_eq!(secrets, all);
+}
+
+#[test]
 fn a_text_without_content_is_refused_and_empty_braces_are_the_defaults() {
     for yaml in
         ["", " \n", "\u{feff}", "# nothing\n", "---\n", "---\n# nothing\n...\n", "~", "null\n", "--- null", "&a ~"]

@@ -355,7 +355,8 @@ impl Stream {
         if self.hide && meaning.only_usage {
             return Some(hide::usage(operation, event).unwrap_or_default());
         }
-        out.cleaned(meaning, event)
+        let shown = if self.hide { hide::no_usage(event) } else { None };
+        out.cleaned(meaning, shown.as_deref().unwrap_or(event)).or(shown)
     }
 
     /// The chunk ends inside an event, which began at `at` or before.

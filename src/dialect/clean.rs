@@ -28,18 +28,7 @@ pub trait Confidential: fmt::Debug + Send + Sync {
 /// An event that speaks of an error, without what must not be seen; `None` if there is nothing of it.
 pub(super) fn event(event: &[u8], keeper: &dyn Confidential) -> Option<Vec<u8>> {
     let cleaned = document(&sse::data(event), keeper)?;
-    let mut out = Vec::with_capacity(event.len() + 8);
-    for line in sse::other_lines(event) {
-        out.extend_from_slice(line);
-        out.push(b'\n');
-    }
-    for line in cleaned.split(|byte| *byte == b'\n') {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
-    }
-    out.push(b'\n');
-    Some(out)
+    Some(sse::with_data(event, &cleaned))
 }
 
 /// A document that speaks of an error, without what must not be seen, and not longer than it was; `None` if there is nothing

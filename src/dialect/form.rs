@@ -14,12 +14,13 @@ use crate::error::Error;
 /// Reads a body that calls itself a form in the manner of a query. If it is JSON, it may not be both.
 pub(super) fn urlencoded(operation: Operation, body: &Bytes) -> Result<Facts, Error> {
     let form = urlencoded::read(body)?;
-    if body.trim_ascii_start().starts_with(b"{") && json::scan(body, &mut ()).is_ok() {
+    if begins_like_json(body) {
+        // Servers that do not look at the content type read the JSON, and some of them no further than its end.
         return match form.model {
-            Some(_) => {
-                Err(invalid("the body names a model as a form and is JSON; its content type must say which", "model"))
+            None if json::scan(body, &mut ()).is_ok() => object(operation, body),
+            _ => {
+                Err(invalid("the body is called a form and begins like JSON; its content type must say which", "model"))
             }
-            None => object(operation, body),
         };
     }
     let mut facts = of_form(&form, operation, body.len());
@@ -31,6 +32,12 @@ pub(super) fn urlencoded(operation: Operation, body: &Bytes) -> Result<Facts, Er
         facts.splice = Splice::Urlencoded { model: span };
     }
     Ok(facts)
+}
+
+/// Whether somebody who expects JSON would begin to read this as such.
+fn begins_like_json(body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
+    matches!(text.first(), Some(b'{' | b'['))
 }
 
 /// Reads a body that is a form in parts.

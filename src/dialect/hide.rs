@@ -1,8 +1,11 @@
-//! Takes the usage out of an event that Marg asked for and the caller did not.
+//! Takes the usage out of events that Marg asked for and the caller did not.
+//!
+//! Providers who are asked for usage also write `"usage": null` into every other event, and there are clients that take no null for it
+//! if they did not ask.
 //!
 //! An event with nothing else goes whole. One with something to say of its own, such as `timings` of llama.cpp, goes on byte for
 //! byte without its usage. Its list of choices is empty, and callers who did not ask for usage look into every event for a choice;
-//! so it gets one that says nothing (`answer::tests::what_stands_beside_the_usage_is_not_hidden_with_it`).
+//! so it gets one that says nothing (`answer::tests::hidden::what_stands_beside_the_usage_is_not_hidden_with_it`).
 
 use std::ops::Range;
 
@@ -41,6 +44,21 @@ pub(super) fn usage(operation: Operation, event: &[u8]) -> Option<Vec<u8>> {
         done = span.end;
     }
     shown.extend_from_slice(data.get(done..).unwrap_or_default());
+    Some(framed(event, &data, &shown))
+}
+
+/// The event without a usage that is null; `None` if it has none.
+///
+/// *Cost*: a search, and one pass over the event if it speaks of usage.
+pub(super) fn no_usage(event: &[u8]) -> Option<Vec<u8>> {
+    memchr::memmem::find(event, b"\"usage\"")?;
+    let data = sse::data(event);
+    let members = json::members(&data).ok()?;
+    let is_null =
+        |member: &Member| data.get(member.value.clone()).map(Value::whole).is_some_and(|value| value.is_null());
+    let index = members.iter().position(|member| &*member.key.decode(&data) == "usage" && is_null(member))?;
+    let span = extent(&members, index);
+    let shown = [data.get(..span.start), data.get(span.end..)].map(Option::unwrap_or_default).concat();
     Some(framed(event, &data, &shown))
 }
 
@@ -88,16 +106,5 @@ fn framed(event: &[u8], data: &[u8], shown: &[u8]) -> Vec<u8> {
         let (before, behind) = (event.get(..at), event.get(at + data.len()..));
         return [before.unwrap_or_default(), shown, behind.unwrap_or_default()].concat();
     }
-    let mut out = Vec::with_capacity(event.len());
-    for line in sse::other_lines(event) {
-        out.extend_from_slice(line);
-        out.push(b'\n');
-    }
-    for line in shown.split(|byte| *byte == b'\n') {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
-    }
-    out.push(b'\n');
-    out
+    sse::with_data(event, shown)
 }

@@ -18,6 +18,8 @@ pub mod naming;
 mod offer;
 pub mod openai;
 pub mod operation;
+mod others;
+mod past;
 mod redact;
 mod shape;
 mod splice;
@@ -27,6 +29,7 @@ pub mod unpack;
 mod urlencoded;
 pub mod usage;
 pub mod value;
+mod writing;
 
 #[cfg(test)]
 mod golden;
@@ -35,8 +38,9 @@ pub use answer::{AnswerReader, Relayed, StreamError, cut_event};
 pub use clean::Confidential;
 pub use error::{error_body, upstream_error_body};
 pub use naming::{Naming, Runs, naming, runs};
-pub use offer::MAX_OTHER_MODELS;
 pub use openai::{Facts, Modalities, understand};
 pub use operation::{Operation, Place, allowed_methods, place};
+pub use others::{MAX_OTHER_MODELS, ToolModel};
 pub use splice::{CeilingField, Changes};
 pub use text::{TEXT_LIMIT_BYTES, delivered_text, frame_tokens, request_text, tokens_given};
+pub use writing::Writing;

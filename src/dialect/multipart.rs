@@ -76,6 +76,10 @@ fn first_part(body: &[u8], boundary: &str, finder: &memmem::Finder<'_>) -> Resul
     }
     let window = body.get(..body.len().min(HEAD_LIMIT_BYTES)).unwrap_or_default();
     match finder.find(window) {
+        // A preamble (RFC 2046 section 5.1.1) is for readers who know no parts, so they would read it.
+        Some(found) if !window.get(..found).unwrap_or_default().trim_ascii().is_empty() => {
+            Err(malformed("the form holds something before its first boundary"))
+        }
         Some(found) => Ok(found + finder.needle().len()),
         None => Err(malformed("the form does not begin with its boundary")),
     }

@@ -42,8 +42,31 @@ pub enum Runs {
 
 /// First segments of paths below which no model is run that a caller could choose.
 const STORES: &[&str] = &["files", "uploads", "vector_stores", "containers"];
-/// Segments of paths whose models are named in a file, inside something that is stored, in a list, or in the path itself.
-const ELSEWHERE: &[&str] = &["batches", "evals", "graders", "engines", "deployments"];
+/// Segments of paths whose models are named in a file, inside something that is stored, in a list, deeper in the body, or in the path
+/// itself.
+///
+/// *Sources*: `workflows` and `image_generation` of <https://docs.fireworks.ai/api-reference>, `workflows` of
+/// <https://docs.mistral.ai/api/>, too; `invocations` of
+/// <https://docs.databricks.com/api/workspace/servingendpoints/query>; `async` of
+/// <https://docs.perplexity.ai/api-reference/async-chat-completions-post>; `endpoints` of
+/// <https://docs.together.ai/reference/createendpoint>, which are models that run until they are stopped; `presets` of
+/// <https://openrouter.ai/docs/features/presets>; `predictions` of <https://replicate.com/docs/reference/http>; and `models` in the
+/// middle of a path, as in `v2/models/…/infer`.
+const ELSEWHERE: &[&str] = &[
+    "batches",
+    "evals",
+    "graders",
+    "engines",
+    "deployments",
+    "workflows",
+    "image_generation",
+    "invocations",
+    "async",
+    "endpoints",
+    "presets",
+    "predictions",
+    "models",
+];
 
 /// First segments of paths below which models run, or are trained, on a file: by as many tokens as that has.
 ///
@@ -82,24 +105,6 @@ pub fn naming(method: &str, place: &Place) -> Naming {
         }
         _ => Naming::Field,
     }
-}
-
-/// Whether a path, decoded and in small letters, leads to where Marg sees nothing: sessions that run between the application and
-/// the provider, and answers that are credentials of the provider.
-///
-/// *Source*: `client_secret` in <https://platform.openai.com/docs/api-reference/realtime-sessions> and in
-/// <https://platform.openai.com/docs/api-reference/chatkit/sessions>; `transport.sdp` in
-/// <https://developers.openai.com/api/reference/python/resources/live/methods/create>; `value` in
-/// <https://platform.openai.com/docs/api-reference/admin-api-keys> and of service accounts.
-pub(super) fn leads_past(plain: &str) -> bool {
-    let mut before = "";
-    plain.split('/').map(str::trim).any(|segment| {
-        let sessions = before == "chatkit" && segment == "sessions";
-        // Deeper it could be a name that somebody gave.
-        let live = segment == "live" && matches!(before, "" | "v1");
-        before = segment;
-        sessions || live || matches!(segment, "realtime" | "client_secrets" | "admin_api_keys" | "service_accounts")
-    })
 }
 
 /// What a request to a place runs. `body` is the body that the facts were read from.
@@ -207,6 +212,15 @@ mod tests {
             "/v1/Batches",
             "/v1/fine_tuning/alpha/graders/run",
             "/v1/videos/v/remix",
+            "/v1/workflows/accounts/fireworks/models/m/text_to_image",
+            "/v1/image_generation/accounts/fireworks/models/m",
+            "/v1/Image_Generation/x",
+            "/v1/m/invocations",
+            "/v1/async/chat/completions",
+            "/v1/v2/models/m/infer",
+            "/v1/v1beta/models/m:generateContent",
+            "/v1/endpoints",
+            "/v1/presets/p/chat/completions",
         ] {
             assert_eq!(of("POST", path), Naming::Elsewhere, "{path}");
         }
@@ -257,6 +271,8 @@ mod tests {
         }
         for path in [
             "/v1/batches",
+            "/v1/async/chat/completions",
+            "/v1/m/invocations",
             "/v1/fine_tuning/jobs",
             "/v1/fine_tuning/jobs/j/resume",
             "/v1/batch/jobs",

@@ -3,7 +3,6 @@
 //! Read only when somebody asks, since it walks the body once more. The body was understood before, so it is valid JSON
 //! without a key that is given twice.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -12,14 +11,11 @@ use crate::dialect::openai::Facts;
 use crate::dialect::operation::Operation;
 use crate::dialect::value::Value;
 
-/// The most models besides `model` that a request may name; providers take a few.
-pub const MAX_OTHER_MODELS: usize = 16;
-
 impl Facts {
     /// The names of the tools and functions that a request offers. A tool that the provider itself runs is named by its type
-    /// as well (`web_search`), whatever name it bears; one of an MCP server also by the server's label and the tools that it
+    /// as well (`web_search`; `openrouter:web_search` under both words), whatever name it bears; one of an MCP server also by the server's label and the tools that it
     /// may use there; one that says nothing of the kind by the names of its members (`googleSearch`). `web_search_options`,
-    /// `search_parameters` (xAI) and `enable_search` (DashScope) are `web_search`, a plugin is its id, and a stored prompt, which
+    /// `search_parameters` (xAI) and `enable_search` (DashScope) are `web_search`, a plugin is its id, `web` also `web_search`, and a stored prompt, which
     /// may bring tools along that nobody sees here, is `stored_prompt`. `body` is the body that these facts were read from.
     ///
     /// *Source*: `tools` and `functions` in <https://platform.openai.com/docs/api-reference/chat/create> (`function.name`,
@@ -44,43 +40,18 @@ impl Facts {
             all.insert("stored_prompt".into());
         }
         let plugins = body.present("plugins").into_iter().flat_map(Value::elements);
-        all.extend(plugins.filter_map(|plugin| plugin.present("id")?.string()).map(Arc::from));
+        for id in plugins.filter_map(|plugin| plugin.present("id")?.string()) {
+            if id == "web" {
+                all.insert("web_search".into());
+            }
+            all.insert(Arc::from(id));
+        }
         for server in body.present("mcp_servers").into_iter().flat_map(Value::elements) {
             all.insert("mcp".into());
             all.extend(server.present("name").and_then(Value::string).map(Arc::from));
             all.extend(server.present("tool_configuration").into_iter().flat_map(allowed));
         }
         all
-    }
-
-    /// The models besides `model` that the provider may turn to, as far as the request names them: `models` at OpenRouter,
-    /// `fallbacks` at LiteLLM. At most 17, so that a caller of a bound of 16 notices. `body` is the body that these facts were
-    /// read from.
-    ///
-    /// *Source*: <https://openrouter.ai/docs/features/model-routing>, <https://docs.litellm.ai/docs/proxy/reliability>.
-    ///
-    /// *Cost*: nothing without such lists; else one walk over the body.
-    pub fn other_models(&self, body: &[u8]) -> Vec<String> {
-        if !self.lists_models {
-            return Vec::new();
-        }
-        let body = Value::whole(body);
-        let lists = ["models", "fallbacks"].into_iter().filter_map(|list| body.present(list)).flat_map(Value::elements);
-        let names = lists.filter_map(|one| one.string().or_else(|| one.present("model")?.string()));
-        let others = names.filter(|name| self.model.as_deref() != Some(&**name));
-        others.take(MAX_OTHER_MODELS + 1).map(Cow::into_owned).collect()
-    }
-
-    /// The models that tools and plugins of a request run by themselves: `model` of each. `body` is the body that these facts were
-    /// read from.
-    ///
-    /// *Source*: `tools.model` of `image_generation` in <https://platform.openai.com/docs/api-reference/responses/create>.
-    ///
-    /// *Cost*: one walk over the body; for keys with a list of models only.
-    pub fn tool_models<'a>(&self, body: &'a [u8]) -> impl Iterator<Item = Cow<'a, str>> {
-        let body = self.is_object().then(|| Value::whole(body));
-        let lists = body.into_iter().flat_map(|body| ["tools", "plugins"].map(|list| body.present(list)));
-        lists.flatten().flat_map(Value::elements).filter_map(|tool| tool.present("model")?.string())
     }
 
     /// The session that a request names in its `metadata`: `session_id`, or `user_id` as Anthropic's requests have it. `body`
@@ -104,7 +75,9 @@ fn names(tool: Value<'_>) -> Vec<Arc<str>> {
     let mut names: Vec<Arc<str>> = inside.chain(own).map(Arc::from).collect();
     let kind = tool.present("type").and_then(Value::string);
     let is_plain = |kind: &str| matches!(kind, "function" | "custom");
-    names.extend(kind.filter(|kind| names.is_empty() || !is_plain(kind)).map(Arc::from));
+    let kind = kind.filter(|kind| names.is_empty() || !is_plain(kind));
+    names.extend(kind.as_deref().and_then(|kind| kind.strip_prefix("openrouter:")).map(Arc::from));
+    names.extend(kind.map(Arc::from));
     names.extend(allowed(tool));
     if names.is_empty() {
         names.extend(tool.members().map(|(name, _)| Arc::from(&*name.decode())));
@@ -121,8 +94,6 @@ fn allowed(of: Value<'_>) -> Vec<Arc<str>> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use bytes::Bytes;
 
     use crate::dialect::{Operation, understand};
@@ -164,41 +135,14 @@ mod tests {
             (r#""enable_search":true"#, vec!["web_search"]),
             (r#""enable_search":false"#, vec![]),
             (r#""enable_search":"yes""#, vec!["web_search"]),
+            (r#""plugins":[{"id":"web"}]"#, vec!["web", "web_search"]),
+            (r#""tools":[{"type":"openrouter:web_search"}]"#, vec!["openrouter:web_search", "web_search"]),
+            (r#""tools":[{"type":"function","function":{"name":"openrouter:f"}}]"#, vec!["openrouter:f"]),
         ] {
             assert_eq!(offered(Operation::Chat, chat(more)), names, "{more}");
         }
         let body = r#"{"model":"m","input":"x","prompt":{"id":"pmpt_1"}}"#;
         assert_eq!(offered(Operation::Responses, body), ["stored_prompt"]);
-    }
-
-    #[test]
-    fn other_models_are_found_where_a_provider_would() {
-        let others = |more: &str| {
-            let body = Bytes::from(format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}]{more}}}"#));
-            understand(Operation::Chat, None, &body).unwrap().other_models(&body)
-        };
-        assert_eq!(others(""), Vec::<String>::new());
-        assert_eq!(others(r#","models":["m"]"#), Vec::<String>::new());
-        assert_eq!(
-            others(r#","models":["m","\u0065vil"],"fallbacks":[{"model":"worse"},"worst",7]"#),
-            ["evil", "worse", "worst"]
-        );
-        assert_eq!(others(&format!(r#","models":{:?}"#, vec!["a"; 99])).len(), 17);
-    }
-
-    #[test]
-    fn models_that_tools_run_are_found() {
-        let run = |operation: Operation, more: &str| {
-            let body = Bytes::from(format!(r#"{{"model":"m","input":"x"{more}}}"#));
-            let facts = understand(operation, None, &body).unwrap();
-            facts.tool_models(&body).map(Cow::into_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(run(Operation::Responses, ""), Vec::<String>::new());
-        assert_eq!(run(Operation::Responses, r#","tools":[{"type":"function","name":"model"}]"#), Vec::<String>::new());
-        let more =
-            r#","tools":[{"type":"image_generation","mod\u0065l":"image"}],"plugins":[{"id":"p","model":"other"}]"#;
-        assert_eq!(run(Operation::Responses, more), ["image", "other"]);
-        assert_eq!(run(Operation::Passthrough, more), ["image", "other"]);
     }
 
     #[test]

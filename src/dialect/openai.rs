@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::dialect::form;
 use crate::dialect::json::{self, Fault, JsonError};
 use crate::dialect::operation::Operation;
+use crate::dialect::others::names_models;
 use crate::dialect::shape::{Field, Seen, Shape};
 use crate::dialect::splice::{CeilingField, Changes, Json, Splice, StreamOptions};
 use crate::dialect::value::Value;
@@ -84,7 +85,7 @@ pub struct Facts {
     pub reasoning: bool,
     /// The most tokens of reasoning that are asked for by number.
     pub reasoning_tokens: u64,
-    /// The provider may turn to other models than `model`; `offer::Facts::other_models` names them.
+    /// The provider may turn to other models than `model`; `others::Facts::other_models` names them.
     pub lists_models: bool,
     /// The stored answer that this request goes on from (`previous_response_id`), at most 256 bytes.
     pub continues: Option<String>,
@@ -216,44 +217,7 @@ pub(super) fn object(operation: Operation, body: &Bytes) -> Result<Facts, Error>
         let text = format!("a field is written like `{0}` but in other letters; write `{0}`", field.name());
         return Err(invalid(text, field.name()));
     }
-    let reading = Reading { operation, body, shape: &shape };
-    reading.check_required()?;
-    let model = reading.model()?;
-    let stream = reading.boolean(Field::Stream)?.unwrap_or(false);
-    let stream_options = reading.stream_options()?;
-    let facts = Facts {
-        operation,
-        model,
-        miswrites_model: shape.miswrites_model,
-        is_read: true,
-        stream,
-        wants_usage: matches!(stream_options, StreamOptions::Asked) || reading.includes_usage(),
-        max_output_tokens: reading.max_output_tokens()?,
-        choices: reading.choices()?,
-        tools: reading.tools()?,
-        end_user: reading.end_user(),
-        modalities: reading.modalities(),
-        input_text_bytes: shape.text_bytes,
-        input_tokens_most: reading.input_tokens_most(),
-        images: reading.images(),
-        reasoning: reading.reasoning(),
-        reasoning_tokens: reading.reasoning_tokens(),
-        lists_models: reading.seen(Field::Models).is_some() || reading.seen(Field::Fallbacks).is_some(),
-        continues: reading.continues(),
-        refers: reading.refers(),
-        service_tier: reading.service_tier(),
-        images_drawn: reading.images_drawn()?,
-        image_size: reading.image_kind(Field::Size),
-        image_quality: reading.image_kind(Field::Quality),
-        splice: Splice::Json(Json {
-            inside,
-            empty: body.get(inside..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"}")),
-            model: shape.seen(Field::Model).map(|seen| seen.span.clone()),
-            stream_options,
-            null_ceilings: reading.null_ceilings(),
-        }),
-    };
-    Ok(facts)
+    Reading { operation, body, shape: &shape }.facts(inside)
 }
 
 /// A scanned body and what was seen of it.
@@ -264,6 +228,45 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// All that the gateway must know; `inside` is where the body's members begin.
+    fn facts(&self, inside: usize) -> Result<Facts, Error> {
+        self.check_required()?;
+        let (model, stream) = (self.model()?, self.boolean(Field::Stream)?.unwrap_or(false));
+        let stream_options = self.stream_options()?;
+        Ok(Facts {
+            operation: self.operation,
+            model,
+            miswrites_model: self.shape.miswrites_model,
+            is_read: true,
+            stream,
+            wants_usage: matches!(stream_options, StreamOptions::Asked) || self.includes_usage(),
+            max_output_tokens: self.max_output_tokens()?,
+            choices: self.choices()?,
+            tools: self.tools()?,
+            end_user: self.end_user(),
+            modalities: self.modalities(),
+            input_text_bytes: self.shape.text_bytes,
+            input_tokens_most: self.input_tokens_most(),
+            images: self.images(),
+            reasoning: self.reasoning(),
+            reasoning_tokens: self.reasoning_tokens(),
+            lists_models: self.lists_models(),
+            continues: self.continues(),
+            refers: self.refers(),
+            service_tier: self.service_tier(),
+            images_drawn: self.images_drawn()?,
+            image_size: self.image_kind(Field::Size),
+            image_quality: self.image_kind(Field::Quality),
+            splice: Splice::Json(Json {
+                inside,
+                empty: self.body.get(inside..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"}")),
+                model: self.shape.seen(Field::Model).map(|seen| seen.span.clone()),
+                stream_options,
+                null_ceilings: self.null_ceilings(),
+            }),
+        })
+    }
+
     fn seen(&self, field: Field) -> Option<&Seen> {
         self.shape.seen(field).filter(|seen| seen.kind != json::Type::Null)
     }
@@ -386,6 +389,14 @@ impl Reading<'_> {
         text + media.file_bytes / 4 + media.bytes / 256
     }
 
+    fn lists_models(&self) -> bool {
+        use Field::{ContentPolicyFallbacks, ContextWindowFallbacks, DefaultFallbacks, Fallbacks, Models};
+        let lists = [Models, Fallbacks, ContextWindowFallbacks, ContentPolicyFallbacks, DefaultFallbacks];
+        let spans = [Field::Tools, Field::Plugins].into_iter().filter_map(|field| self.seen(field));
+        let mut tools = spans.filter_map(|seen| self.body.get(seen.span.clone())).map(Value::whole);
+        lists.into_iter().any(|field| self.seen(field).is_some()) || tools.any(names_models)
+    }
+
     fn images(&self) -> u64 {
         let modalities = self.shape.modalities;
         if modalities.image_input || modalities.video_input { self.shape.media.items } else { 0 }
@@ -410,7 +421,30 @@ impl Reading<'_> {
     }
 
     fn refers(&self) -> bool {
-        self.shape.refers || self.has_stored_prompt() || self.seen(Field::Conversation).is_some()
+        self.shape.refers || self.has_stored_prompt() || self.seen(Field::Conversation).is_some() || self.looks_up()
+    }
+
+    /// Whether a field has the provider search, or run tools of its own, whose findings the model reads.
+    ///
+    /// *Source*: `web_search_options` in <https://platform.openai.com/docs/api-reference/chat/create>; `search_parameters.mode` in
+    /// <https://docs.x.ai/docs/guides/live-search>; `enable_search` in <https://help.aliyun.com/zh/model-studio/web-search>; `mcp_servers` in
+    /// <https://docs.anthropic.com/en/docs/agents-and-tools/mcp-connector>; `plugins` in
+    /// <https://openrouter.ai/docs/guides/features/plugins>.
+    fn looks_up(&self) -> bool {
+        // These read or mend what is in the body, or in the answer, or choose the model.
+        const HARMLESS: [&str; 3] = ["file-parser", "response-healing", "auto-router"];
+        let is_off = |value: Value<'_>| value.boolean() == Some(false);
+        let fields = [Field::WebSearchOptions, Field::EnableSearch];
+        let is_on = fields.into_iter().filter_map(|field| self.value(field)).any(|value| !is_off(value));
+        let mode = |value: Value<'_>| value.present("mode").and_then(Value::string).is_some_and(|mode| mode == "off");
+        let searches = self.value(Field::SearchParameters).is_some_and(|value| !is_off(value) && !mode(value));
+        let servers = self.seen(Field::McpServers).is_some_and(|seen| seen.children > 0);
+        let mut plugins = self.value(Field::Plugins).into_iter().flat_map(Value::elements);
+        let finds = |plugin: Value<'_>| {
+            let id = plugin.present("id").and_then(Value::string).unwrap_or_default();
+            !HARMLESS.contains(&&*id) && !plugin.present("enabled").is_some_and(is_off)
+        };
+        is_on || searches || servers || plugins.any(finds)
     }
 
     /// *Source*: `prompt` in <https://platform.openai.com/docs/api-reference/responses/create>.

@@ -44,13 +44,16 @@ pub(super) enum Field {
     EnableSearch,
     Models,
     Fallbacks,
+    ContextWindowFallbacks,
+    ContentPolicyFallbacks,
+    DefaultFallbacks,
     Size,
     Quality,
     MaxToolCalls,
 }
 
 /// Every field with its name on the wire, in the order of the enumeration.
-const FIELDS: [(Field, &str); 34] = [
+const FIELDS: [(Field, &str); 37] = [
     (Field::Model, "model"),
     (Field::Stream, "stream"),
     (Field::StreamOptions, "stream_options"),
@@ -82,6 +85,9 @@ const FIELDS: [(Field, &str); 34] = [
     (Field::EnableSearch, "enable_search"),
     (Field::Models, "models"),
     (Field::Fallbacks, "fallbacks"),
+    (Field::ContextWindowFallbacks, "context_window_fallbacks"),
+    (Field::ContentPolicyFallbacks, "content_policy_fallbacks"),
+    (Field::DefaultFallbacks, "default_fallbacks"),
     (Field::Size, "size"),
     (Field::Quality, "quality"),
     (Field::MaxToolCalls, "max_tool_calls"),
@@ -262,9 +268,33 @@ impl<'a> Shape<'a> {
 
     /// What is used by reference: items that the provider stores, and tools that it runs and whose findings the model reads.
     ///
-    /// *Source*: `item_reference` and the tools of <https://platform.openai.com/docs/api-reference/responses/create>.
+    /// *Source*: `item_reference` and the tools of <https://platform.openai.com/docs/api-reference/responses/create>; `web_fetch` and
+    /// `code_execution` of <https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview>; `browser_search` of
+    /// <https://console.groq.com/docs/browser-search>; `x_search`, `live_search` and `collections_search` of <https://docs.x.ai/docs/guides>;
+    /// `document_library` of <https://docs.mistral.ai/agents/connectors>; Gemini's in <https://ai.google.dev/gemini-api/docs/tools>;
+    /// `openrouter:…` of <https://openrouter.ai/docs/guides/features/server-tools>.
     fn reference(&mut self, part_type: &[u8]) {
-        const HOSTED: [&[u8]; 5] = [b"web_search", b"file_search", b"code_interpreter", b"mcp", b"computer_use"];
+        const HOSTED: [&[u8]; 19] = [
+            b"web_search",
+            b"web_fetch",
+            b"file_search",
+            b"code_interpreter",
+            b"code_execution",
+            b"mcp",
+            b"computer_use",
+            b"browser_search",
+            b"x_search",
+            b"live_search",
+            b"collections_search",
+            b"document_library",
+            b"openrouter:",
+            b"google_search",
+            b"googleSearch",
+            b"url_context",
+            b"urlContext",
+            b"codeExecution",
+            b"enterprise_web_search",
+        ];
         let hosted = || HOSTED.iter().any(|name| part_type.starts_with(name));
         let tool = self.current == Some(Field::Tools);
         self.refers |= part_type == b"item_reference" || (tool && hosted());
@@ -313,6 +343,10 @@ impl Visit for Shape<'_> {
             (0, _) if kind == Type::Object => self.object = Some(at + 1),
             (1, Some(key)) => self.enter_field(key, kind, at..at),
             (2, _) => self.child(kind),
+            // There are tools that have no type, but a member of their name: `{"googleSearch":{}}`.
+            (3, Some(key)) if self.current == Some(Field::Tools) => {
+                self.reference(key.decode(self.document).as_bytes())
+            }
             (_, Some(key)) => self.member(key),
             _ => {}
         }

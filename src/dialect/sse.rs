@@ -90,6 +90,22 @@ pub fn other_lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines(event).filter(move |line| !line.is_empty() && !is_data(line))
 }
 
+/// One event with other data behind its other lines.
+pub fn with_data(event: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(event.len() + 8);
+    for line in other_lines(event) {
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    for line in data.split(|byte| *byte == b'\n') {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+    out
+}
+
 /// Whether an answer that begins so is an event stream, whatever its type says: its first line is a field or a comment. No JSON
 /// begins so. Bytes that are the beginning of such a line count as one.
 pub fn begins(bytes: &[u8]) -> bool {

@@ -26,7 +26,7 @@ pub fn request_text(operation: Operation, body: &[u8]) -> String {
     let Some(request) = Value::first(body).filter(|value| value.kind() == Type::Object) else { return text.0 };
     for (name, value) in request.members() {
         match &*name.decode() {
-            "messages" | "prompt" | "input" | "documents" => text.contents(value),
+            "messages" | "prompt" | "input" | "inputs" | "documents" => text.contents(value),
             "instructions" | "suffix" | "query" | "system" => text.contents(value),
             "tools" | "functions" | "response_format" => text.raw(value),
             "text" if operation == Operation::Responses => text.raw(value),

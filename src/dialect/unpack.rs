@@ -6,7 +6,8 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 
 /// The most that one piece of an answer may become; more is an attack, or nonsense.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -30,7 +31,7 @@ impl Coding {
         match content_encoding.unwrap_or_default().trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Self::Plain,
             "gzip" | "x-gzip" => Self::Packed(Unpacker::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))),
-            "deflate" => Self::Packed(Unpacker::Zlib(Box::new(ZlibDecoder::new(Vec::new())))),
+            "deflate" => Self::Packed(Unpacker::Zlib { state: Box::new(Decompress::new(true)), ended: false }),
             _ => Self::Opaque,
         }
     }
@@ -47,6 +48,16 @@ impl Coding {
     }
 }
 
+impl Coding {
+    /// Whether what was encoded has come to its own end. Nothing at all has not, if it is called encoded.
+    pub fn is_whole(&mut self) -> bool {
+        match self {
+            Self::Packed(unpacker) => unpacker.is_whole(),
+            Self::Plain | Self::Opaque => true,
+        }
+    }
+}
+
 /// Bytes that are not what their encoding says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
@@ -57,29 +68,57 @@ pub enum Unpacker {
     /// RFC 1952.
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
     /// RFC 1950, which HTTP calls `deflate`.
-    Zlib(Box<ZlibDecoder<Vec<u8>>>),
+    Zlib {
+        /// The state; `flate2`'s writers do not tell a stream that lacks its end from a whole one.
+        state: Box<Decompress>,
+        /// Whether its end has come.
+        ended: bool,
+    },
 }
 
 impl Unpacker {
     fn unpack(&mut self, piece: &[u8]) -> Result<Bytes, Corrupt> {
-        for part in piece.chunks(PIECE_BYTES) {
-            let written = match self {
-                Self::Gzip(decoder) => decoder.write_all(part).and_then(|()| decoder.flush()),
-                Self::Zlib(decoder) => decoder.write_all(part).and_then(|()| decoder.flush()),
-            };
-            if written.is_err() || self.out().len() > MOST_BYTES {
-                return Err(Corrupt);
+        match self {
+            Self::Gzip(decoder) => {
+                for part in piece.chunks(PIECE_BYTES) {
+                    let written = decoder.write_all(part).and_then(|()| decoder.flush());
+                    if written.is_err() || decoder.get_ref().len() > MOST_BYTES {
+                        return Err(Corrupt);
+                    }
+                }
+                Ok(Bytes::from(std::mem::take(decoder.get_mut())))
             }
+            Self::Zlib { state, ended } => inflate(state, ended, piece),
         }
-        Ok(Bytes::from(std::mem::take(self.out())))
     }
 
-    fn out(&mut self) -> &mut Vec<u8> {
+    fn is_whole(&mut self) -> bool {
         match self {
-            Self::Gzip(decoder) => decoder.get_mut(),
-            Self::Zlib(decoder) => decoder.get_mut(),
+            Self::Gzip(decoder) => decoder.try_finish().is_ok(),
+            Self::Zlib { ended, .. } => *ended,
         }
     }
+}
+
+/// What follows the end of the stream means nothing.
+fn inflate(state: &mut Decompress, ended: &mut bool, piece: &[u8]) -> Result<Bytes, Corrupt> {
+    let mut out = Vec::new();
+    let begun = state.total_in();
+    while !*ended {
+        let before = (state.total_in(), out.len());
+        let taken = usize::try_from(before.0 - begun).map_err(|_| Corrupt)?;
+        out.reserve(PIECE_BYTES);
+        let rest = piece.get(taken..).unwrap_or_default();
+        let status = state.decompress_vec(rest, &mut out, FlushDecompress::None).map_err(|_| Corrupt)?;
+        *ended = status == Status::StreamEnd;
+        if out.len() > MOST_BYTES {
+            return Err(Corrupt);
+        }
+        if (state.total_in(), out.len()) == before {
+            break;
+        }
+    }
+    Ok(Bytes::from(out))
 }
 
 #[cfg(test)]
@@ -116,6 +155,16 @@ mod tests {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
         zlib.write_all(text.as_bytes()).unwrap();
         let zlib = zlib.finish().unwrap();
+        for (name, packed) in [("gzip", &gzip), ("deflate", &zlib)] {
+            let ends = |bytes: &[u8]| {
+                let mut coding = Coding::of(Some(name));
+                coding.decode(Bytes::copy_from_slice(bytes)).is_ok() && coding.is_whole()
+            };
+            for length in 1..packed.len() {
+                assert!(!ends(&packed[..length]), "{name} that ends at {length}");
+            }
+            assert!(ends(packed), "{name}");
+        }
         for size in [1, 7, 10_000] {
             for (coding, packed) in [("gzip", &gzip), ("X-GZip", &gzip), ("deflate", &zlib)] {
                 assert_eq!(unpacked(coding, packed, size).unwrap(), text.as_bytes(), "{coding} by {size}");

@@ -164,6 +164,17 @@ pub struct Summary {
     pub output_tokens: u64,
     /// What they cost, where known.
     pub cost: NanoUsd,
+    /// Of how many of them the cost is known.
+    pub priced: u64,
+    /// How many of them a provider served, or was left by, at a cost that nobody knows. What it refused costs nothing.
+    pub unpriced: u64,
+}
+
+impl Summary {
+    /// What they cost; `None` where some were served and of none the cost is known, as that is not zero.
+    pub fn known_cost(&self) -> Option<NanoUsd> {
+        (self.priced > 0 || self.unpriced == 0).then_some(self.cost)
+    }
 }
 
 /// The most sums that one question is answered with.

@@ -36,7 +36,7 @@ impl Answer {
             answer.headers.push(("retry-after", seconds.to_string()));
         }
         let soon = error.retry_after_seconds().is_some_and(|seconds| seconds <= LONGEST_WAIT_SECONDS);
-        if error.kind() == Kind::LimitExceeded && !soon {
+        if error.lasts() || (error.kind() == Kind::LimitExceeded && !soon) {
             // The official SDKs obey it; without it they try again twice within seconds, and are refused twice more.
             answer.headers.push(("x-should-retry", "false".to_owned()));
         }

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::dialect::{CeilingField, Operation};
 use crate::error::{Error, Kind};
 use crate::kavach::Permit;
@@ -62,6 +64,8 @@ pub struct Current {
     pub started: Tick,
     /// Whether it began anew on a fresh connection, because the one before was of no use.
     pub renewed: bool,
+    /// Whether the whole request was handed over to its connection, so that the provider may work on it.
+    pub sent: bool,
     /// What speaks against the provider in an answer that the caller gets for want of another.
     pub fault: Option<AttemptEnd>,
 }
@@ -100,7 +104,8 @@ impl Exchange {
                 }
             };
             self.tries_on_step += 1;
-            self.current = Some(Current { step, permit, credential, started: now, renewed: false, fault: None });
+            let (renewed, sent) = (false, false);
+            self.current = Some(Current { step, permit, credential, started: now, renewed, sent, fault: None });
             return true;
         }
         false
@@ -152,6 +157,18 @@ impl Exchange {
         current.renewed = true;
         self.current = Some(current);
         true
+    }
+
+    /// The body for the current target is about to be handed over to its connection.
+    pub fn begin_sending(&mut self, body: Bytes) {
+        self.outgoing = body;
+        self.current.iter_mut().for_each(|current| current.sent = false);
+    }
+
+    /// Notes whether that has come to the body's end.
+    pub fn note_sent(&mut self) {
+        let sent = self.outgoing.is_empty();
+        self.current.iter_mut().for_each(|current| current.sent = sent);
     }
 
     /// Weighs the status of an upstream's answer, before anything has reached the caller.
@@ -227,7 +244,7 @@ impl Exchange {
                 let text = format!(
                     "The provider `{name}` refused every credential that this gateway has for it; they are tried again in {seconds} s."
                 );
-                Error::new(Kind::UpstreamError, text)
+                Error::new(Kind::UpstreamError, text).lasting()
             }
         };
         self.record.attempts.push(Attempt {

@@ -158,14 +158,7 @@ fn finish(mut job: Uncounted, usage: Usage, journal: &Journal) {
 
 /// The cost of what was counted.
 fn bill(job: &Uncounted, usage: &Usage) -> Option<Cost> {
-    let query = PriceQuery {
-        provider_name: &job.provider.name,
-        price_provider: job.provider.settings.price_provider.as_deref(),
-        model: &job.model,
-        served: job.served.as_deref(),
-        at: job.at,
-        tier: job.tier,
-    };
+    let query = PriceQuery { served: job.served.as_deref(), ..job.provider.price_query(&job.model, job.at, job.tier) };
     job.catalog.bill(&query, Some(usage), job.images.as_ref())
 }
 
@@ -191,10 +184,13 @@ fn beside(reported: Option<Report>, counted: Usage) -> Usage {
 
 fn usage(job: &Uncounted) -> Usage {
     let model = job.served.as_deref().unwrap_or(&job.model);
-    let input = if job.request.is_empty() {
+    let words = if job.request.is_empty() { 0 } else { words(model, job.operation, &job.request) };
+    // Of what passes through, or is a form, the text may stand where nobody looks for it.
+    let is_odd = words == 0 && matches!(job.operation, Operation::Passthrough | Operation::Images);
+    let input = if job.request.is_empty() || is_odd {
         by_size(job.request_bytes, job.image_tokens, job.most_input)
     } else {
-        words(model, job.operation, &job.request).saturating_add(job.image_tokens)
+        words.saturating_add(job.image_tokens)
     };
     if job.operation == Operation::Audio {
         return Usage { input, output_audio: spoken(&job.request, job.request_bytes), ..Usage::default() };

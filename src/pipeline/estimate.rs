@@ -61,15 +61,24 @@ impl Exchange {
 
     /// Whether the model reads something that is not in the body.
     pub(super) fn refers(&self) -> bool {
-        let refers = |facts: &Facts| facts.refers || facts.continues.is_some();
+        let refers = |facts: &Facts| facts.refers || facts.continues.is_some() || self.is_online(facts);
         self.runs != Runs::Nothing && self.facts.as_ref().is_some_and(refers)
+    }
+
+    /// Whether a model is asked for by a name that has the provider search the web.
+    ///
+    /// *Source*: <https://openrouter.ai/docs/guides/routing/model-variants/online>.
+    fn is_online(&self, facts: &Facts) -> bool {
+        let is_online = |model: &str| model.ends_with(":online");
+        self.plan.iter().any(|step| is_online(&step.model))
+            || facts.other_models(&self.body).iter().any(|model| is_online(model))
     }
 
     /// So many written tokens and what the request refers to: a stored answer that is known by its tokens, anything else by all
     /// that the model can read.
     fn with_references(&self, written: u64) -> u64 {
         let Some(facts) = self.facts.as_ref().filter(|_| self.refers()) else { return written };
-        let known = facts.continues.as_deref().filter(|_| !facts.refers);
+        let known = facts.continues.as_deref().filter(|_| !facts.refers && !self.is_online(facts));
         match known.and_then(|id| self.gateway.contexts.recall(id)) {
             Some(before) => written.saturating_add(before),
             None => written.max(self.context_window()),
@@ -146,7 +155,11 @@ impl Exchange {
             }
             Operation::Images => choices.saturating_mul(DRAWN_IMAGE_TOKENS),
             Operation::Audio => facts.input_tokens_most.saturating_mul(SPEECH_TOKENS_A_BYTE),
-            Operation::Passthrough => facts.max_output_tokens.or(ceiling).unwrap_or(0).saturating_mul(choices),
+            Operation::Passthrough => {
+                // Its body is not changed, so where it names no ceiling nobody is told one.
+                let open = self.live.settings.default_max_output_tokens;
+                self.writing.most(facts.max_output_tokens.or(ceiling), open).saturating_mul(choices)
+            }
             _ => 0,
         }
     }
@@ -188,14 +201,8 @@ impl Exchange {
                 quality: facts.image_quality.as_deref(),
             },
         };
-        let query = PriceQuery {
-            provider_name: &step.provider.name,
-            price_provider: step.provider.settings.price_provider.as_deref(),
-            model: self.priced_as(step),
-            served: None,
-            at: self.record.started_at,
-            tier: facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word),
-        };
+        let tier = facts.service_tier.as_deref().map_or(ServiceTier::Standard, ServiceTier::of_word);
+        let query = step.provider.price_query(self.priced_as(step), self.record.started_at, tier);
         self.live.catalog.most(&query, input, output, media)
     }
 
@@ -247,14 +254,7 @@ impl Exchange {
 
     /// A target in the list of prices, in the usual tier.
     fn standard_price<'a>(&self, step: &'a Step) -> PriceQuery<'a> {
-        PriceQuery {
-            provider_name: &step.provider.name,
-            price_provider: step.provider.settings.price_provider.as_deref(),
-            model: &step.model,
-            served: None,
-            at: self.record.started_at,
-            tier: ServiceTier::Standard,
-        }
+        step.provider.price_query(&step.model, self.record.started_at, ServiceTier::Standard)
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::budget::{Amounts, Downgrade, Limited, Rates, Reservation};
 use crate::dialect::unpack::Coding;
-use crate::dialect::{AnswerReader, Facts, Operation, Place, Runs};
+use crate::dialect::{AnswerReader, Facts, Operation, Place, Runs, Writing};
 use crate::error::{Error, Kind};
 use crate::kavach::permits::Papers;
 use crate::key::Key;
@@ -44,6 +44,8 @@ pub struct Exchange {
     pub facts: Option<Facts>,
     /// What it runs, once understood.
     pub runs: Runs,
+    /// What it writes if it passes through, once understood.
+    pub writing: Writing,
     /// The body, once read.
     pub body: Bytes,
     /// The body for the current target, until Pingora has taken it.
@@ -120,6 +122,8 @@ pub enum Relaying {
         coding: Coding,
         /// The beginning of the body, at most 64 KiB.
         collected: Vec<u8>,
+        /// When its head had come.
+        since: Tick,
     },
 }
 
@@ -136,6 +140,7 @@ impl Exchange {
             leave: None,
             facts: None,
             runs: Runs::default(),
+            writing: Writing::default(),
             body: Bytes::new(),
             outgoing: Bytes::new(),
             habits: None,

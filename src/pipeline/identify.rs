@@ -17,8 +17,9 @@ impl Exchange {
     /// Finds the caller's key.
     ///
     /// # Errors
-    /// `InvalidApiKey` without a usable key, `PermissionDenied` from an address that the key may not be used from.
-    pub fn identify(&mut self, headers: &HeaderMap) -> Result<()> {
+    /// `InvalidApiKey` without a usable key, `PermissionDenied` from an address that the key may not be used from,
+    /// `InvalidRequest` if the key stands in the query as well: that goes to the provider.
+    pub fn identify(&mut self, headers: &HeaderMap, query: Option<&str>) -> Result<()> {
         let Some(token) = token(headers) else {
             let text = "You did not provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.";
             return Err(Error::new(Kind::InvalidApiKey, text));
@@ -34,6 +35,11 @@ impl Exchange {
                     self.leave = Some(Leave::new(Arc::clone(&self.gateway.ring), Arc::clone(&key)));
                 }
                 self.key = Some(key);
+                if query.is_some_and(|query| memchr::memmem::find(query.as_bytes(), token.as_bytes()).is_some()) {
+                    let text =
+                        "Your API key is in the query, too, and that goes to the provider; send it in a header alone.";
+                    return Err(Error::new(Kind::InvalidRequest, text));
+                }
                 Ok(())
             }
             Err(refusal) => Err(explain(refusal)),

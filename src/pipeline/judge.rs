@@ -20,7 +20,7 @@ use crate::kavach::drift::geo::Place;
 use crate::kavach::drift::{Drift, Settled, Sighting};
 use crate::kavach::session::{Said, Sessions};
 use crate::kavach::verdict::{Decision, Ground, Verdict};
-use crate::kavach::{Gate, Refusal, Suspension};
+use crate::kavach::{Gate, Permit, Refusal, Suspension};
 use crate::key::{self, Key};
 use crate::ledger::{Line, record};
 use crate::pipeline::Gateway;
@@ -88,27 +88,17 @@ impl Exchange {
         let (session, name) = self.enter_session(key, headers)?;
         let session_id = Arc::clone(&session.id);
         let (mut call, estimated) = self.call((gate, key), session, headers).await;
-        let mut told: Option<record::Verdict> = None;
-        let mut refusal: Option<Refusal> = None;
-        let (mut permits, mut dropped) = (Vec::with_capacity(self.plan.len()), 0);
+        let mut judged = Judged::default();
         for (number, step) in self.plan.iter().enumerate() {
             call.target = self.target(step);
             if number > 0 {
                 call.facts.estimated_cost = self.cost_at(step, &call.facts);
             }
             let (verdict, other) = self.judge_step(gate, &call, step);
-            let admits = verdict.effective() == Decision::Allow;
-            if told.is_none() || (admits && refusal.is_some() && permits.iter().all(Option::is_none)) {
-                told = Some(self.said(gate, &verdict, other.as_ref().unwrap_or(&call)));
+            if judged.is_told_by(&verdict) {
+                judged.told = Some(self.said(gate, &verdict, other.as_ref().unwrap_or(&call)));
             }
-            match verdict.admit() {
-                Ok(permit) => permits.push(Some(permit)),
-                Err(denied) => {
-                    dropped += 1;
-                    permits.push(None);
-                    refusal = refusal.or(Some(denied));
-                }
-            }
+            judged.take(verdict);
         }
         self.habits = Some(Habits {
             sessions: Arc::clone(&self.gateway.sessions),
@@ -118,6 +108,12 @@ impl Exchange {
             at: self.record.started_at,
             estimated,
         });
+        self.keep(judged)
+    }
+
+    /// Writes down what was said, and gives each step its leave; refuses if none has one.
+    fn keep(&mut self, judged: Judged) -> Result<()> {
+        let Judged { told, permits, refusal, dropped } = judged;
         self.record.verdict = told.map(|told| record::Verdict { dropped, ..told });
         for (step, permit) in self.plan.iter_mut().zip(permits) {
             step.permit = permit;
@@ -280,6 +276,36 @@ impl Exchange {
         let Some(facts) = &self.facts else { return 0 };
         let words = facts.input_text_bytes.div_ceil(BYTES_A_TOKEN);
         words.saturating_add(self.image_tokens(facts)).saturating_add(OVERHEAD_TOKENS).min(self.input_bound())
+    }
+}
+
+/// What was said of the steps of a plan, in their order.
+#[derive(Default)]
+struct Judged {
+    told: Option<record::Verdict>,
+    permits: Vec<Option<Permit>>,
+    /// The first one.
+    refusal: Option<Refusal>,
+    /// How many steps were refused.
+    dropped: u32,
+}
+
+impl Judged {
+    /// Whether this verdict is the one to tell of: the first, or the first that admits after refusals alone.
+    fn is_told_by(&self, verdict: &Verdict) -> bool {
+        let admits = verdict.effective() == Decision::Allow;
+        self.told.is_none() || (admits && self.refusal.is_some() && self.permits.iter().all(Option::is_none))
+    }
+
+    fn take(&mut self, verdict: Verdict) {
+        match verdict.admit() {
+            Ok(permit) => self.permits.push(Some(permit)),
+            Err(denied) => {
+                self.dropped += 1;
+                self.permits.push(None);
+                self.refusal.get_or_insert(denied);
+            }
+        }
     }
 }
 

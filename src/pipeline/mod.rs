@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, UnseenInput};
 use crate::catalog::prices::Catalog;
@@ -58,6 +59,9 @@ use crate::pipeline::unfinished::Unfinished;
 use crate::provider::Provider;
 use crate::route::Table;
 use crate::telemetry::metrics::METRICS;
+
+/// The most large bodies that are read at one time; the others wait in line.
+const LARGE_BODIES: usize = 2;
 
 /// What every exchange shares for as long as the process runs.
 pub struct Gateway {
@@ -83,6 +87,8 @@ pub struct Gateway {
     pub audit: AuditGate,
     /// Set once, when the process is to end: nothing new is taken.
     pub draining: AtomicBool,
+    /// Places for reading large bodies: callers with none are served on the other cores meanwhile.
+    large_bodies: Semaphore,
     cut_off: AtomicBool,
     in_flight: AtomicUsize,
     buffered: AtomicUsize,
@@ -166,6 +172,7 @@ impl Gateway {
             unfinished: Unfinished::default(),
             audit: AuditGate::default(),
             draining: AtomicBool::new(false),
+            large_bodies: Semaphore::new(LARGE_BODIES),
             cut_off: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),

@@ -1,5 +1,8 @@
 //! **Relay**: an upstream's answer on its way to the caller, frame by frame, never a whole stream.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::dialect::unpack::Coding;
@@ -9,9 +12,13 @@ use crate::ledger::Outcome;
 use crate::pipeline::attempt::micros;
 use crate::pipeline::exchange::{Exchange, Relaying};
 use crate::pipeline::leave::Leave;
+use crate::provider::Provider;
+use crate::unit::clock::Tick;
 
 /// The most of an upstream's error body that is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// How long it may come; then the caller gets what there is of it.
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of an answer from its head.
 pub struct AnswerHead<'a> {
@@ -47,15 +54,14 @@ impl Exchange {
     pub fn begin_relay(&mut self, head: &AnswerHead<'_>) -> Framing {
         let coding = Coding::of(head.encoding);
         let plain = Framing { status: head.status, ..Framing::default() };
-        let Some(current) = &self.current else { return plain };
-        self.record.provider = Some(current.step.provider.name.clone());
-        self.record.model_served = (!current.step.model.is_empty()).then(|| current.step.model.clone());
+        let Some(provider) = self.name_provider() else { return plain };
         if head.status >= 300 && !head.unchanged {
             // A redirect is not followed and its target is not told: to the caller it is a broken answer.
             let status = if head.status < 400 { Kind::UpstreamError.status() } else { head.status };
             self.record.status = status;
             self.record.reason = Some(Kind::UpstreamError.code().to_owned());
-            self.relaying = Relaying::Mending { status: head.status, coding, collected: Vec::new() };
+            self.relaying =
+                Relaying::Mending { status: head.status, coding, collected: Vec::new(), since: Tick::now() };
             return Framing { length_changes: true, rewritten: true, status, ..plain };
         }
         self.record.status = head.status;
@@ -79,11 +85,19 @@ impl Exchange {
             reader = reader.guess_stream(hide);
         }
         if readable && (event_stream || guess || is_kind(kind, "application/json")) {
-            reader = reader.keep_confidential(current.step.provider.clone());
+            reader = reader.keep_confidential(provider);
         }
         self.relaying = Relaying::Passing { reader: Box::new(reader), coding, expected: head.length, seen: 0 };
         // A stream may grow by an event that says that it broke off.
         Framing { length_changes: event_stream || guess || unpacked, unpacked, event_stream, ..plain }
+    }
+
+    /// Notes who is asked for what, as who serves it; and gives them.
+    pub(super) fn name_provider(&mut self) -> Option<Arc<Provider>> {
+        let step = &self.current.as_ref()?.step;
+        self.record.provider = Some(step.provider.name.clone());
+        self.record.model_served = (!step.model.is_empty()).then(|| step.model.clone());
+        Some(step.provider.clone())
     }
 
     /// Whether the current target is asked to report usage in a stream.
@@ -114,7 +128,10 @@ impl Exchange {
                 // What cannot be read says nothing.
                 let readable = !matches!(coding, Coding::Opaque);
                 let piece = chunk.filter(|_| readable && room > 0).unwrap_or_default();
-                let piece = coding.decode(piece).unwrap_or_default();
+                let piece = coding.decode(piece).unwrap_or_else(|_| {
+                    *coding = Coding::Opaque;
+                    Bytes::new()
+                });
                 collected.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
                 if end { Some(self.mend()) } else { None }
             }
@@ -122,7 +139,8 @@ impl Exchange {
                 let chunk = chunk.unwrap_or_default();
                 *seen += chunk.len() as u64;
                 let whole = end || expected.is_some_and(|length| *seen >= length);
-                let Ok(chunk) = coding.decode(chunk) else {
+                let Some(chunk) = coding.decode(chunk).ok().filter(|_| !whole || *seen == 0 || coding.is_whole())
+                else {
                     self.corrupt = true;
                     return None;
                 };
@@ -143,6 +161,12 @@ impl Exchange {
             }
         };
         out.filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Whether enough has come of an error's body to tell the caller: what follows would only be thrown away.
+    pub fn has_heard_enough(&self) -> bool {
+        let Relaying::Mending { coding, collected, since, .. } = &self.relaying else { return false };
+        matches!(coding, Coding::Opaque) || collected.len() >= MAX_ERROR_BYTES || since.elapsed() > ERROR_PATIENCE
     }
 
     /// The upstream's error in the caller's dialect, without credentials and addresses; settles.

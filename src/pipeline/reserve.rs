@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::budget::{Amounts, Limited, Payer, Refusal, Reservation};
-use crate::dialect::{Facts, Operation, Runs};
+use crate::dialect::{Facts, Runs, Writing};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::exchange::Exchange;
 
@@ -202,7 +202,7 @@ impl Exchange {
             }
         }
         let Some(most) = caps.max_output_tokens else { return Ok(None) };
-        cap_output(facts, most)
+        cap_output(facts, self.writing, most)
     }
 }
 
@@ -222,22 +222,31 @@ fn seconds(span: Duration) -> String {
     }
 }
 
-/// Holds a request to a cap on its output.
-fn cap_output(facts: &Facts, most: u64) -> Result<Option<u64>> {
-    let writes = matches!(facts.operation, Operation::Chat | Operation::Completions | Operation::Responses);
-    if !writes {
+/// Holds a request to a cap on its output. What passes through is not changed, so it must name a ceiling itself where it is known in
+/// which field; where it is not, none can be asked of it.
+fn cap_output(facts: &Facts, writing: Writing, most: u64) -> Result<Option<u64>> {
+    if !facts.operation.writes() && writing == Writing::Nothing {
         return Ok(None);
     }
-    let choices = facts.choices.max(1);
+    let (choices, field) = (facts.choices.max(1), writing.field());
     match facts.max_output_tokens {
         Some(asked) if asked.saturating_mul(choices) > most => {
             let text = format!(
                 "The request asks for up to {} output tokens; the most for this key is {most} (max_output_tokens). Ask for fewer.",
                 asked.saturating_mul(choices)
             );
-            Err(Error::new(Kind::InvalidRequest, text).param("max_tokens"))
+            Err(Error::new(Kind::InvalidRequest, text).param(field.unwrap_or("max_tokens")))
         }
         Some(_) => Ok(None),
+        None if !facts.operation.writes() => match field {
+            Some(field) => {
+                let text = format!(
+                    "The request names no ceiling on its output; the most for this key is {most} (max_output_tokens). Name it in `{field}`."
+                );
+                Err(Error::new(Kind::InvalidRequest, text).param(field))
+            }
+            None => Ok(None),
+        },
         None if choices > most => {
             let text =
                 format!("The request asks for {choices} answers; this key may have {most} output tokens in all.");
@@ -249,7 +258,48 @@ fn cap_output(facts: &Facts, most: u64) -> Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::dialect::{place, runs, understand};
+
+    /// What a cap of 5 tokens makes of a request: the ceiling that is put in, or the field that is at fault.
+    fn capped(path: &str, body: &str) -> std::result::Result<Option<u64>, String> {
+        let (place, body) = (place("POST", path).unwrap(), Bytes::from(body.to_owned()));
+        let mut facts = understand(place.operation, None, &body).unwrap();
+        let writing = Writing::at(&place, runs("POST", &place, &facts, &body), &facts, &body);
+        facts.heed(&place, writing, &body);
+        cap_output(&facts, writing, 5).map_err(|error| error.field().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn what_passes_through_is_held_to_the_cap_on_its_output_by_its_own_words() {
+        for (path, body, field) in [
+            ("/v1/messages", r#"{"model":"m","max_tokens":6}"#, "max_tokens"),
+            ("/v1/messages", r#"{"model":"m"}"#, "max_tokens"),
+            ("/v1/messages", r#"{"model":"m","max_output_tokens":5}"#, "max_tokens"),
+            ("/v1/fim/completions", r#"{"model":"m","max_tokens":3,"n":2}"#, "max_tokens"),
+            ("/v1/conversations", r#"{"inputs":"x","max_tokens":5}"#, "completion_args.max_tokens"),
+            ("/v1/threads/runs", r#"{"assistant_id":"a","stream":true}"#, "max_completion_tokens"),
+            ("/v1/responses/compact", r#"{"model":"m","max_output_tokens":6}"#, "max_tokens"),
+            ("/v1/anything", r#"{"model":"m","max_output_tokens":6}"#, "max_tokens"),
+        ] {
+            assert_eq!(capped(path, body), Err(field.to_owned()), "{path} {body}");
+        }
+        for (path, body) in [
+            ("/v1/messages", r#"{"model":"m","max_tokens":5}"#),
+            ("/v1/conversations", r#"{"inputs":"x","completion_args":{"max_tokens":5}}"#),
+            ("/v1/conversations", r#"{"items":[]}"#),
+            ("/v1/messages/count_tokens", r#"{"model":"m","max_tokens":6}"#),
+            ("/v1/chat/moderations", r#"{"model":"m"}"#),
+            ("/v1/files", "x"),
+            // Nobody knows what bounds these.
+            ("/v1/responses/compact", r#"{"model":"m"}"#),
+            ("/v1/anything", r#"{"model":"m"}"#),
+        ] {
+            assert_eq!(capped(path, body), Ok(None), "{path} {body}");
+        }
+    }
 
     #[test]
     fn a_span_reads_as_openai_writes_it() {

@@ -41,8 +41,8 @@ impl Exchange {
             // Nothing ever arrived: a connection that was closed before a whole head.
             return;
         }
-        let uncounted = self.close_answer();
         self.close_attempt(outcome);
+        let uncounted = self.close_answer();
         self.record.duration_us = micros(self.started.elapsed());
         self.price();
         let rows = self.at_most.as_ref().zip(self.reservation.as_ref()).map(|(_, held)| held.rows());
@@ -111,7 +111,7 @@ impl Exchange {
     /// Takes usage and model out of the answer's reader; gives what must be counted if the provider did not count. Where no model
     /// ran, nothing of it counts: figures of something stored were paid for when it was made, or are a caller's own words.
     fn close_answer(&mut self) -> Option<Uncounted> {
-        let Relaying::Passing { reader, .. } = &mut self.relaying else { return None };
+        let Relaying::Passing { reader, .. } = &mut self.relaying else { return self.given_up() };
         reader.finish();
         if self.runs == Runs::Nothing {
             self.record.cost = Some(NanoUsd::ZERO);
@@ -156,36 +156,70 @@ impl Exchange {
         if partial.is_none() {
             self.at_most = self.at_most();
         }
-        if let Some(AtMost { amounts, .. }) = &self.at_most {
-            let count = |amount: i64| amount.max(0).unsigned_abs();
-            let (input, output) = (count(amounts.input_tokens), count(amounts.output_tokens));
-            self.record.usage = Some(Usage { input, output, ..Usage::default() });
-            self.record.usage_source = Some(UsageSource::Estimated);
+        if self.takes_most() {
             return None;
         }
         if counts { self.uncounted(operation, partial) } else { None }
     }
 
+    /// Whether the answer is made later; then the most that it can use is what it used, as far as anybody can say.
+    fn takes_most(&mut self) -> bool {
+        let Some(AtMost { amounts, .. }) = &self.at_most else { return false };
+        let count = |amount: i64| amount.max(0).unsigned_abs();
+        let (input, output) = (count(amounts.input_tokens), count(amounts.output_tokens));
+        self.record.usage = Some(Usage { input, output, ..Usage::default() });
+        self.record.usage_source = Some(UsageSource::Estimated);
+        true
+    }
+
+    /// What must be counted of a call that was given up – by its caller, by a withdrawal, by the end of the process – while a provider
+    /// had the whole of it and had not begun to answer: the provider reads it and bills that, though nobody hears so.
+    fn given_up(&mut self) -> Option<Uncounted> {
+        let left = matches!(self.record.outcome, Outcome::ClientGone | Outcome::Withdrawn | Outcome::Interrupted);
+        self.current.as_ref().filter(|current| current.sent && left && self.runs != Runs::Nothing)?;
+        self.name_provider()?;
+        self.at_most = self.at_most_unheard();
+        if self.takes_most() {
+            return None;
+        }
+        let facts = self.facts.as_ref().filter(|facts| facts.images_drawn > 0 && facts.operation == Operation::Images);
+        self.record.images = facts.map(|facts| Images {
+            count: facts.images_drawn,
+            size: facts.image_size.clone(),
+            quality: facts.image_quality.clone(),
+        });
+        self.to_count(match self.operation() {
+            // Speech is told by its text; what is heard has none.
+            Operation::Audio if !self.record.path.ends_with("/speech") => Operation::Passthrough,
+            operation => operation,
+        })
+    }
+
     /// What must be counted, beside what the provider reported.
     fn uncounted(&self, operation: Operation, reported: Option<Report>) -> Option<Uncounted> {
-        let (Relaying::Passing { reader, coding, .. }, Some(current)) = (&self.relaying, &self.current) else {
-            return None;
-        };
+        let Relaying::Passing { reader, coding, .. } = &self.relaying else { return None };
         let (mut delivered, delivered_bytes) = reader.delivered();
         if matches!(coding, Coding::Opaque) {
             delivered = Bytes::new();
         }
+        let event_stream = reader.is_event_stream();
+        Some(Uncounted { event_stream, delivered, delivered_bytes, reported, ..self.to_count(operation)? })
+    }
+
+    /// What must be counted of the request alone.
+    fn to_count(&self, operation: Operation) -> Option<Uncounted> {
+        let current = self.current.as_ref()?;
         Some(Uncounted {
             id: self.record.id,
             operation,
-            event_stream: reader.is_event_stream(),
+            event_stream: false,
             request: self.body.clone(),
             request_bytes: self.record.bytes_in,
             image_tokens: self.facts.as_ref().map_or(0, |facts| self.image_tokens(facts)),
             most_input: self.written_bound(),
-            delivered,
-            delivered_bytes,
-            reported,
+            delivered: Bytes::new(),
+            delivered_bytes: 0,
+            reported: None,
             provider: current.step.provider.clone(),
             model: self.priced_as(&current.step).to_owned(),
             served: self.record.model_served.clone(),
@@ -239,15 +273,9 @@ impl Exchange {
         if usage.is_none() && !matches!(self.record.status, 200..=299) {
             return;
         }
-        let settings = &current.step.provider.settings;
-        let query = PriceQuery {
-            provider_name: &current.step.provider.name,
-            price_provider: settings.price_provider.as_deref(),
-            model: self.priced_as(&current.step),
-            served: self.record.model_served.as_deref(),
-            at: self.record.started_at,
-            tier: self.record.service_tier.unwrap_or_default(),
-        };
+        let tier = self.record.service_tier.unwrap_or_default();
+        let asked = current.step.provider.price_query(self.priced_as(&current.step), self.record.started_at, tier);
+        let query = PriceQuery { served: self.record.model_served.as_deref(), ..asked };
         match self.live.catalog.bill(&query, usage, self.record.images.as_ref()) {
             Some(cost) => {
                 self.record.cost = Some(cost.amount);
@@ -286,10 +314,11 @@ impl Exchange {
     }
 }
 
-/// The provider ended its stream with an error of its own; the caller has seen it as it came.
+/// The provider's answer was, or ended in, an error of its own; the caller has seen it as it came.
 fn note_stream_error(record: &mut Record, code: Option<&str>) {
     record.reason = Some(Kind::UpstreamError.code().to_owned());
-    record.error = Some(format!("the provider sent an error in the stream: {}", code.unwrap_or("no code")));
+    let place = if record.stream { "in the stream" } else { "in an answer of status 200" };
+    record.error = Some(format!("the provider sent an error {place}: {}", code.unwrap_or("no code")));
     if record.outcome == Outcome::Answered {
         record.outcome = Outcome::UpstreamFailed;
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::dialect::{self, Facts, MAX_OTHER_MODELS, Naming};
+use crate::dialect::{self, Facts, MAX_OTHER_MODELS, Naming, ToolModel, Writing};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::pipeline::attempt::Step;
@@ -15,6 +15,9 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::{Gateway, Held, Live};
 use crate::provider::Provider;
 use crate::route::{Plan, Target};
+
+/// Bodies up to this size are read at once, by the thread that serves the caller: in fractions of a millisecond.
+const AT_ONCE_BYTES: usize = 256 * 1024;
 
 impl Exchange {
     /// Finds the operation that a method and a path stand for.
@@ -35,13 +38,32 @@ impl Exchange {
         self.held = Some(held);
     }
 
-    /// Reads what the body says, and which model the path or the query names where the body names none.
+    /// Reads what the body says, and which model the path or the query names where the body names none. A large body is read
+    /// beside the threads that serve, since the worst ones take a good part of a second.
     ///
     /// # Errors
     /// `InvalidRequest` with the field at fault; `PermissionDenied` for a model that the key may not ask for, or one that nobody
     /// sees where the key may not ask for all.
-    pub fn understand(&mut self, content_type: Option<&str>, query: Option<&str>) -> Result<()> {
-        let mut facts = dialect::understand(self.operation(), content_type, &self.body)?;
+    pub async fn understand(&mut self, content_type: Option<&str>, query: Option<&str>) -> Result<()> {
+        let (operation, body) = (self.operation(), self.body.clone());
+        let facts = match body.len() {
+            0..=AT_ONCE_BYTES => dialect::understand(operation, content_type, &body)?,
+            _ => {
+                let content_type = content_type.map(str::to_owned);
+                let read = move || dialect::understand(operation, content_type.as_deref(), &body);
+                let _place = self.gateway.large_bodies.acquire().await;
+                let failed = |error| Error::new(Kind::Internal, "The request could not be read.").because(error);
+                tokio::task::spawn_blocking(read).await.map_err(failed)??
+            }
+        };
+        self.heed(facts, query)
+    }
+
+    /// Acts on what the body says.
+    ///
+    /// # Errors
+    /// As [`Exchange::understand`].
+    pub fn heed(&mut self, mut facts: Facts, query: Option<&str>) -> Result<()> {
         if let Some(place) = &self.place {
             facts.look_beyond(place, query)?;
         }
@@ -55,6 +77,8 @@ impl Exchange {
         self.check_models(&facts, &others)?;
         if let Some(place) = &self.place {
             self.runs = dialect::runs(&self.record.method, place, &facts, &self.body);
+            self.writing = Writing::at(place, self.runs, &facts, &self.body);
+            facts.heed(place, self.writing, &self.body);
         }
         self.facts = Some(facts);
         Ok(())
@@ -63,19 +87,10 @@ impl Exchange {
     /// Whether the key may ask for each model that the request names, and, if not for all, whether these are all that it runs.
     fn check_models(&self, facts: &Facts, others: &[String]) -> Result<()> {
         let (Some(key), Some(place)) = (&self.key, &self.place) else { return Ok(()) };
-        let ring = &self.gateway.ring;
-        if !ring.restricts_models(key) {
+        if !self.gateway.ring.restricts_models(key) {
             return Ok(());
         }
-        let asked = facts.model.as_deref().map(|model| ("model", Cow::Borrowed(model)));
-        let others = others.iter().map(|model| ("models", Cow::Borrowed(&**model)));
-        let in_tools = facts.tool_models(&self.body).map(|model| ("tools", model));
-        for (param, model) in asked.into_iter().chain(others).chain(in_tools) {
-            if !ring.allows_model(key, &model) {
-                let text = format!("This API key may not use the model `{model}`.");
-                return Err(Error::new(Kind::PermissionDenied, text).param(param));
-            }
-        }
+        self.check_names(key, facts, others)?;
         let naming = dialect::naming(&self.record.method, place);
         let is_seen = match naming {
             Naming::Nothing => true,
@@ -95,6 +110,28 @@ impl Exchange {
             .param("model"))
     }
 
+    /// Whether a key with a list of models may ask for each that the request names, by itself and in its tools.
+    fn check_names(&self, key: &Key, facts: &Facts, others: &[String]) -> Result<()> {
+        let asked = facts.model.as_deref().map(|model| ("model", Cow::Borrowed(model)));
+        let others = others.iter().map(|model| ("models", Cow::Borrowed(&**model)));
+        let tools = facts.tool_models(&self.body);
+        let in_tools = tools.iter().filter_map(|model| match model {
+            ToolModel::Named { name, .. } => Some(("tools", Cow::Borrowed(&**name))),
+            ToolModel::Chosen => None,
+        });
+        for (param, model) in asked.into_iter().chain(in_tools).chain(others) {
+            if !self.gateway.ring.allows_model(key, &model) {
+                let text = format!("This API key may not use the model `{model}`.");
+                return Err(Error::new(Kind::PermissionDenied, text).param(param));
+            }
+        }
+        if tools.contains(&ToolModel::Chosen) {
+            let text = "This API key may use certain models only, and a tool or a plugin of this request runs models that it does not name. Name them in it.";
+            return Err(Error::new(Kind::PermissionDenied, text).param("tools"));
+        }
+        Ok(())
+    }
+
     /// Orders the targets.
     ///
     /// # Errors
@@ -107,23 +144,22 @@ impl Exchange {
             None => self.routed(asked.as_deref())?,
         };
         self.record.route = Some(plan.route.clone());
-        let is_off = |target: &Target| {
-            let provider = self.live.providers.get(&target.provider);
-            let model = target.model.as_deref().or(asked.as_deref());
-            provider.is_some_and(|provider| !provider.settings.enabled && provider.offers(model))
-        };
-        let some_are_off = plan.targets.iter().any(is_off);
-        for target in plan.targets {
+        for target in &plan.targets {
             let step = self.step(target, asked.as_deref());
             // A target that names the model which is asked for anyway is the same as one that names none.
             let is_new = |step: &Step| !self.plan.iter().any(|other| other.is_same_target(step));
             self.plan.extend(step.filter(is_new));
         }
-        match self.plan.is_empty() {
-            true if some_are_off => Err(switched_off(asked.as_deref())),
-            true => Err(no_way(asked.as_deref())),
-            false => Ok(()),
+        if !self.plan.is_empty() {
+            return Ok(());
         }
+        let is_off = |target: &Target| {
+            let provider = self.live.providers.get(&target.provider);
+            let model = target.model.as_deref().or(asked.as_deref());
+            provider.is_some_and(|provider| !provider.settings.enabled && provider.offers(model))
+        };
+        let why = if plan.targets.iter().any(is_off) { switched_off } else { no_way };
+        Err(why(asked.as_deref()))
     }
 
     fn routed(&self, asked: Option<&str>) -> Result<Plan> {
@@ -148,7 +184,7 @@ impl Exchange {
         Ok(Some(Plan { route: Arc::from("header"), targets }))
     }
 
-    fn step(&self, target: Target, asked: Option<&str>) -> Option<Step> {
+    fn step(&self, target: &Target, asked: Option<&str>) -> Option<Step> {
         let provider = self.live.providers.get(&target.provider)?.clone();
         let model = target.model.as_deref().or(asked);
         provider.serves(model).then(|| Step { model: model.unwrap_or_default().to_owned(), provider, permit: None })
@@ -169,9 +205,11 @@ fn switched_off(asked: Option<&str>) -> Error {
     match asked {
         Some(model) => {
             let text = format!("The provider of the model `{model}` is switched off here (providers.*.enabled).");
-            Error::new(Kind::Unavailable, text).param("model")
+            Error::new(Kind::Unavailable, text).param("model").lasting()
         }
-        None => Error::new(Kind::Unavailable, "The provider of this is switched off here (providers.*.enabled)."),
+        None => {
+            Error::new(Kind::Unavailable, "The provider of this is switched off here (providers.*.enabled).").lasting()
+        }
     }
 }
 

@@ -129,11 +129,21 @@ impl Exchange {
             return None;
         }
         // Whatever becomes of the stream of such an answer, its making goes on.
-        let asked = || Value::whole(&self.body).get("background").is_some_and(|value| value.raw() == b"true");
+        let asked = || self.asks_for_later();
         let broken = reader.is_event_stream() || self.record.outcome != Outcome::Answered;
         let is_made_later = (reader.is_running() && !reader.is_event_stream()) || (broken && asked());
         let id = reader.response_id().map(str::to_owned);
         is_made_later.then(|| AtMost { amounts: self.most_of_unfinished(), id })
+    }
+
+    /// The most that an answer can use that is made whether anybody waits for it or not. For who has left before it said a word.
+    pub(super) fn at_most_unheard(&self) -> Option<AtMost> {
+        let asked = self.operation() == Operation::Responses && self.asks_for_later();
+        asked.then(|| AtMost { amounts: self.most_of_unfinished(), id: None })
+    }
+
+    fn asks_for_later(&self) -> bool {
+        Value::whole(&self.body).get("background").is_some_and(|value| value.raw() == b"true")
     }
 
     /// What is reserved, or would be under a limit.
@@ -221,14 +231,8 @@ impl Exchange {
 
     /// What the answer costs, by the price of the time when it was asked for.
     fn bill_unfinished(&self, charged: &Charged, count: &Count) -> Option<Cost> {
-        let query = PriceQuery {
-            provider_name: &charged.provider.name,
-            price_provider: charged.provider.settings.price_provider.as_deref(),
-            model: &charged.asked,
-            served: count.served.as_deref(),
-            at: charged.at,
-            tier: count.tier,
-        };
+        let asked = charged.provider.price_query(&charged.asked, charged.at, count.tier);
+        let query = PriceQuery { served: count.served.as_deref(), ..asked };
         self.live.catalog.bill(&query, Some(&count.usage), count.images.as_ref())
     }
 }

@@ -94,6 +94,9 @@ pub struct ProviderSettings {
     pub models: Vec<Glob>,
     /// Headers added to every request, in order of their names, each name once; values are marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What of their values is secret: what was referred to, and what stands behind the word of a scheme (`Bearer`) in it. At least
+    /// eight bytes each.
+    pub header_secrets: Vec<Secret>,
     /// The time to open a connection, TLS included.
     pub connect_timeout: Duration,
     /// The time from sending the request to the first byte of the answer.

@@ -70,6 +70,13 @@ pub struct Addresses {
 }
 
 impl Endpoint {
+    /// Whether a text names it: its authority or its host, in any case. A host that is a single word counts in an address only.
+    ///
+    /// *Cost*: two walks over the text; no allocation.
+    pub fn is_named_in(&self, text: &[u8]) -> bool {
+        names(text, &self.authority) || names(text, &self.host)
+    }
+
     /// Takes a URL of the form `http[s]://host[:port][/prefix]` apart.
     ///
     /// # Errors
@@ -283,9 +290,49 @@ fn is_metadata_service(ip: IpAddr) -> bool {
     }
 }
 
+fn names(text: &[u8], host: &str) -> bool {
+    let Some(first) = host.as_bytes().first() else { return false };
+    let is_word = !host.contains(['.', ':']);
+    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text).any(|at| {
+        let (before, rest) = text.split_at_checked(at).unwrap_or_default();
+        let Some((found, behind)) = rest.split_at_checked(host.len()) else { return false };
+        let joins = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        found.eq_ignore_ascii_case(host.as_bytes())
+            && !joins(before.last())
+            && !joins(behind.first())
+            && (!is_word || before.ends_with(b"//"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_found_where_a_text_names_it() {
+        let is_named = |url: &str, text: &str| Endpoint::parse(url).unwrap().is_named_in(text.as_bytes());
+        for (url, text) in [
+            ("https://api.example.com/v1", "xapi.example.com"),
+            ("https://api.example.com/v1", "api.example.community"),
+            ("https://api.example.com/v1", "api.example"),
+            ("https://api.example.com/v1", ""),
+            ("http://vllm/v1", "vllm 0.11"),
+            ("http://vllm:8000/v1", "vllm:80000"),
+        ] {
+            assert!(!is_named(url, text), "{url} {text}");
+        }
+        for (url, text) in [
+            ("https://api.example.com/v1", "https://API.example.com/v1/chat"),
+            ("https://api.example.com/v1", "api.example.com:443"),
+            ("https://api.example.com/v1", "xapi.example.com, api.example.com"),
+            ("http://vllm/v1", "http://vllm/v1"),
+            ("http://vllm:8000/v1", "at vllm:8000"),
+            ("http://10.0.0.7:8000/v1", "10.0.0.7"),
+            ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ] {
+            assert!(is_named(url, text), "{url} {text}");
+        }
+    }
 
     #[test]
     fn a_url_that_could_leak_or_mislead_is_refused() {

@@ -16,12 +16,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::catalog::prices::PriceQuery;
 use crate::dialect::Confidential;
 use crate::provider::config::ProviderSettings;
 use crate::provider::credential::Credentials;
 use crate::provider::endpoint::Endpoint;
 use crate::provider::transport::Transport;
 use crate::unit::clock::Timestamp;
+use crate::unit::secret::Secret;
+use crate::unit::usage::ServiceTier;
+
+/// What is shorter is a word, not a secret that could be looked for in headers.
+const SHORTEST_SECRET_BYTES: usize = 8;
 
 /// A provider, ready to serve.
 #[derive(Debug)]
@@ -60,6 +66,12 @@ impl Provider {
         })
     }
 
+    /// What its answers cost for that model, as a question to the list of prices, as long as nobody says which model it served.
+    pub fn price_query<'a>(&'a self, model: &'a str, at: Timestamp, tier: ServiceTier) -> PriceQuery<'a> {
+        let price_provider = self.settings.price_provider.as_deref();
+        PriceQuery { provider_name: &self.name, price_provider, model, served: None, at, tier }
+    }
+
     /// Whether one of these settings would be the same: equal settings, and the same authorities in their file as when this one
     /// was built.
     ///
@@ -84,9 +96,25 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// Whether the value of a header that it sent gives away the credential that it was asked with, one of the secret headers, or
+    /// where it is. Short credentials are words that occur anyway.
+    ///
+    /// *Cost*: a search for each of them, over a text that is short; no allocation.
+    pub fn betrays(&self, credential: Option<&Secret>, value: &[u8]) -> bool {
+        let holds = |secret: &Secret| {
+            let secret = secret.expose().as_bytes();
+            (SHORTEST_SECRET_BYTES..=value.len()).contains(&secret.len())
+                && memchr::memmem::find(value, secret).is_some()
+        };
+        credential.into_iter().chain(&self.settings.header_secrets).any(holds) || self.endpoint.is_named_in(value)
+    }
+}
+
 impl Confidential for Provider {
     fn secrets(&self) -> Vec<&str> {
-        self.credentials.secrets().iter().map(|secret| secret.expose()).collect()
+        let secrets = self.credentials.secrets().iter().chain(&self.settings.header_secrets);
+        secrets.map(|secret| secret.expose()).collect()
     }
 
     fn hosts(&self) -> Vec<&str> {

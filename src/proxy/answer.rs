@@ -51,3 +51,8 @@ fn head(answer: &Answer, exchange: &Exchange) -> pingora_error::Result<ResponseH
     }
     Ok(response)
 }
+
+/// Whether the head of an answer has gone to the caller, so that no other can.
+pub fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|response| !response.status.is_informational())
+}

@@ -53,6 +53,8 @@ fn is_kept_from_providers(name: &HeaderName) -> bool {
             | "x-http-method"
             | "x-http-method-override"
             | "x-method-override"
+            | "x-original-url"
+            | "x-rewrite-url"
     ) || name.as_str().starts_with("x-marg-")
 }
 
@@ -61,8 +63,17 @@ fn asks_for_a_part(name: &HeaderName) -> bool {
     *name == header::RANGE || *name == header::IF_RANGE
 }
 
-/// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, and
-/// what only Marg may say. `x-should-retry` may be said by both: like `retry-after`, it is a part of an error.
+/// How the names of headers begin that are kept from callers.
+///
+/// *Sources*, for those that proxies obey: `X-Accel-Redirect` and its kin,
+/// <https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers>; `X-Reproxy-URL` of Perlbal;
+/// `X-LiteSpeed-Location`, <https://docs.litespeedtech.com/lsws/cp/config/internal-redirect/>;
+/// `x-envoy-immediate-health-check-fail`, <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter>.
+const KEPT_BEGINNINGS: [&str; 8] =
+    ["x-marg-", "x-kavach-", "x-forwarded-", "x-accel-", "x-reproxy-", "x-litespeed-", "x-envoy-", "access-control-"];
+
+/// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, what only
+/// Marg may say, and what a proxy in front of Marg or a browser would obey, as it was Marg that they asked. `x-should-retry` may be said by both: like `retry-after`, it is a part of an error.
 fn is_kept_from_callers(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -82,9 +93,6 @@ fn is_kept_from_callers(name: &HeaderName) -> bool {
             | "nel"
             | "www-authenticate"
             | "link"
-            | "access-control-allow-origin"
-            | "access-control-expose-headers"
-            | "access-control-allow-credentials"
             | "x-request-id"
             | "keep-alive"
             | "upgrade"
@@ -94,7 +102,19 @@ fn is_kept_from_callers(name: &HeaderName) -> bool {
             | "forwarded"
             | "x-real-ip"
             | "x-served-by"
-    ) || ["x-marg-", "x-kavach-", "x-forwarded-"].iter().any(|begin| name.as_str().starts_with(begin))
+            | "x-sendfile"
+            | "x-sendfile-temporary"
+            | "x-lighttpd-send-file"
+            | "x-lighttpd-send-tempfile"
+            | "surrogate-control"
+            | "surrogate-key"
+            | "cdn-cache-control"
+            | "cloudflare-cdn-cache-control"
+            | "clear-site-data"
+            | "service-worker-allowed"
+            | "public-key-pins"
+            | "reporting-endpoints"
+    ) || KEPT_BEGINNINGS.iter().any(|begin| name.as_str().starts_with(begin))
 }
 
 /// What a provider's `connection` names beside, which is for that connection only (RFC 9110 section 7.6.1). What frames the body
@@ -133,6 +153,24 @@ pub fn refuse_upgrade(headers: &HeaderMap) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses bodies that are compressed: nothing could be read off them.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn refuse_coding(headers: &HeaderMap) -> Result<()> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_plain = |value: &http::HeaderValue| {
+        let coding = value.as_bytes().trim_ascii();
+        coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+    };
+    if codings.all(is_plain) {
+        return Ok(());
+    }
+    let text =
+        "The request's body is encoded (`content-encoding`), and this gateway reads plain ones only; send it without.";
+    Err(Error::new(Kind::InvalidRequest, text))
 }
 
 /// What the caller calls its body.
@@ -229,19 +267,36 @@ pub fn name_exchange(response: &mut ResponseHeader, exchange: &Exchange) -> ping
     Ok(())
 }
 
-/// Takes out what a provider says that is not for the caller.
-fn keep_back(response: &mut ResponseHeader, exchange: &Exchange) {
+/// The names in a provider's head that are not for the caller: by what they are, or by what their values give away.
+fn kept_back(headers: &HeaderMap, exchange: &Exchange) -> Vec<HeaderName> {
     let limited = exchange.rates.is_some();
     let permits = exchange.live.permits.header();
-    let connection = named_by_connection(&response.headers);
-    let kept = |name: &HeaderName| {
+    let connection = named_by_connection(headers);
+    let mut kept = listed(headers, |name| {
         is_kept_from_callers(name)
             || is_named(&connection, name)
             || permits == Some(name)
             || (limited && LIMITS_OF_PROVIDERS.iter().any(|begin| name.as_str().starts_with(begin)))
-    };
-    for name in listed(&response.headers, kept) {
-        response.remove_header(&name);
+    });
+    // What says where the body ends is a number, or a word of HTTP's own.
+    let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    let betraying = headers.iter().filter(|(name, value)| !frames(name) && betrays(value, exchange));
+    kept.extend(betraying.map(|(name, _)| name.clone()));
+    kept
+}
+
+/// Whether a value gives away a secret or the address of the provider that is asked.
+fn betrays(value: &http::HeaderValue, exchange: &Exchange) -> bool {
+    exchange.current.as_ref().is_some_and(|current| {
+        let credential = current.credential.as_ref().map(|(_, secret)| secret);
+        current.step.provider.betrays(credential, value.as_bytes())
+    })
+}
+
+/// Takes out of a provider's trailers what would not be for the caller as a header.
+pub fn sign_trailers(trailers: &mut HeaderMap, exchange: &Exchange) {
+    for name in kept_back(trailers, exchange) {
+        trailers.remove(name);
     }
 }
 
@@ -252,8 +307,10 @@ pub fn sign(
     framing: Framing,
     bodyless: bool,
 ) -> pingora_error::Result<()> {
-    let theirs = response.headers.get("x-request-id").cloned();
-    keep_back(response, exchange);
+    let theirs = response.headers.get("x-request-id").filter(|id| !betrays(id, exchange)).cloned();
+    for name in kept_back(&response.headers, exchange) {
+        response.remove_header(&name);
+    }
     response.set_status(framing.status)?;
     // The provider's words for its status need not fit the one that is sent on.
     response.set_reason_phrase(None)?;

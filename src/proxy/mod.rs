@@ -153,7 +153,7 @@ impl Context {
 
     /// Ends an answer that is not what its encoding says: it has broken off, or, where nothing has reached the caller, was none.
     fn give_up_corrupt(&mut self, session: &Session) -> Box<PingoraError> {
-        if session.response_written().is_some_and(|response| !response.status.is_informational()) {
+        if answer::has_begun(session) {
             return PingoraError::new_up(ErrorType::InvalidHTTPHeader);
         }
         self.exchange.relaying = Relaying::Nothing;
@@ -215,7 +215,8 @@ impl Front {
         exchange.arrive(&Head { method, path, headers: &request.headers, peer })?;
         body::refuse_smuggling(session)?;
         headers::refuse_upgrade(&request.headers)?;
-        exchange.identify(&request.headers)?;
+        headers::refuse_coding(&request.headers)?;
+        exchange.identify(&request.headers, request.uri.query())?;
         exchange.label(&request.headers)?;
         exchange.locate(method, path)?;
         if let Some(answer) = exchange.local_answer()? {
@@ -225,7 +226,7 @@ impl Front {
         exchange.keep_body(read.bytes, read.held);
         let request = session.req_header();
         let content_type = headers::content_type(&request.headers)?;
-        exchange.understand(content_type, request.uri.query())?;
+        exchange.understand(content_type, request.uri.query()).await?;
         exchange.give_way();
         exchange.plan(&request.headers)?;
         exchange.bound().await?;
@@ -366,7 +367,7 @@ impl ProxyHttp for Front {
         headers::address(session.req_header(), request, &context.exchange, body.len())?;
         context.over_http2 = request.version == http::Version::HTTP_2;
         context.pieces.iter().for_each(|pieces| pieces.begin(body.len(), context.over_http2));
-        context.exchange.outgoing = body;
+        context.exchange.begin_sending(body);
         context.sent = Some(Tick::now());
         Ok(())
     }
@@ -385,6 +386,7 @@ impl ProxyHttp for Front {
             // At the first call, which may not be the last: behind trailers (RFC 9113 section 8.1) the end comes by itself.
             None => Some(std::mem::take(outgoing)).filter(|whole| !whole.is_empty()),
         };
+        context.exchange.note_sent();
         Ok(())
     }
 
@@ -428,6 +430,16 @@ impl ProxyHttp for Front {
         headers::sign(response, &context.exchange, framing, bodyless)
     }
 
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut http::HeaderMap,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        headers::sign_trailers(trailers, &context.exchange);
+        Ok(())
+    }
+
     fn response_body_filter(
         &self,
         session: &mut Session,
@@ -442,6 +454,10 @@ impl ProxyHttp for Front {
             return Err(PingoraError::explain(ErrorType::InternalError, "the key was withdrawn"));
         }
         *body = context.exchange.relay(body.take(), end);
+        if context.exchange.has_heard_enough() && answer::has_begun(session) {
+            // `fail_to_proxy` tells the caller, and what the provider still sends is not waited for.
+            return Err(PingoraError::new_up(ErrorType::InvalidHTTPHeader));
+        }
         if context.exchange.corrupt {
             return Err(context.give_up_corrupt(session));
         }
@@ -471,8 +487,7 @@ impl ProxyHttp for Front {
         if let (true, true, Some(current)) = (timed_out, context.over_http2, &context.exchange.current) {
             current.step.provider.transport.give_up(peer);
         }
-        let started = session.response_written().is_some_and(|response| !response.status.is_informational());
-        if *error.esource() == ErrorSource::Downstream || started {
+        if *error.esource() == ErrorSource::Downstream || answer::has_begun(session) {
             error.set_retry(false);
             return error;
         }
@@ -498,8 +513,7 @@ impl ProxyHttp for Front {
         }
         let exchange = &mut context.exchange;
         let client_gone = *error.esource() == ErrorSource::Downstream;
-        let started = session.response_written().is_some_and(|response| !response.status.is_informational());
-        if started || client_gone {
+        if answer::has_begun(session) || client_gone {
             if let Some(event) = exchange.cut(client_gone) {
                 // The caller may be gone by now as well; then there is nobody to tell.
                 let _told = session.write_response_body(Some(event), true).await;

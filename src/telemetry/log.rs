@@ -54,13 +54,9 @@ pub fn start(level: LevelFilter, format: Format) {
         return;
     }
     let (filter, handle) = reload::Layer::new(level);
-    let quiet = filter_fn(|line| {
-        let third_party =
-            ["pingora", "h2", "hyper", "sqlx", "rustls", "log"].iter().any(|name| line.target().starts_with(name));
-        !third_party || *line.level() <= tracing::Level::WARN
-    })
-    // Without a hint every debug line of Pingora's would be built up only to be refused here.
-    .with_max_level_hint(LevelFilter::TRACE);
+    let quiet = filter_fn(|line| is_worth_a_line(line.target(), *line.level()))
+        // Without a hint every debug line of Pingora's would be built up only to be refused here.
+        .with_max_level_hint(LevelFilter::TRACE);
     let json = match format {
         Format::Json => true,
         Format::Text => false,
@@ -79,6 +75,19 @@ pub fn start(level: LevelFilter, format: Format) {
             eprintln!("cannot start the log thread: {error}");
         }
     }
+}
+
+/// The module of Pingora that keeps connections for later.
+const POOL: &str = concat!("pingora", "_core::connectors");
+
+/// Whether a line of this target and level may be written at all.
+///
+/// Pingora's connectors call it an error that a pooled connection was taken by another request in the same moment; the request then
+/// takes another or a new one, and nothing else of that module is as severe.
+fn is_worth_a_line(target: &str, level: tracing::Level) -> bool {
+    let third_party = ["pingora", "h2", "hyper", "sqlx", "rustls", "log"].iter().any(|name| target.starts_with(name));
+    let is_harmless = target == POOL && level == tracing::Level::ERROR;
+    !is_harmless && (!third_party || level <= tracing::Level::WARN)
 }
 
 /// Changes the least severe level that is written.
@@ -164,5 +173,23 @@ impl Write for LineWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn other_peoples_chatter_is_left_out_and_their_warnings_are_not() {
+        assert!(!is_worth_a_line("pingora::proxy", Level::INFO), "its lines hold heads of requests");
+        assert!(!is_worth_a_line(POOL, Level::ERROR), "a connection that somebody else took");
+        for (target, level) in [("marg::pipeline", Level::DEBUG), ("pingora::proxy", Level::WARN), (POOL, Level::WARN)]
+        {
+            assert!(is_worth_a_line(target, level), "{target}");
+        }
+        assert!(is_worth_a_line(&format!("{POOL}::http"), Level::ERROR));
     }
 }

@@ -247,7 +247,7 @@ impl Tail {
     fn start(marg: &Marg, arguments: &[&str]) -> Self {
         use std::io::BufRead;
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marg"));
-        command.env_clear().current_dir(marg.path("")).args(["audit", "tail"]).args(arguments);
+        command.env_clear().current_dir(marg.path("")).args(arguments);
         let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let (sender, lines) = tokio::sync::mpsc::channel(1_000);
         let out = std::io::BufReader::new(child.stdout.take().unwrap());
@@ -277,11 +277,12 @@ async fn a_running_instance_is_searched_as_its_folder_is() {
     receipt(&marg, &id).await;
     let server = format!("http://{}", marg.admin);
     let server = ["--server", &server, "--token", &marg.admin_token];
-    let cases: [&[&str]; 6] = [
+    let cases: [&[&str]; 7] = [
         &["search", "--limit", "1200"],
         &["search", "--subject", "old-300"],
         &["search", "--kind", "refusal", "--until", "2100-01-01T00:00:00Z"],
         &["search", "--key", "nobody's"],
+        &["search", "--limit", "3", "--output", "yaml"],
         &["export", "--since", "2100-01-01T00:00:00Z"],
         &["export"],
     ];
@@ -290,6 +291,8 @@ async fn a_running_instance_is_searched_as_its_folder_is() {
         assert_eq!(code, 0, "{case:?}: {errors}");
         let (code, there, errors) = marg.try_command(&[&["audit"], case, &server[..]].concat()).await;
         assert_eq!(code, 0, "{case:?}: {errors}");
+        let documents = here.lines().filter(|line| *line == "---").count();
+        assert_eq!(documents, if case.contains(&"yaml") { 3 } else { 0 }, "{here}");
         // The gateway goes on writing; everything that the first saw the second must have seen.
         let whole = case[0] == "search" || there.starts_with(&here);
         assert!(whole && (here == there || case[0] == "export"), "{case:?}: {} and {}", here.len(), there.len());
@@ -301,9 +304,40 @@ async fn a_live_tail_follows_what_comes() {
     let upstream = Upstream::http1().await;
     let marg = Setup::with_default(&upstream).start().await;
     receipt(&marg, &marg.chat("plain", &body()).await.id()).await;
-    follows(&marg, &["--kind", "exchange"]).await;
+    follows(&marg, &["audit", "tail", "--kind", "exchange"]).await;
     let server = format!("http://{}", marg.admin);
-    follows(&marg, &["--kind", "exchange", "--server", &server, "--token", &marg.admin_token]).await;
+    follows(&marg, &["audit", "tail", "--kind", "exchange", "--server", &server, "--token", &marg.admin_token]).await;
+}
+
+#[tokio::test]
+async fn a_live_tail_goes_on_when_its_instance_comes_back() {
+    let upstream = Upstream::http1().await;
+    let mut marg = Setup::with_default(&upstream).start().await;
+    let server = format!("http://{}", marg.admin);
+    let server = ["--server", &server, "--token", &marg.admin_token];
+    let tail =
+        |group: &str, own: &[&str]| Tail::start(&marg, &[&[group, "tail", "--output", "json"], own, &server].concat());
+    let mut requests = tail("requests", &["--lines", "0"]);
+    let mut entries = tail("audit", &["--kind", "exchange"]);
+    // Both begin where they are started, which may be a moment from now.
+    for lines in [&mut requests, &mut entries] {
+        tokio::select! {
+            _ = lines.next() => {}
+            () = async { loop { marg.chat("plain", &body()).await; } } => unreachable!("calls go on"),
+        }
+    }
+    let last = marg.chat("plain", &body()).await.id();
+    for lines in [&mut requests, &mut entries] {
+        while !lines.next().await.contains(&last) {}
+    }
+    marg.signal(rustix::process::Signal::TERM);
+    marg.ended().await;
+    marg.restart().await;
+    let first = marg.chat("plain", &body()).await.id();
+    for lines in [&mut requests, &mut entries] {
+        let line = lines.next().await;
+        assert!(line.contains(&first), "nothing is missed, and nothing told twice: {line}");
+    }
 }
 
 async fn follows(marg: &Marg, arguments: &[&str]) {
@@ -343,7 +377,7 @@ async fn live_streams_tell_nothing_more_once_their_token_is_revoked() {
             format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut text = Vec::new();
-        while !text.ends_with(b"retry: 2000\n\n\r\n") {
+        while !(text.windows(12).any(|piece| piece == b"retry: 2000\n") && text.ends_with(b"\n\n\r\n")) {
             text.push(soon("the beginning of the stream", stream.read_u8()).await.unwrap());
         }
         streams.push(stream);

@@ -359,3 +359,37 @@ async fn an_answer_that_may_have_no_body_is_no_answer_to_a_call_but_an_error_in_
     let answer = marg.chat("unchanged", &body).await;
     answer.assert_error(502, "upstream_error");
 }
+
+#[tokio::test]
+async fn an_error_that_has_no_end_reaches_its_caller_and_is_not_read_on() {
+    for http2 in [false, true] {
+        let (upstream, marg) = gateway(http2).await;
+        let (reply, feed) = Reply::fed();
+        let What::Answer(answer) = reply.what else { unreachable!("a fed reply is an answer") };
+        let endless =
+            Answer { status: 400, headers: vec![("content-type".to_owned(), "text/plain".to_owned())], ..answer };
+        upstream.answer("endless", endless.into());
+        let asked = marg.http1().await;
+        let answer = tokio::spawn(async move { { asked }.send(Call::chat("endless", &chat())).await });
+        while feed.try_send("word ".repeat(2_000)).await.is_ok() {}
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status, 400, "HTTP/2 {http2}");
+        assert_openai_error(&answer.json());
+        assert!(answer.text().contains("word word"), "{}", answer.text());
+        assert_eq!(marg.record(&answer.id()).await["outcome"], "upstream_failed", "HTTP/2 {http2}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_encoded_is_refused_with_a_word_of_it() {
+    let (upstream, marg) = gateway(false).await;
+    for path in ["/v1/chat/completions", "/v1/files"] {
+        for coding in ["gzip", "identity, br", "zstd"] {
+            let call = Call::post(path, "packed", chat().to_string()).header("content-encoding", coding);
+            let sentence = marg.send(call).await.assert_error(400, "invalid_request");
+            assert!(sentence.contains("content-encoding"), "{sentence}");
+        }
+    }
+    assert_eq!(marg.send(Call::chat("plain", &chat()).header("content-encoding", "identity")).await.status, 200);
+    assert!(upstream.seen("packed").is_empty());
+}

@@ -176,3 +176,26 @@ async fn neither_another_path_nor_another_models_name_nor_a_missing_type_evades_
     let passed = marg.chat("observed", &chat(json!({"models": ["evil"]}))).await;
     assert_eq!((passed.status, verdict(&passed)), (200, ("observe", "would-deny")), "{}", passed.text());
 }
+
+#[tokio::test]
+async fn what_is_called_a_form_and_reads_as_json_elsewhere_is_refused() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, "enforce", EVERYONE).await;
+    let evil = json!({"model": "evil", "max_tokens": 100_000, "messages": []}).to_string();
+    let part = "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n";
+    let forms = [
+        ("application/x-www-form-urlencoded", format!("{evil}&model=m")),
+        ("application/x-www-form-urlencoded", format!(" \r\n{evil}&model=m")),
+        ("application/x-www-form-urlencoded", format!("\u{feff}{evil}&model=m")),
+        ("application/x-www-form-urlencoded", format!("[{evil}]&model=m")),
+        ("application/x-www-form-urlencoded", format!("{evil}{evil}")),
+        ("multipart/form-data; boundary=x", format!("{evil}\r\n{part}")),
+    ];
+    for (index, (kind, body)) in forms.into_iter().enumerate() {
+        for path in ["/v1/messages", "/v1/images/generations", "/v1/fim/completions"] {
+            let call = Call::new("POST", path).header("x-case", "form").header("content-type", kind).body(body.clone());
+            marg.send(call).await.assert_error(400, "invalid_request");
+            assert!(upstream.seen("form").is_empty(), "{index} at {path}");
+        }
+    }
+}

@@ -37,6 +37,7 @@ mod evasion;
 mod failover;
 mod kavach;
 mod layers;
+mod leaks;
 mod lifecycle;
 mod model_lists;
 mod models;

@@ -41,6 +41,14 @@ async fn a_model_that_is_not_seen_is_refused_to_a_key_with_a_list() {
         ("POST", "/v1/responses", JSON, r#"{"prompt":{"id":"pmpt_1"},"input":"x"}"#),
         ("POST", "/v1/batches", JSON, r#"{"model":"ok-1","input_file_id":"f","endpoint":"/v1/responses"}"#),
         ("POST", "/v1/engines/evil/completions", JSON, r#"{"model":"ok-1","prompt":"x"}"#),
+        (
+            "POST",
+            "/v1/workflows/accounts/fireworks/models/evil/text_to_image",
+            JSON,
+            r#"{"model":"ok-1","prompt":"x"}"#,
+        ),
+        ("POST", "/v1/evil/invocations", JSON, r#"{"model":"ok-1","messages":[]}"#),
+        ("POST", "/v1/async/chat/completions", JSON, r#"{"model":"ok-1","request":{"model":"evil"}}"#),
         ("POST", "/v1/threads/t/runs", JSON, r#"{"assistant_id":"a"}"#),
         ("POST", "/v1/conversations", JSON, r#"{"agent_id":"a","inputs":"x"}"#),
         ("POST", "/v1/anything", JSON, r#"{"Model":"evil","model":"ok-1"}"#),
@@ -69,6 +77,36 @@ async fn a_model_that_a_tool_runs_is_held_to_the_list_too() {
 }
 
 #[tokio::test]
+async fn a_model_that_openrouters_tools_and_litellms_fallbacks_run_is_held_to_the_list_too() {
+    let (upstream, marg, token) = gateway().await;
+    let body = |more: serde_json::Value| {
+        let mut body = json!({"model": "ok-1", "messages": [{"role": "user", "content": "x"}]});
+        crate::support::marg::merge(&mut body, more);
+        body.to_string()
+    };
+    for more in [
+        json!({"tools": [{"type": "openrouter:advisor", "parameters": {"model": "evil"}}]}),
+        json!({"tools": [{"type": "openrouter:advisor"}]}),
+        json!({"tools": [{"type": "openrouter:fusion", "parameters": {"analysis_models": ["ok-2", "evil"]}}]}),
+        json!({"plugins": [{"id": "fusion", "analysis_models": ["evil"], "model": "ok-2"}]}),
+        json!({"fallbacks": [{"ok-1": ["evil"]}]}),
+        json!({"context_window_fallbacks": [{"ok-1": ["evil"]}]}),
+        json!({"content_policy_fallbacks": [{"ok-1": ["evil"]}]}),
+    ] {
+        let more = body(more);
+        let answer = send(&marg, &token, ("POST", "/v1/chat/completions", JSON, &more)).await;
+        answer.assert_error(403, "permission_denied");
+    }
+    assert_eq!(upstream.asked(), 0, "something reached the provider");
+    let schema = json!({"type": "object", "properties": {"model": {"type": "string", "default": "evil"}}});
+    let function = json!({"type": "function", "function": {"name": "f", "parameters": schema}});
+    let advisor = json!({"type": "openrouter:advisor", "parameters": {"model": "ok-2"}});
+    let fits = body(json!({"tools": [function, advisor], "fallbacks": [{"ok-1": ["ok-3"]}]}));
+    let answer = send(&marg, &token, ("POST", "/v1/chat/completions", JSON, &fits)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_to_everybody() {
     let (_upstream, marg, token) = gateway().await;
     for request in [
@@ -92,11 +130,20 @@ async fn what_leads_past_the_gateway_is_opened_for_nobody() {
         "/v1/realtime/calls?model=ok-1",
         "/v1/realtime/sessions",
         "/v1/chatkit/sessions",
+        "/v1/auth/keys/code",
+        "/v1/auth/keys",
+        "/v1/keys",
+        "/v1/%6beys",
+        "/v1/key/generate",
+        "/v1/credentials",
+        "/v1/organization/projects/p/api_keys",
+        "/v1/load_lora_adapter",
     ] {
-        send(&marg, &marg.key, ("POST", path, JSON, r#"{"session":{"model":"ok-1"}}"#))
+        send(&marg, &marg.key, ("POST", path, JSON, r#"{"model":"ok-1","session":{"model":"ok-1"}}"#))
             .await
             .assert_error(403, "permission_denied");
     }
+    send(&marg, &marg.key, ("GET", "/v1/key", JSON, "")).await.assert_error(403, "permission_denied");
     assert_eq!(upstream.asked(), 0);
 }
 

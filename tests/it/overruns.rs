@@ -194,3 +194,37 @@ async fn a_model_that_the_provider_may_turn_to_is_reserved_at_its_own_price() {
     assert_eq!(taken.status, 200, "{}", taken.text());
     spent_is(&marg, "dollars", None, money::COST_NANO_USD).await;
 }
+
+#[tokio::test]
+async fn what_passes_through_and_writes_holds_a_limit_however_many_calls_race() {
+    let upstream = Upstream::http1().await;
+    let limits = json!([{"name": "dollars", "scope": "key", "unit": "usd", "window": "total", "amount_usd": "0.09"}]);
+    let marg = priced(Setup::with_default(&upstream)).set("limits", limits).start().await;
+    upstream.answer("racing", counted(9, 4_000));
+    // What names no ceiling reserves 4,096 tokens at 10 dollars a million; that much fits twice, and is 0.04 dollars in truth.
+    for (path, body) in [
+        ("/v1/fim/completions", json!({"model": "fixed", "prompt": "Say hello."})),
+        ("/v1/responses/compact", json!({"model": "fixed", "input": "Say hello."})),
+        ("/v1/anything", json!({"model": "fixed", "prompt": "Say hello."})),
+    ] {
+        let (key, id) = marg.make_key(&[]).await;
+        let call = Call::post(path, "racing", body.to_string());
+        let counts = money::storm(&[marg.address], &key, 12, &call).await;
+        assert_eq!(counts, [(200, 2), (429, 10)], "{path}");
+        spent_is(&marg, "dollars", Some(&id), 80_000_000).await;
+    }
+    // What names its ceiling reserves that much, and what writes no text nothing of the kind.
+    let (key, _) = marg.make_key(&[]).await;
+    let mut client = Client::http1(marg.address, &key).await;
+    for (path, body) in [
+        ("/v1/fim/completions", json!({"model": "fixed", "prompt": "x", "max_tokens": 9_000})),
+        ("/v1/chat/moderations", json!({"model": "fixed", "input": "x", "n": 128})),
+    ] {
+        upstream.answer(path, counted(9, 3));
+        let answer = client.send(Call::post(path, path, body.to_string())).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    let long = json!({"model": "fixed", "prompt": "x", "max_tokens": 9_001});
+    let refused = client.send(Call::post("/v1/fim/completions", "too long", long.to_string())).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+}

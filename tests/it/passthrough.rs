@@ -557,4 +557,17 @@ async fn what_a_provider_compresses_unasked_is_unpacked() {
         assert_eq!(status, 502);
     }
     assert_ne!(marg.record(&id).await["outcome"], "answered");
+
+    // One that lacks its end has broken off, although its framing is whole.
+    let whole = pack(answers::completion("m", Some(answers::usage(9, 3))).to_string().as_bytes());
+    for length in [whole.len() / 2, whole.len() - 1] {
+        let reply = Answer::new(200, "application/json", Body::Whole(whole.slice(..length)));
+        upstream.answer("torn", Reply::from(reply).header("content-encoding", "gzip"));
+        let opened = marg.http1().await.open(Call::chat("torn", &body)).await;
+        let (status, id) = (opened.status, opened.id());
+        if opened.try_finish().await.is_ok() {
+            assert_eq!(status, 502);
+        }
+        assert_ne!(marg.record(&id).await["outcome"], "answered");
+    }
 }

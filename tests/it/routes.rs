@@ -116,7 +116,9 @@ async fn a_provider_that_is_switched_off_is_neither_drawn_nor_said_not_to_exist(
         }
     }
     for model in ["o", "p", "by default"] {
-        let sentence = client.send(Call::chat("off", &chat(model))).await.assert_error(503, "unavailable");
+        let answer = client.send(Call::chat("off", &chat(model))).await;
+        assert_eq!(answer.header("x-should-retry"), "false", "no retry switches it on");
+        let sentence = answer.assert_error(503, "unavailable");
         assert!(sentence.contains("switched off"), "{sentence}");
     }
     client.send(Call::chat("none", &chat("q"))).await.assert_error(404, "model_not_found");

@@ -6,7 +6,7 @@ use crate::support::answers;
 use crate::support::client::Call;
 use crate::support::marg::{Marg, Setup};
 use crate::support::money::{self, COST_NANO_USD, asking, fixed, priced, spent_is};
-use crate::support::reply::{Answer, Body, End, Reply};
+use crate::support::reply::{Answer, Body, End, Reply, What};
 use crate::support::until;
 use crate::support::upstream::Upstream;
 
@@ -46,6 +46,109 @@ async fn a_stream_that_broke_off_is_charged_for_what_came_and_not_for_what_was_r
     assert_eq!(record["cost_nano_usd"], 10_000, "{record}");
     assert_eq!(record["attempts"].as_array().unwrap().len(), 1, "{record}");
     spent_is(&marg, "dollars", None, 10_000).await;
+}
+
+/// Sends a call and leaves it when the provider, or whoever is in its place, is at it; gives the record that is as wanted.
+async fn left(
+    marg: &Marg,
+    call: Call,
+    has_arrived: impl Future<Output = ()>,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let before = records(marg).await.len();
+    let mut client = marg.http1().await;
+    let waiting = tokio::spawn(async move { client.try_open(call).await.map(|_| ()) });
+    has_arrived.await;
+    waiting.abort();
+    until("the call that was left is recorded", || async {
+        let all = records(marg).await;
+        all.first().filter(|record| all.len() > before && wanted(record)).cloned()
+    })
+    .await
+}
+
+/// The latest first.
+async fn records(marg: &Marg) -> Vec<Value> {
+    let list = marg.ask_admin("GET", "/admin/requests?limit=1000", None).await.json();
+    list["requests"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_call_that_is_left_before_its_first_byte_is_charged_for_what_was_sent() {
+    let upstream = Upstream::http1().await;
+    let marg = gateway(&upstream, READER, dollars("1")).await;
+    let words = "word ".repeat(10_000);
+    let chat = |stream: bool| {
+        let messages = json!([{"role": "user", "content": words}]);
+        json!({"model": "reader", "messages": messages, "max_tokens": 1_000, "stream": stream}).to_string()
+    };
+    let mut spent = 0;
+    for (case, path, body) in [
+        ("plain", "/v1/chat/completions", chat(false)),
+        ("stream", "/v1/chat/completions", chat(true)),
+        ("fim", "/v1/fim/completions", json!({"model": "reader", "prompt": words}).to_string()),
+        ("odd", "/v1/anything", json!({"model": "reader", "question": words}).to_string()),
+    ] {
+        upstream.answer(case, Reply::afterwards(What::Hang));
+        let has_arrived = async {
+            until("all of it is there", || async { upstream.seen(case).first().filter(|seen| seen.whole).map(drop) })
+                .await;
+        };
+        let record = left(&marg, Call::post(path, case, body), has_arrived, |record| record["usage"].is_object()).await;
+        assert_eq!(
+            (&record["outcome"], &record["usage_source"]),
+            (&json!("client_gone"), &json!("estimated")),
+            "{record}"
+        );
+        assert_eq!((&record["provider"], &record["usage"]["output"]), (&json!("main"), &json!(0)), "{record}");
+        assert_eq!(
+            (&record["attempts"][0]["end"], &record["attempts"][0]["status"]),
+            (&json!("abandoned"), &json!(null))
+        );
+        let cost = record["cost_nano_usd"].as_i64().unwrap();
+        assert!((9_000_000..15_000_000).contains(&cost), "a dollar a million for some 10,000 tokens: {record}");
+        spent += cost;
+        spent_is(&marg, "dollars", None, spent).await;
+    }
+    // What is made whether anybody waits for it or not is charged the most that it can use.
+    let later =
+        json!({"model": "reader", "input": "Hello", "background": true, "max_output_tokens": 1_000}).to_string();
+    upstream.answer("later", Reply::afterwards(What::Hang));
+    let has_arrived = async { drop(upstream.wait_for("later", 1).await) };
+    let call = Call::post("/v1/responses", "later", later);
+    let record = left(&marg, call, has_arrived, |record| record["outcome"] == "client_gone").await;
+    assert_eq!(record["usage"]["output"], 1_000, "{record}");
+    spent += record["cost_nano_usd"].as_i64().unwrap();
+    spent_is(&marg, "dollars", None, spent).await;
+    // What the provider itself broke off, and what names no model that runs, stays free.
+    upstream.answer("broken", Reply::afterwards(What::Close));
+    assert_eq!(marg.send(Call::post("/v1/chat/completions", "broken", chat(false))).await.status, 502);
+    upstream.answer("stored", Reply::afterwards(What::Hang));
+    let has_arrived = async { drop(upstream.wait_for("stored", 1).await) };
+    let stored = Call::post("/v1/conversations", "stored", json!({"items": []}).to_string());
+    let record = left(&marg, stored, has_arrived, |record| record["outcome"] == "client_gone").await;
+    assert_eq!((&record["usage"], &record["cost_nano_usd"]), (&Value::Null, &Value::Null), "{record}");
+    spent_is(&marg, "dollars", None, spent).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_left_before_its_provider_had_it_costs_nothing() {
+    let upstream = Upstream::http1().await;
+    // It takes the connection and never speaks TLS.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("https://{}/v1", silent.local_addr().unwrap());
+    let settings = json!({"base_url": base_url, "models": ["fixed"], "connect_timeout_ms": 500});
+    let setup = Setup::new().provider("main", &upstream, settings);
+    let marg = priced(setup).set("default_provider", json!("main")).set("limits", dollars("1")).start().await;
+    let mut connection = None;
+    let has_arrived = async { connection = Some(silent.accept().await.unwrap()) };
+    let body = asking("fixed").to_string();
+    let call = Call::post("/v1/chat/completions", "unsent", body);
+    let record = left(&marg, call, has_arrived, |_| true).await;
+    assert_eq!((&record["usage"], &record["provider"]), (&Value::Null, &Value::Null), "{record}");
+    assert_eq!((&record["cost_nano_usd"], record["attempts"].as_array().unwrap().len()), (&Value::Null, 1), "{record}");
+    assert_eq!(money::spent(&marg, "dollars", None).await, 0);
+    assert_eq!(money::figure(&money::counters(&marg, "dollars").await[0]["reserved_here"]), 0);
 }
 
 #[tokio::test]
@@ -405,6 +508,8 @@ async fn what_runs_models_that_nobody_sees_passes_no_limit_in_dollars_or_tokens(
         ("/v1/batches", r#"{"input_file_id":"f","model":"reader"}"#),
         ("/v1/fine_tuning/jobs", r#"{"training_file":"f","model":"reader"}"#),
         ("/v1/evals/e/runs", r#"{"name":"x","model":"reader","data_source":{"type":"completions"}}"#),
+        ("/v1/async/chat/completions", r#"{"model":"reader","request":{"model":"other","messages":[]}}"#),
+        ("/v1/other/invocations", r#"{"model":"reader","messages":[]}"#),
     ];
     for (name, unit, counts) in [("dollars", "usd", "counts dollars"), ("tokens", "tokens", "counts tokens")] {
         let marg = gateway(&upstream, READER, row(name, unit, "1000")).await;

@@ -149,6 +149,11 @@ async fn top_spenders_are_grouped_by_whatever_is_asked_for() {
     assert_eq!(names(first), [(json!("web"), 5)]);
     let before = house.get("/admin/spend?by=model&until=2001-01-01T00:00:00Z").await.json();
     assert_eq!(names(before), []);
+    let mut unpriced = spent(Some("dark"), 0, &[]);
+    unpriced.cost = None;
+    house.record(vec![unpriced]).await;
+    let dark = house.get("/admin/spend?by=team&team=dark").await.json()["spenders"][0].clone();
+    assert_eq!((&dark["cost_usd"], &dark["cost_nano_usd"], &dark["unpriced"]), (&json!(null), &json!(null), &json!(1)));
     for by in ["key", "org", "user", "model", "provider"] {
         assert_eq!(house.get(&format!("/admin/spend?by={by}")).await.status, 200, "{by}");
     }

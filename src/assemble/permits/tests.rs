@@ -50,8 +50,15 @@ fn exchange(gateway: &Arc<Gateway>, model: &str) -> Exchange {
     let target = Target { provider: provider.name.clone(), model: model.into(), ..Target::default() };
     let permit = exchange.live.gate.judge(&Call { target, ..Call::default() }).admit().unwrap();
     let step = Step { provider, model: model.to_owned(), permit: None };
-    exchange.current =
-        Some(Current { step, permit, credential: None, started: Tick::now(), renewed: false, fault: None });
+    exchange.current = Some(Current {
+        step,
+        permit,
+        credential: None,
+        started: Tick::now(),
+        renewed: false,
+        sent: false,
+        fault: None,
+    });
     exchange
 }
 

@@ -63,7 +63,8 @@ fn exchange(gateway: &Arc<Gateway>, key: &Arc<Key>) -> Exchange {
     exchange.key = Some(Arc::clone(key));
     exchange.locate("POST", "/v1/chat/completions").unwrap();
     exchange.body = Bytes::from_static(BODY.as_bytes());
-    exchange.understand(Some("application/json"), None).unwrap();
+    let facts = crate::dialect::understand(exchange.operation(), Some("application/json"), &exchange.body).unwrap();
+    exchange.heed(facts, None).unwrap();
     exchange.plan(&HeaderMap::new()).unwrap();
     exchange
 }

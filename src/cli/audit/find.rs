@@ -21,7 +21,7 @@ use crate::cli::Common;
 use crate::cli::audit::read;
 use crate::cli::door::{Door, encode};
 use crate::cli::failure::{Exit, Failure, Result};
-use crate::cli::output;
+use crate::cli::output::{self, Format};
 use crate::unit::clock::Timestamp;
 use crate::unit::id::ExchangeId;
 
@@ -206,10 +206,10 @@ fn found(folder: &Path, range: (u64, u64), filter: &Filter, limit: usize) -> Res
         .map_err(|error| Failure::failed(format!("{error}.")))
 }
 
-fn print((number, entry): &(u64, Vec<u8>)) -> Result {
+fn print((number, entry): &(u64, Vec<u8>), format: Format) -> Result {
     // An entry is an object; its index goes first.
     let text = String::from_utf8_lossy(entry);
-    output::line(&format!("{{\"index\":{number},{}", text.strip_prefix('{').unwrap_or(&text)))
+    output::entry(format, &format!("{{\"index\":{number},{}", text.strip_prefix('{').unwrap_or(&text)))
 }
 
 /// Prints a receipt.
@@ -250,36 +250,37 @@ pub async fn receipt_of_server(wanted: &Wanted, door: &Door) -> Result {
 }
 
 /// Prints the newest matches.
-pub fn search(search: &Search) -> Result {
+pub fn search(search: &Search, format: Format) -> Result {
     let Matching { folder, .. } = &search.matching;
-    found(folder, range(folder)?, &search.matching.filter(), search.limit())?.iter().try_for_each(print)
+    let entries = found(folder, range(folder)?, &search.matching.filter(), search.limit())?;
+    entries.iter().try_for_each(|entry| print(entry, format))
 }
 
 /// Prints all matches, oldest first, a bundle at a time.
 pub fn export(matching: &Matching) -> Result {
     let (first, size) = range(&matching.folder)?;
-    part(matching, (first, size))
+    part(matching, (first, size), Format::Json)
 }
 
-fn part(matching: &Matching, (from, to): (u64, u64)) -> Result {
+fn part(matching: &Matching, (from, to): (u64, u64), format: Format) -> Result {
     let filter = matching.filter();
     for number in from / WIDTH..to.div_ceil(WIDTH) {
         let piece = (from.max(number * WIDTH), to.min((number + 1) * WIDTH));
         let mut entries = found(&matching.folder, piece, &filter, usize::MAX)?;
         entries.reverse();
-        entries.iter().try_for_each(print)?;
+        entries.iter().try_for_each(|entry| print(entry, format))?;
     }
     Ok(())
 }
 
 /// Prints matches as they come.
-pub async fn tail(matching: &Matching) -> Result {
+pub async fn tail(matching: &Matching, format: Format) -> Result {
     let (_, mut seen) = range(&matching.folder)?;
     loop {
         tokio::time::sleep(LOOK).await;
         let (_, size) = range(&matching.folder)?;
         if size > seen {
-            part(matching, (seen, size))?;
+            part(matching, (seen, size), format)?;
             seen = size;
         }
     }

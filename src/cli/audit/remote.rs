@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use crate::cli::audit::find::{LOOK, Matching, Search};
 use crate::cli::door::{Door, with_query};
-use crate::cli::failure::{Failure, Result};
-use crate::cli::output;
+use crate::cli::failure::{Exit, Failure, Result};
+use crate::cli::output::{self, Format};
 
 /// The most entries in one answer (`GET /admin/audit/entries`).
 const PIECE: u64 = 1_000;
 
 /// Prints the newest matches.
-pub async fn search(search: &Search, door: &Door) -> Result {
+pub async fn search(search: &Search, door: &Door, format: Format) -> Result {
     let mut left = search.limit() as u64;
     let mut before = None;
     while left > 0 {
         let answer = piece(&search.matching, door, (None, before, left.min(PIECE))).await?;
         let entries = entries(&answer)?;
-        entries.iter().try_for_each(print)?;
+        entries.iter().try_for_each(|entry| print(entry, format))?;
         left -= (entries.len() as u64).min(left);
         before = answer.get("next_before").and_then(Value::as_u64);
         if before.is_none() {
@@ -33,32 +33,40 @@ pub async fn search(search: &Search, door: &Door) -> Result {
 
 /// Prints all matches, oldest first.
 pub async fn export(matching: &Matching, door: &Door) -> Result {
-    part(matching, door, range(door).await?).await
+    let (mut from, size) = range(door).await?;
+    while from < size {
+        from = part(matching, door, (from, size), Format::Json).await?;
+    }
+    Ok(())
 }
 
-/// Prints matches as they come.
-pub async fn tail(matching: &Matching, door: &Door) -> Result {
+/// Prints matches as they come; a server that is away, as while it is restarted, is asked until it is back.
+pub async fn tail(matching: &Matching, door: &Door, format: Format) -> Result {
     let (_, mut seen) = range(door).await?;
     loop {
         tokio::time::sleep(LOOK).await;
-        let (_, size) = range(door).await?;
-        if size > seen {
-            part(matching, door, (seen, size)).await?;
-            seen = size;
+        let Some((_, size)) = present(range(door).await)? else { continue };
+        while seen < size {
+            let Some(next) = present(part(matching, door, (seen, size), format).await)? else { break };
+            seen = next;
         }
     }
 }
 
-/// Prints the matches of a range, oldest first.
-async fn part(matching: &Matching, door: &Door, (first, size): (u64, u64)) -> Result {
-    let mut from = first;
-    while from < size {
-        let to = size.min(from + PIECE);
-        let answer = piece(matching, door, (Some(from), Some(to), PIECE)).await?;
-        entries(&answer)?.iter().rev().try_for_each(print)?;
-        from = to;
+/// What a server says, if it is there.
+fn present<T>(said: Result<T>) -> Result<Option<T>> {
+    match said {
+        Err(failure) if failure.exit == Exit::Unreachable => Ok(None),
+        said => said.map(Some),
     }
-    Ok(())
+}
+
+/// Prints the matches of the first piece of a range, oldest first; gives where the next one begins.
+async fn part(matching: &Matching, door: &Door, (from, size): (u64, u64), format: Format) -> Result<u64> {
+    let to = size.min(from + PIECE);
+    let answer = piece(matching, door, (Some(from), Some(to), PIECE)).await?;
+    entries(&answer)?.iter().rev().try_for_each(|entry| print(entry, format))?;
+    Ok(to)
 }
 
 /// Which entries have their texts and are under the last checkpoint.
@@ -85,11 +93,11 @@ fn entries(answer: &Value) -> Result<&Vec<Value>> {
     answer.get("entries").and_then(Value::as_array).ok_or_else(foreign)
 }
 
-fn print(found: &Value) -> Result {
+fn print(found: &Value, format: Format) -> Result {
     let (Some(index), Some(entry)) = (found.get("index"), found.get("entry")) else { return Err(foreign()) };
     // As on a folder: an entry is an object; its index goes first.
     let text = entry.to_string();
-    output::line(&format!("{{\"index\":{index},{}", text.strip_prefix('{').unwrap_or(&text)))
+    output::entry(format, &format!("{{\"index\":{index},{}", text.strip_prefix('{').unwrap_or(&text)))
 }
 
 fn foreign() -> Failure {

@@ -336,10 +336,27 @@ fn what_the_model_reads_beyond_the_body_is_noticed() {
         r#","input":[{"role":"user","content":[{"type":"input_file","file_id":"f"}]}]"#,
         r#","input":[{"role":"user","content":[{"type":"input_file","file_url":"https://a/b.pdf"}]}]"#,
         r#","tools":[{"type":"web_search_preview"}]"#,
+        r#","tools":[{"type":"openrouter:web_search"}]"#,
+        r#","tools":[{"type":"openrouter:fusion","parameters":{}}]"#,
+        r#","tools":[{"type":"x_search"}]"#,
+        r#","tools":[{"googleSearch":{}}]"#,
+        r#","tools":[{"type":"\u006fpenrouter:web_search"}]"#,
+        r#","web_search_options":{}"#,
+        r#","search_parameters":{"mode":"on"}"#,
+        r#","search_parameters":{}"#,
+        r#","enable_search":true"#,
+        r#","enable_search":"yes""#,
+        r#","plugins":[{"id":"file-parser"},{"id":"web"}]"#,
+        r#","plugins":[{"id":"w\u0065b","max_results":1}]"#,
+        r#","mcp_servers":[{"type":"url","url":"https://a","name":"crm"}]"#,
     ] {
         assert!(facts(more).refers, "{more}");
     }
     for more in [
+        r#","web_search_options":null,"enable_search":false,"search_parameters":{"mode":"off"}"#,
+        r#","plugins":[],"mcp_servers":[],"search_parameters":false"#,
+        r#","plugins":[{"id":"web","enabled":false},{"id":"response-healing"}]"#,
+        r#","tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"url_context":{}}}}}]"#,
         r#","previous_response_id":null,"conversation":null"#,
         r#","tools":[{"type":"function","name":"mcp","parameters":{"type":"object"}}]"#,
         r#","input":[{"role":"user","content":"web_search"}]"#,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Place;
 use crate::error::StoreError;
-use crate::ledger::query::{Filter, LedgerStore, Order, Position, StatusFilter, Summary};
+use crate::ledger::query::{Filter, Group, LedgerStore, Order, Position, StatusFilter, Summary};
 use crate::ledger::record::{Verdict, VerdictGround};
 use crate::ledger::{
     Amendment, Attempt, AttemptEnd, Correction, Feeder, FeederSettings, Journal, JournalSettings, Line, Outcome,
@@ -320,10 +320,27 @@ pub async fn sums_count_errors_tokens_and_cost(place: &Place) {
     let store = place.open().await;
     let usage = Usage { input: 1, cache_read: 2, output: 10, reasoning: 20, ..Usage::default() };
     let paid = |cost| Record { usage: Some(usage), cost: Some(NanoUsd(cost)), ..record(1) };
-    write(&*store, &[paid(5), paid(-2), Record { outcome: Outcome::Interrupted, ..record(2) }]).await;
+    let free =
+        |provider: Option<&str>, status| Record { provider: provider.map(Into::into), status, cost: None, ..record(2) };
+    let interrupted = Record { outcome: Outcome::Interrupted, ..free(None, 0) };
+    write(&*store, &[paid(5), paid(-2), interrupted]).await;
     let summary = ledger(&store).summarize(&Filter::default()).await.unwrap();
-    let expected = Summary { records: 3, errors: 1, input_tokens: 6, output_tokens: 60, cost: NanoUsd(3) };
-    assert_eq!(summary, expected);
+    let costs = Summary { cost: NanoUsd(3), priced: 2, ..Summary::default() };
+    let expected = Summary { records: 3, errors: 1, input_tokens: 6, output_tokens: 60, ..costs };
+    assert_eq!((summary, summary.known_cost()), (expected, Some(NanoUsd(3))));
+    // Served without a price, refused by its provider, counted though it failed.
+    let team = |record| Record { team: Some("unpriced".into()), ..record };
+    let counted = Record { usage: Some(usage), ..free(Some("p"), 500) };
+    write(&*store, &[team(free(Some("p"), 200)), team(free(Some("p"), 429)), team(counted)]).await;
+    let of_team = Filter { team: Some("unpriced".to_owned()), ..Filter::default() };
+    let summary = ledger(&store).summarize(&of_team).await.unwrap();
+    assert_eq!((summary.priced, summary.unpriced, summary.known_cost()), (0, 2, None), "what is not known is not zero");
+    let refused = Filter { status: Some(StatusFilter::Exact(429)), ..of_team };
+    let summary = ledger(&store).summarize(&refused).await.unwrap();
+    assert_eq!((summary.unpriced, summary.known_cost()), (0, Some(NanoUsd::ZERO)));
+    let top = ledger(&store).top(&Filter::default(), Group::Team, 10).await.unwrap();
+    let unpriced = top.iter().find(|one| one.name.as_deref() == Some("unpriced")).unwrap();
+    assert_eq!((unpriced.sums.unpriced, unpriced.sums.known_cost()), (2, None));
     let none = Filter { org: Some("nobody".to_owned()), ..Filter::default() };
     assert_eq!(ledger(&store).summarize(&none).await.unwrap(), Summary::default());
 }

@@ -80,6 +80,9 @@ const SUMS: &str = "count(*) AS records, count(*) FILTER (WHERE outcome <> 'answ
     9223372036854775807)::bigint AS input_tokens, \
     least(coalesce(sum(least(coalesce(tokens_output::numeric + tokens_reasoning + tokens_output_audio \
     + tokens_output_image, 0), 1000000000000)), 0), 9223372036854775807)::bigint AS output_tokens, \
+    count(cost_nano_usd) AS priced, \
+    count(*) FILTER (WHERE cost_nano_usd IS NULL AND provider IS NOT NULL \
+    AND (tokens_input IS NOT NULL OR status < 400)) AS unpriced, \
     coalesce(sum(greatest(least(coalesce(cost_nano_usd, 0), 1000000000000000), -1000000000000000)), 0)::bigint AS cost";
 
 fn sums(row: &PgRow) -> Result<Summary, StoreError> {
@@ -89,6 +92,8 @@ fn sums(row: &PgRow) -> Result<Summary, StoreError> {
         input_tokens: row.number("input_tokens")?.unsigned_abs(),
         output_tokens: row.number("output_tokens")?.unsigned_abs(),
         cost: NanoUsd(row.number("cost")?),
+        priced: row.number("priced")?.unsigned_abs(),
+        unpriced: row.number("unpriced")?.unsigned_abs(),
     })
 }
 

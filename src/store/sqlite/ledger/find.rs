@@ -69,6 +69,9 @@ const SUMS: &str = "count(*) AS records, coalesce(sum(outcome <> 'answered'), 0)
          AS input_tokens, \
          coalesce(sum(cast(min(coalesce(tokens_output + tokens_reasoning + tokens_output_audio \
          + tokens_output_image, 0), 1000000000000) AS INTEGER)), 0) AS output_tokens, \
+         count(cost_nano_usd) AS priced, \
+         coalesce(sum(cost_nano_usd IS NULL AND provider IS NOT NULL AND (tokens_input IS NOT NULL OR status < 400)), 0) \
+         AS unpriced, \
          coalesce(sum(max(min(cost_nano_usd, 1000000000000000), -1000000000000000)), 0) AS cost";
 
 fn sums(row: &SqliteRow) -> Result<Summary, StoreError> {
@@ -79,6 +82,8 @@ fn sums(row: &SqliteRow) -> Result<Summary, StoreError> {
         input_tokens: number("input_tokens")?.unsigned_abs(),
         output_tokens: number("output_tokens")?.unsigned_abs(),
         cost: NanoUsd(number("cost")?),
+        priced: number("priced")?.unsigned_abs(),
+        unpriced: number("unpriced")?.unsigned_abs(),
     })
 }
 
