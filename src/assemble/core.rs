@@ -337,7 +337,7 @@ fn warm(live: &crate::pipeline::Live, loaded: &Loaded) {
 ///
 /// # Errors
 /// When suspensions that the database does not have yet cannot be looked for.
-fn fill_ring(house: &House, keys: Vec<Key>, parties: Vec<Party>, generation: Option<u64>) -> anyhow::Result<Ring> {
+fn fill_ring(house: &House, keys: Vec<Arc<Key>>, parties: Vec<Party>, generation: Option<u64>) -> anyhow::Result<Ring> {
     let ring = Ring::new((*house.hash_key).clone());
     house.keep_suspensions(&ring)?;
     ring.replace_all(keys, generation);

@@ -179,7 +179,7 @@ impl Ring {
 
     /// Replaces all keys by what a store held at that generation or later; without a generation, the next look reads all keys. A
     /// reader sees each single key as before or as after, never without one that is in both.
-    pub fn replace_all(&self, keys: Vec<Key>, generation: Option<u64>) {
+    pub fn replace_all(&self, keys: Vec<Arc<Key>>, generation: Option<u64>) {
         let mut writer = self.writer();
         writer.generation = generation;
         self.install(&mut writer, keys);
@@ -189,10 +189,10 @@ impl Ring {
     pub fn put(&self, key: Key) {
         let mut writer = self.writer();
         writer.changed_here(&key.id);
-        let key = Self::overlaid(&writer.held, key);
+        let key = Self::overlaid(&writer.held, Arc::new(key));
         let hash = key.hash;
         let old = writer.hashes.insert(key.id.clone(), hash);
-        self.change(&hash, |shard| drop(shard.insert(hash, Arc::new(key))));
+        self.change(&hash, |shard| drop(shard.insert(hash, key)));
         match old {
             // The token was replaced: the old one goes after the new one is there.
             Some(old) if old != hash => self.change(&old, |shard| drop(shard.remove(&old))),
@@ -238,12 +238,12 @@ impl Ring {
         self.len() == 0
     }
 
-    fn install(&self, writer: &mut Writer, keys: Vec<Key>) {
+    fn install(&self, writer: &mut Writer, keys: Vec<Arc<Key>>) {
         let mut shards: Vec<Shard> = self.shards.iter().map(|_| Shard::default()).collect();
         writer.hashes = keys.iter().map(|key| (key.id.clone(), key.hash)).collect();
         for key in keys {
             if let Some(shard) = shards.get_mut(shard_of(&key.hash)) {
-                shard.insert(key.hash, Arc::new(Self::overlaid(&writer.held, key)));
+                shard.insert(key.hash, Self::overlaid(&writer.held, key));
             }
         }
         for (slot, shard) in self.shards.iter().zip(shards) {

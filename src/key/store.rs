@@ -97,8 +97,9 @@ pub trait KeyStore: Send + Sync {
         }
     }
 
-    /// All keys, in no particular order, for the ring.
-    async fn all(&self) -> Result<Vec<Key>, StoreError>;
+    /// All keys, in no particular order, as the ring holds them: a key takes some 300 bytes beside its texts, so a second copy of
+    /// a hundred thousand would take 30 MB.
+    async fn all(&self) -> Result<Vec<Arc<Key>>, StoreError>;
 
     /// What was written after that generation; `None` if the store cannot tell: then [`KeyStore::all`] says what is. Costs as
     /// much as what changed.

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::copy::{BATCH, TABLES, Table};
 use super::{Address, Backend, sqlite};
@@ -31,7 +32,7 @@ const TRIES: usize = 3;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     /// All keys; of tokens only their hashes.
-    pub keys: Vec<Key>,
+    pub keys: Vec<Arc<Key>>,
     /// Orgs, teams and users that have a row.
     pub parties: Vec<Party>,
     /// Admin tokens; only their hashes.

@@ -119,9 +119,11 @@ impl Ring {
     }
 
     /// A key as it is in force: with the suspension that the store does not have yet, if that lasts longer than its own.
-    pub(super) fn overlaid(held: &HashMap<Arc<str>, Suspension>, key: Key) -> Key {
+    pub(super) fn overlaid(held: &HashMap<Arc<str>, Suspension>, key: Arc<Key>) -> Arc<Key> {
         match held.get(&key.id) {
-            Some(rest) if rest.outlasts(key.suspension.as_ref()) => Key { suspension: Some(rest.clone()), ..key },
+            Some(rest) if rest.outlasts(key.suspension.as_ref()) => {
+                Arc::new(Key { suspension: Some(rest.clone()), ..Key::clone(&key) })
+            }
             _ => key,
         }
     }
@@ -136,7 +138,7 @@ impl Ring {
         if let Some(hash) = writer.hashes.get(id).copied() {
             self.change(&hash, |shard| {
                 if let Some(key) = shard.get_mut(&hash) {
-                    *key = Arc::new(Self::overlaid(&writer.held, Key::clone(key)));
+                    *key = Self::overlaid(&writer.held, Arc::clone(key));
                 }
             });
             self.news().tell();

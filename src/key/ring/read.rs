@@ -24,7 +24,7 @@ struct Before {
 
 /// What the store said.
 enum Found {
-    All(Vec<Key>),
+    All(Vec<Arc<Key>>),
     Changed(KeyChanges),
 }
 
@@ -75,7 +75,7 @@ impl Ring {
         for key in changes.keys {
             let hash = key.hash;
             left.extend(writer.hashes.insert(Arc::clone(&key.id), hash).filter(|old| *old != hash));
-            let key = Arc::new(Self::overlaid(&writer.held, key));
+            let key = Self::overlaid(&writer.held, Arc::new(key));
             self.copied(&mut shards, shard_of(&hash)).insert(hash, key);
         }
         left.extend(changes.gone.iter().filter_map(|id| writer.hashes.remove(id)));

@@ -67,7 +67,7 @@ fn a_replaced_token_is_unknown_at_once_and_the_new_one_is_admitted() {
 fn removal_and_replacement_of_all_take_effect_at_once() {
     let (ring, hash_key) = ring();
     let made: Vec<(Key, String)> = (0..2_000).map(|_| make(&hash_key)).collect();
-    ring.replace_all(made.iter().map(|(key, _)| key.clone()).collect(), None);
+    ring.replace_all(made.iter().map(|(key, _)| Arc::new(key.clone())).collect(), None);
     assert_eq!(ring.len(), 2_000);
     assert!(made.iter().all(|(key, token)| ring.admit(token, None, NOW).unwrap().id == key.id));
     let shards: HashSet<usize> = made.iter().map(|(key, _)| shard_of(&key.hash)).collect();
@@ -95,7 +95,7 @@ fn a_key_that_stays_is_admitted_throughout_a_replacement_of_all() {
             }
         });
         for _ in 0..200 {
-            ring.replace_all(vec![key.clone(), make(&hash_key).0], None);
+            ring.replace_all(vec![Arc::new(key.clone()), Arc::new(make(&hash_key).0)], None);
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -130,13 +130,13 @@ impl KeyStore for Counted<'_> {
     async fn list(&self, _: &KeyFilter, _: &KeyPage) -> Result<KeyList, StoreError> {
         Ok(KeyList { keys: Vec::new(), next: None })
     }
-    async fn all(&self) -> Result<Vec<Key>, StoreError> {
+    async fn all(&self) -> Result<Vec<Arc<Key>>, StoreError> {
         let first = self.reads.fetch_add(1, Ordering::Relaxed) == 0;
         if let Some(ring) = self.overtaken.filter(|_| first) {
             ring.put(self.key.clone());
             return Ok(Vec::new());
         }
-        Ok(vec![self.key.clone()])
+        Ok(vec![Arc::new(self.key.clone())])
     }
     async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {
         let is_known = generation >= 5;
@@ -183,7 +183,7 @@ fn memory_per_key_stays_bounded() {
         },
         ..model.clone()
     });
-    ring.replace_all(keys.collect(), None);
+    ring.replace_all(keys.map(Arc::new).collect(), None);
     let each = resident_bytes().saturating_sub(before) / KEYS;
     // Other tests of this process allocate meanwhile, so the bound leaves room above the documented figure.
     assert!(each < 1_500, "{each} bytes a key");
@@ -252,7 +252,7 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     // Neither a write of this process nor a reading of all ends it, nor a shorter one.
     ring.put(key.clone());
     assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
-    ring.replace_all(vec![key.clone()], None);
+    ring.replace_all(vec![Arc::new(key.clone())], None);
     ring.suspend(&key.id, rest(Some(2_000_000))).unwrap();
     assert_eq!(until(&ring), Some(Some(Timestamp(3_000_000))));
     // The store may know of a longer one already.
@@ -263,10 +263,10 @@ fn a_suspension_lies_over_whatever_is_read_until_the_store_has_it_or_an_operator
     for keys_first in [true, false] {
         let next = Ring::new(hash_key.clone());
         if keys_first {
-            next.replace_all(vec![key.clone()], None);
+            next.replace_all(vec![Arc::new(key.clone())], None);
         }
         next.keep_suspensions_in(folder.path()).unwrap();
-        next.replace_all(vec![key.clone()], None);
+        next.replace_all(vec![Arc::new(key.clone())], None);
         assert_eq!(until(&next), Some(Some(Timestamp(3_000_000))));
         assert_eq!(next.unstored().len(), 1);
     }

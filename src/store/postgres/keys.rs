@@ -1,5 +1,7 @@
 //! Keys in PostgreSQL.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
@@ -105,11 +107,11 @@ impl KeyStore for Store {
         Ok(rows.first().map(|row| row.count("keys")).transpose()?.flatten().unwrap_or(0))
     }
 
-    async fn all(&self) -> Result<Vec<Key>, StoreError> {
+    async fn all(&self) -> Result<Vec<Arc<Key>>, StoreError> {
         self.bounded(async {
             let mut work = self.begin().await?;
             let statement = work.sql("SELECT * FROM app_key");
-            gather(statement.fetch(work.connection()), failed, noun::key).await
+            gather(statement.fetch(work.connection()), failed, |row| noun::key(row).map(Arc::new)).await
         })
         .await
     }

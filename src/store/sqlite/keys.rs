@@ -1,5 +1,7 @@
 //! Keys in SQLite.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 
@@ -94,8 +96,8 @@ impl KeyStore for Store {
         Ok(count.unsigned_abs())
     }
 
-    async fn all(&self) -> Result<Vec<Key>, StoreError> {
-        gather(sqlx::query(SELECT).fetch(&self.readers), failed, noun::key).await
+    async fn all(&self) -> Result<Vec<Arc<Key>>, StoreError> {
+        gather(sqlx::query(SELECT).fetch(&self.readers), failed, |row| noun::key(row).map(Arc::new)).await
     }
 
     async fn changed_after(&self, generation: u64) -> Result<Option<KeyChanges>, StoreError> {

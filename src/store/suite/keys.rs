@@ -1,6 +1,7 @@
 //! Keys, admin tokens and routes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Place;
@@ -67,7 +68,7 @@ pub async fn a_duplicate_or_missing_key_is_refused_and_moves_no_generation(place
     assert!(matches!(nouns(&*store).keys.delete("key_none").await, Err(StoreError::NotFound)));
     assert_eq!(nouns(&*store).keys.get("' OR 1=1 --").await.unwrap(), None);
     assert_eq!(nouns(&*store).keys.generation().await.unwrap(), before);
-    assert_eq!(nouns(&*store).keys.all().await.unwrap(), [first]);
+    assert_eq!(nouns(&*store).keys.all().await.unwrap(), [Arc::new(first)]);
 }
 
 pub async fn each_write_is_seen_by_another_process_through_the_generation(place: &Place) {
@@ -321,7 +322,7 @@ pub async fn a_ring_that_reads_changes_is_like_one_that_reads_all(place: &Place)
             assert!(!ring.is_in_doubt());
             let mut all = nouns(&**store).keys.all().await.unwrap();
             all.sort_by(|one, other| one.id.cmp(&other.id));
-            let here: Vec<Key> = all.iter().filter_map(|key| ring.get(&key.id)).map(|key| Key::clone(&key)).collect();
+            let here: Vec<_> = all.iter().filter_map(|key| ring.get(&key.id)).collect();
             assert_eq!((ring.len(), here), (all.len(), all), "seed {seed}, round {round}");
         }
     }
