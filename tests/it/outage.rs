@@ -305,7 +305,7 @@ async fn a_process_starts_from_its_snapshot_while_postgres_is_away_and_catches_u
         (Some("degraded"), Some(false)),
         "{degraded}"
     );
-    assert!(marg.logged().contains("this process starts from its snapshot"));
+    marg.logs("this process starts from its snapshot").await;
     let served = marg.chat("told", &asking("told")).await;
     assert_eq!(served.status, 200, "{}", served.text());
     assert_eq!(marg.chat("refused", &asking("unpriced")).await.status, 403, "the stored limit is in force");
@@ -353,7 +353,7 @@ async fn a_suspension_outlives_the_process_while_postgres_is_away() {
     marg.kill9();
 
     marg.restart().await;
-    assert!(marg.logged().contains("this process starts from its snapshot"));
+    marg.logs("this process starts from its snapshot").await;
     assert_eq!((call(&marg, &key, "one").await, call(&marg, &other, "one").await), (403, 200));
     // What only the database can keep is not pretended to be done.
     let path = format!("/admin/keys/{}", marg.key_id);

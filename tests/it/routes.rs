@@ -62,8 +62,10 @@ async fn a_stored_route_to_a_provider_that_is_gone_is_passed_over_until_it_is_ba
         let told = ready(&marg).await;
         assert!(told["status"] == "degraded" && told.to_string().contains("1 stored route is kept"), "{told}");
         assert!(!told.to_string().contains("other"), "what is configured is not for everybody: {told}");
-        let warnings = marg.logged().matches(&format!("the stored route {id} (far) is kept")).count();
-        assert_eq!(warnings, 1 + usize::from(start), "{}", marg.logged());
+        let warnings = || marg.logged().matches(&format!("the stored route {id} (far) is kept")).count();
+        let wanted = 1 + usize::from(start);
+        until("the gateway warns of it", || async { (warnings() >= wanted).then_some(()) }).await;
+        assert_eq!(warnings(), wanted, "{}", marg.logged());
     }
     // A change is judged by the route that it is about.
     let third = store(&marg, "third", "main:t").await;
