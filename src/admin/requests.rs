@@ -298,7 +298,7 @@ struct Follow {
 
 impl Follow {
     async fn run(mut self, pen: &Pen) -> Result<(), ReaderGone> {
-        // The first bytes tell the client at once that it is connected, and where it is. Before the first record that is the beginning.
+        // The first bytes tell the client at once that it is connected, and where it is: before the first record, at the beginning.
         let place = self.cursor.map_or_else(|| "0.0".to_owned(), |cursor| cursor.to_string());
         pen.write(format!("retry: 2000\nid: {place}\n\n")).await?;
         let mut last_sign = Tick::now();

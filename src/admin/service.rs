@@ -2,7 +2,8 @@
 //!
 //! Bounds: [`CONNECTIONS`] connections at one time (more are closed at once), [`HEADER_TIMEOUT`] for a head to arrive (it
 //! also closes idle and silent connections), [`HEAD_BYTES`] for its size, [`WRITE_TIMEOUT`] for a reader to take something.
-//! HTTP/1.1 only: without TLS, telling HTTP/2 apart would mean to wait for bytes without a limit. At shutdown idle connections close, running requests finish, live streams end.
+//! HTTP/1.1 only: without TLS, telling HTTP/2 apart would mean to wait for bytes without a limit. At shutdown idle
+//! connections close, running requests finish, live streams end.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -13,10 +13,11 @@ use crate::dialect::value::Value;
 
 impl Facts {
     /// The names of the tools and functions that a request offers. A tool that the provider itself runs is named by its type
-    /// as well (`web_search`; `openrouter:web_search` under both words), whatever name it bears; one of an MCP server also by the server's label and the tools that it
-    /// may use there; one that says nothing of the kind by the names of its members (`googleSearch`). `web_search_options`,
-    /// `search_parameters` (xAI) and `enable_search` (DashScope) are `web_search`, a plugin is its id, `web` also `web_search`, and a stored prompt, which
-    /// may bring tools along that nobody sees here, is `stored_prompt`. `body` is the body that these facts were read from.
+    /// as well (`web_search`; `openrouter:web_search` under both words), whatever name it bears; one of an MCP server also by the
+    /// server's label and the tools that it may use there; one that says nothing of the kind by the names of its members
+    /// (`googleSearch`). `web_search_options`, `search_parameters` (xAI) and `enable_search` (DashScope) are `web_search`, a plugin
+    /// is its id, `web` also `web_search`, and a stored prompt, which may bring tools along that nobody sees here, is
+    /// `stored_prompt`. `body` is the body that these facts were read from.
     ///
     /// *Source*: `tools` and `functions` in <https://platform.openai.com/docs/api-reference/chat/create> (`function.name`,
     /// `custom.name`) and <https://platform.openai.com/docs/api-reference/responses/create> (`name`, `type`;

@@ -94,9 +94,7 @@ impl Provider {
             _ => true,
         }
     }
-}
 
-impl Provider {
     /// Whether the value of a header that it sent gives away the credential that it was asked with, one of the secret headers, or
     /// where it is. Short credentials are words that occur anyway.
     ///

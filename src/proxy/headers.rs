@@ -73,7 +73,8 @@ const KEPT_BEGINNINGS: [&str; 8] =
     ["x-marg-", "x-kavach-", "x-forwarded-", "x-accel-", "x-reproxy-", "x-litespeed-", "x-envoy-", "access-control-"];
 
 /// Whether a provider's header is kept from callers: cookies, what describes the connection or the account, redirects, what only
-/// Marg may say, and what a proxy in front of Marg or a browser would obey, as it was Marg that they asked. `x-should-retry` may be said by both: like `retry-after`, it is a part of an error.
+/// Marg may say, and what a proxy in front of Marg or a browser would obey, as it was Marg that they asked. `x-should-retry` may
+/// be said by both: like `retry-after`, it is a part of an error.
 fn is_kept_from_callers(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
