@@ -159,7 +159,7 @@ fn secret_parts(value: &Secret) -> impl Iterator<Item = Secret> {
     let text = value.expose().trim();
     let behind = text.split_once(' ').map(|(_, rest)| rest.trim()).filter(|rest| !rest.contains(' '));
     let parts = std::iter::once(text).chain(behind).filter(|part| part.len() >= SHORTEST_HEADER_SECRET_BYTES);
-    parts.map(Secret::new).collect::<Vec<_>>().into_iter()
+    parts.map(Secret::new)
 }
 
 impl Resolver<'_> {
